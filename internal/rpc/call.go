@@ -1,0 +1,227 @@
+package rpc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/spandb/spand/internal/keys"
+)
+
+// Frames of the calls stream. All begin with a kind; the rest:
+//
+//	hello:    (server to client, first: the header was accepted)
+//	request:  id uvarint, method byte, time left in microseconds uvarint (0: none), payload
+//	cancel:   id uvarint
+//	response: id uvarint, payload
+//
+// Time left travels instead of a deadline, so that no clock has to agree.
+const (
+	frameHello byte = iota + 1
+	frameRequest
+	frameCancel
+	frameResponse
+)
+
+var (
+	errNotReady  = status.Error(codes.Unavailable, "node is starting")
+	errFrame     = status.Error(codes.InvalidArgument, "malformed call frame")
+	errNotOpen   = errors.New("no connection")
+	errBroke     = errors.New("connection broke")
+	errQueueFull = errors.New("too many bytes queued")
+)
+
+func encodeHello() []byte { return []byte{frameHello} }
+
+// callStream is the calling half of the calls stream to one peer. It outlives
+// the gRPC streams that carry it; calls in flight fail when one breaks.
+type callStream struct {
+	peer *netPeer
+	out  *queue
+	up   atomic.Bool // the peer has accepted the current stream's header
+	next atomic.Uint64
+
+	mu      sync.Mutex
+	waiting map[uint64]chan []byte // capacity 1; closed: the stream broke
+}
+
+func newCallStream(p *netPeer) *callStream {
+	return &callStream{peer: p, out: newQueue(callBudget), waiting: map[uint64]chan []byte{}}
+}
+
+// receive takes a packet of answers.
+func (c *callStream) receive(data []byte) error {
+	var bad error
+	err := eachFrame(data, func(f []byte) {
+		if len(f) == 1 && f[0] == frameHello {
+			c.up.Store(true)
+			return
+		}
+		if len(f) == 0 || f[0] != frameResponse {
+			bad = errFrame
+			return
+		}
+		id, w := binary.Uvarint(f[1:])
+		if w <= 0 {
+			bad = errFrame
+			return
+		}
+		c.mu.Lock()
+		ch := c.waiting[id]
+		delete(c.waiting, id)
+		c.mu.Unlock()
+		if ch != nil {
+			ch <- f[1+w:]
+		}
+	})
+	return errors.Join(err, bad)
+}
+
+// broken fails every call in flight.
+func (c *callStream) broken() {
+	c.up.Store(false)
+	c.mu.Lock()
+	waiting := c.waiting
+	c.waiting = map[uint64]chan []byte{}
+	c.mu.Unlock()
+	for _, ch := range waiting {
+		close(ch)
+	}
+}
+
+// Call sends a request to a peer and waits for its answer, which is the
+// caller's to keep. Errors: ctx's, or *UnreachableError.
+func (n *Network) Call(ctx context.Context, to keys.NodeID, method byte, payload []byte) ([]byte, error) {
+	p := n.peers[to]
+	if p == nil {
+		return nil, &UnreachableError{Node: to, Err: errors.New("not a member of the cluster")}
+	}
+	return p.call.do(ctx, method, payload)
+}
+
+func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byte, error) {
+	if !c.up.Load() {
+		return nil, &UnreachableError{Node: c.peer.id, Err: errNotOpen}
+	}
+	var left uint64
+	if d, ok := ctx.Deadline(); ok {
+		t := time.Until(d)
+		if t <= 0 {
+			return nil, context.DeadlineExceeded
+		}
+		left = uint64(t.Microseconds()) + 1
+	}
+	id := c.next.Add(1)
+	frame := make([]byte, 0, len(payload)+24)
+	frame = append(frame, frameRequest)
+	frame = binary.AppendUvarint(frame, id)
+	frame = append(frame, method)
+	frame = binary.AppendUvarint(frame, left)
+	frame = append(frame, payload...)
+
+	ch := make(chan []byte, 1)
+	c.mu.Lock()
+	c.waiting[id] = ch
+	c.mu.Unlock()
+	forget := func() {
+		c.mu.Lock()
+		delete(c.waiting, id)
+		c.mu.Unlock()
+	}
+	if !c.up.Load() { // broke in between: broken() may have missed this call
+		forget()
+		return nil, &UnreachableError{Node: c.peer.id, Err: errNotOpen}
+	}
+	if !c.out.put(frame) {
+		forget()
+		return nil, &UnreachableError{Node: c.peer.id, Err: errQueueFull}
+	}
+	select {
+	case answer, ok := <-ch:
+		if !ok {
+			return nil, &UnreachableError{Node: c.peer.id, Sent: true, Err: errBroke}
+		}
+		return answer, nil
+	case <-ctx.Done():
+		forget()
+		c.out.put(binary.AppendUvarint([]byte{frameCancel}, id))
+		return nil, ctx.Err()
+	}
+}
+
+// callServer is the answering half, one per stream that a peer opened.
+type callServer struct {
+	ctx    context.Context
+	from   keys.NodeID
+	handle CallHandler
+	out    *queue
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	cancels map[uint64]context.CancelFunc
+}
+
+func (s *callServer) receive(f []byte) error {
+	if len(f) == 0 {
+		return errFrame
+	}
+	kind, f := f[0], f[1:]
+	id, w := binary.Uvarint(f)
+	if w <= 0 {
+		return errFrame
+	}
+	f = f[w:]
+	switch kind {
+	case frameCancel:
+		s.mu.Lock()
+		cancel := s.cancels[id]
+		s.mu.Unlock()
+		if cancel != nil {
+			cancel()
+		}
+		return nil
+	case frameRequest:
+		if len(f) == 0 {
+			return errFrame
+		}
+		method := f[0]
+		left, w := binary.Uvarint(f[1:])
+		if w <= 0 {
+			return errFrame
+		}
+		s.start(id, method, left, f[1+w:])
+		return nil
+	}
+	return errFrame
+}
+
+func (s *callServer) deadline(left uint64) (context.Context, context.CancelFunc) {
+	if left == 0 {
+		return context.WithCancel(s.ctx)
+	}
+	return context.WithTimeout(s.ctx, time.Duration(left)*time.Microsecond)
+}
+
+func (s *callServer) start(id uint64, method byte, left uint64, payload []byte) {
+	ctx, cancel := s.deadline(left)
+	s.mu.Lock()
+	s.cancels[id] = cancel
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		answer := s.handle(ctx, s.from, method, payload)
+		s.mu.Lock()
+		delete(s.cancels, id)
+		s.mu.Unlock()
+		cancel()
+		frame := make([]byte, 0, len(answer)+11)
+		frame = append(frame, frameResponse)
+		frame = binary.AppendUvarint(frame, id)
+		s.out.put(append(frame, answer...))
+	})
+}

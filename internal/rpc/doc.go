@@ -1,0 +1,17 @@
+// Package rpc connects the nodes of a cluster: frames for paxosgroup (best
+// effort, one queue per class) and calls for txn (request and response), both
+// over long-lived gRPC streams, because a unary call costs three times as much.
+//
+// A Network owns one connection per peer and, on it, one stream per class of
+// frames and one for calls; each stream this node opened has a sending goroutine
+// that packs whatever has queued up into one message, and each stream a peer
+// opened is read by its gRPC handler's goroutine. They end when Close is called
+// or, streams, when they break; a broken one is reopened with bounded backoff.
+//
+// Every stream states format version, cluster, sender and intended receiver;
+// a mismatch is refused with a clear error and nothing is delivered. Until
+// there are certificates, peers beyond loopback are refused unless the operator
+// said --insecure (Authorize).
+//
+// Lock order: Network.mu, then peer or queue mutexes; none is held across I/O.
+package rpc

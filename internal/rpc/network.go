@@ -1,0 +1,251 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
+)
+
+// Budgets of one peer's queues, in bytes. Frames beyond are dropped.
+const (
+	heartbeatBudget = 1 << 20
+	raftBudget      = 64 << 20
+	snapshotBudget  = 16 << 20
+	callBudget      = 64 << 20
+)
+
+// Config of a Network.
+type Config struct {
+	Self    keys.NodeID
+	Cluster [16]byte
+	Addrs   map[keys.NodeID]string // every member's RPC address, this node's included
+	Logger  *slog.Logger
+	// Dial replaces TCP, in tests.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// CallHandler answers a peer's call. It runs on a goroutine of its own; ctx ends
+// with the caller's deadline, the caller's cancellation, or the connection.
+type CallHandler func(ctx context.Context, from keys.NodeID, method byte, payload []byte) []byte
+
+// Network connects this node to its peers. All methods may be called concurrently.
+type Network struct {
+	cfg    Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	peers  map[keys.NodeID]*netPeer // fixed at New
+
+	mu     sync.Mutex // guards frames, calls
+	frames func(from keys.NodeID, class paxosgroup.Class, frame []byte)
+	calls  CallHandler
+}
+
+// New makes a Network. Peers are dialled when Start is called.
+func New(cfg Config) *Network {
+	n := &Network{cfg: cfg, peers: map[keys.NodeID]*netPeer{}}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	for id, addr := range cfg.Addrs {
+		if id != cfg.Self {
+			n.peers[id] = newPeer(n, id, addr)
+		}
+	}
+	return n
+}
+
+// Start dials the peers; they are retried for ever, in the background.
+func (n *Network) Start() error {
+	for _, p := range n.peers {
+		if err := p.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close cuts all streams and waits for their goroutines.
+func (n *Network) Close() {
+	n.cancel()
+	for _, p := range n.peers {
+		p.close()
+	}
+	n.wg.Wait()
+}
+
+// Send implements paxosgroup.Transport.
+func (n *Network) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
+	if p := n.peers[to]; p != nil {
+		p.out[class].put(frame)
+	}
+}
+
+// Handle implements paxosgroup.Transport.
+func (n *Network) Handle(f func(from keys.NodeID, class paxosgroup.Class, frame []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.frames = f
+}
+
+// HandleCalls registers who answers calls.
+func (n *Network) HandleCalls(h CallHandler) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = h
+}
+
+// Connected reports whether a stream to the peer stands.
+func (n *Network) Connected(to keys.NodeID) bool {
+	p := n.peers[to]
+	return p != nil && p.connected()
+}
+
+// Addr returns a member's RPC address.
+func (n *Network) Addr(id keys.NodeID) string { return n.cfg.Addrs[id] }
+
+// netPeer is one other node: a connection, and the queues of the streams that
+// this node opened to it.
+type netPeer struct {
+	net  *Network
+	id   keys.NodeID
+	addr string
+	conn *grpc.ClientConn
+	out  [3]*queue // by class of frame
+	call *callStream
+}
+
+func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
+	p := &netPeer{net: n, id: id, addr: addr}
+	p.out[paxosgroup.ClassHeartbeat] = newQueue(heartbeatBudget)
+	p.out[paxosgroup.ClassRaft] = newQueue(raftBudget)
+	p.out[paxosgroup.ClassSnapshot] = newQueue(snapshotBudget)
+	p.call = newCallStream(p)
+	return p
+}
+
+func (p *netPeer) dialOptions() []grpc.DialOption {
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.CallContentSubtype(codecName),
+			grpc.MaxCallRecvMsgSize(maxFrame+maxPacket), grpc.MaxCallSendMsgSize(maxFrame+maxPacket)),
+		// A peer that comes back should be found at once: fail-over is counted in
+		// hundreds of milliseconds, gRPC's default backoff in minutes.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}),
+		grpc.WithInitialWindowSize(4 << 20),
+		grpc.WithInitialConnWindowSize(16 << 20),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+	}
+	if p.net.cfg.Dial != nil {
+		opts = append(opts, grpc.WithContextDialer(p.net.cfg.Dial))
+	}
+	return opts
+}
+
+func (p *netPeer) start() error {
+	conn, err := grpc.NewClient("passthrough:///"+p.addr, p.dialOptions()...)
+	if err != nil {
+		return err
+	}
+	p.conn = conn
+	for class, q := range p.out {
+		p.net.wg.Go(func() { p.keepOpen(methodOf(paxosgroup.Class(class)), q, nil) })
+	}
+	p.net.wg.Go(func() { p.keepOpen(methodCalls, p.call.out, p.call) })
+	return nil
+}
+
+func (p *netPeer) close() {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+}
+
+func (p *netPeer) connected() bool { return p.call.up.Load() }
+
+// keepOpen opens one stream again and again until the network is closed, and
+// sends what queues up for it. What was queued for a broken stream is dropped:
+// Raft sends it again, calls are failed by the callStream.
+func (p *netPeer) keepOpen(method string, q *queue, calls *callStream) {
+	const minDelay, maxDelay = 20 * time.Millisecond, 500 * time.Millisecond
+	delay, logged := minDelay, ""
+	for p.net.ctx.Err() == nil {
+		began := time.Now()
+		err := p.runStream(method, q, calls)
+		q.clear()
+		if p.net.ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > 5*time.Second {
+			delay, logged = minDelay, ""
+		}
+		if msg := err.Error(); msg != logged { // one line per cause, not one per attempt
+			p.net.cfg.Logger.Warn("stream to peer broke", "peer", p.id, "addr", p.addr, "stream", method, "err", err)
+			logged = msg
+		}
+		select {
+		case <-time.After(delay):
+		case <-p.net.ctx.Done():
+		}
+		delay = min(2*delay, maxDelay)
+	}
+}
+
+func (p *netPeer) runStream(method string, q *queue, calls *callStream) error {
+	ctx, cancel := context.WithCancel(p.net.outgoing(p.net.ctx, p.id))
+	defer cancel()
+	stream, err := p.conn.NewStream(ctx, &streamDesc, method, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	// The receiving half: answers to calls, or nothing but the stream's end.
+	ended := make(chan error, 1)
+	p.net.wg.Go(func() {
+		defer cancel()
+		for {
+			var in packet
+			if err := stream.RecvMsg(&in); err != nil {
+				ended <- err
+				return
+			}
+			err := errFrame // streams of frames carry nothing back
+			if calls != nil {
+				err = calls.receive(in.data)
+			}
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	})
+	if calls != nil {
+		defer calls.broken()
+	}
+	for {
+		data, err := q.take(ctx)
+		if err != nil {
+			select {
+			case e := <-ended:
+				return e
+			case <-p.net.ctx.Done():
+				return errors.New("network closed")
+			}
+		}
+		if err := stream.SendMsg(&packet{data}); err != nil {
+			cancel()
+			return errors.Join(err, <-ended)
+		}
+	}
+}

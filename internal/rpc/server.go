@@ -1,0 +1,120 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
+)
+
+const (
+	serviceName = "spand.node.v1.Node"
+	methodCalls = "/" + serviceName + "/Calls"
+)
+
+var (
+	frameMethods = [...]string{"Heartbeats", "Raft", "Snapshots"} // by paxosgroup.Class
+	streamDesc   = grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+)
+
+func methodOf(c paxosgroup.Class) string { return "/" + serviceName + "/" + frameMethods[c] }
+
+// Register adds the node service to a gRPC server. Its messages are packets,
+// not protocol buffers, so the service description is written here by hand.
+func (n *Network) Register(s *grpc.Server) {
+	desc := grpc.ServiceDesc{ServiceName: serviceName, HandlerType: (*any)(nil), Metadata: "internal/rpc"}
+	for class, name := range frameMethods {
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{
+			StreamName: name, ClientStreams: true, ServerStreams: true,
+			Handler: func(_ any, ss grpc.ServerStream) error { return n.serveFrames(ss, paxosgroup.Class(class)) },
+		})
+	}
+	desc.Streams = append(desc.Streams, grpc.StreamDesc{
+		StreamName: "Calls", ClientStreams: true, ServerStreams: true,
+		Handler: func(_ any, ss grpc.ServerStream) error { return n.serveCalls(ss) },
+	})
+	s.RegisterService(&desc, n)
+}
+
+// serveFrames delivers a peer's frames of one class in order, on this goroutine,
+// so that a slow receiver pushes back through gRPC's flow control.
+func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) error {
+	from, err := n.sender(ss.Context())
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	handle := n.frames
+	n.mu.Unlock()
+	if handle == nil {
+		return errNotReady
+	}
+	for {
+		var in packet
+		if err := ss.RecvMsg(&in); err != nil {
+			return err
+		}
+		if err := eachFrame(in.data, func(f []byte) { handle(from, class, f) }); err != nil {
+			return err
+		}
+	}
+}
+
+// serveCalls runs each call on a goroutine of its own and sends the answers, in
+// the order in which they come, through one queue.
+func (n *Network) serveCalls(ss grpc.ServerStream) error {
+	from, err := n.sender(ss.Context())
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	handle := n.calls
+	n.mu.Unlock()
+	if handle == nil {
+		return errNotReady
+	}
+	ctx, cancel := context.WithCancel(ss.Context())
+	srv := &callServer{ctx: ctx, from: from, handle: handle, out: newQueue(callBudget), cancels: map[uint64]context.CancelFunc{}}
+	srv.out.put(encodeHello())
+	sent := make(chan struct{})
+	go func() { // ends when ctx does: when the stream breaks or this handler returns
+		defer close(sent)
+		defer cancel()
+		for {
+			data, err := srv.out.take(ctx)
+			if err != nil || ss.SendMsg(&packet{data}) != nil {
+				return
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		<-sent
+		srv.wg.Wait()
+	}()
+	for {
+		var in packet
+		if err := ss.RecvMsg(&in); err != nil {
+			return err
+		}
+		var bad error
+		err := eachFrame(in.data, func(f []byte) {
+			if e := srv.receive(f); e != nil {
+				bad = e
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if bad != nil {
+			return bad
+		}
+	}
+}
+
+var _ paxosgroup.Transport = (*Network)(nil)
+
+// Self returns this node's id.
+func (n *Network) Self() keys.NodeID { return n.cfg.Self }
