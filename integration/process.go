@@ -1,0 +1,274 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Options of a cluster of real processes.
+type Options struct {
+	Nodes int // 1 by default
+	// ClockError is --max-clock-error; "0" by default, which is honest here: the
+	// nodes share one host's clock.
+	ClockError string
+	// Binary is the spand to run; by default it is built from this module, once.
+	Binary string
+	// Args are further flags for every node.
+	Args []string
+}
+
+// Cluster is a running cluster. Its nodes are stopped when the test ends.
+type Cluster struct {
+	Nodes []*Node
+	dir   string
+}
+
+// Node is one spand process of a Cluster.
+type Node struct {
+	Name    string
+	SQLAddr string
+	RPCAddr string
+	DataDir string
+
+	binary string
+	args   []string
+	log    *os.File // stderr of all its incarnations
+
+	mu   sync.Mutex // guards proc
+	proc *process
+}
+
+type process struct {
+	cmd    *exec.Cmd
+	ready  chan struct{} // closed when the ready line was printed
+	exited chan struct{} // closed when the process is gone and err is set
+	err    error
+}
+
+// startTimeout bounds how long a node may take to serve; it is generous because
+// it only decides when a broken test gives up.
+const startTimeout = 60 * time.Second
+
+// Start starts a cluster and waits until every node serves SQL.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	if o.Nodes == 0 {
+		o.Nodes = 1
+	}
+	if o.ClockError == "" {
+		o.ClockError = "0"
+	}
+	if o.Binary == "" {
+		o.Binary = Binary(t)
+	}
+	c := &Cluster{dir: t.TempDir()}
+	var members []string
+	for i := range o.Nodes {
+		n := &Node{
+			Name:    fmt.Sprintf("n%d", i+1),
+			SQLAddr: freeAddr(t), RPCAddr: freeAddr(t),
+			DataDir: filepath.Join(c.dir, fmt.Sprintf("n%d", i+1)),
+			binary:  o.Binary,
+		}
+		members = append(members, n.Name+"="+n.RPCAddr)
+		c.Nodes = append(c.Nodes, n)
+	}
+	for _, n := range c.Nodes {
+		n.args = []string{"start", "--node", n.Name, "--data-dir", n.DataDir, "--sql-addr", n.SQLAddr,
+			"--rpc-addr", n.RPCAddr, "--http-addr", freeAddr(t), "--max-clock-error", o.ClockError, "--log-format", "text"}
+		if o.Nodes > 1 {
+			n.args = append(n.args, "--cluster", strings.Join(members, ","))
+		}
+		n.args = append(n.args, o.Args...)
+		log, err := os.Create(filepath.Join(c.dir, n.Name+".log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.log = log
+	}
+	t.Cleanup(func() { c.stop(t) })
+	for _, n := range c.Nodes {
+		n.Launch(t)
+	}
+	for _, n := range c.Nodes {
+		n.AwaitReady(t)
+	}
+	return c
+}
+
+func (c *Cluster) stop(t testing.TB) {
+	for _, n := range c.Nodes {
+		n.mu.Lock()
+		p := n.proc
+		n.mu.Unlock()
+		if p != nil {
+			p.cmd.Process.Signal(syscall.SIGCONT)
+			p.cmd.Process.Kill()
+			<-p.exited
+		}
+		n.log.Close()
+		if t.Failed() {
+			t.Logf("end of the log of %s:\n%s", n.Name, tail(n.log.Name(), 4000))
+		}
+	}
+}
+
+func tail(path string, n int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-n):])
+}
+
+// URL is the connection string of a node.
+func (n *Node) URL() string {
+	return "postgres://root@" + n.SQLAddr + "/spand?sslmode=disable"
+}
+
+// Args returns the node's command line, for tests that run it in another way.
+func (n *Node) Args() []string { return append([]string(nil), n.args...) }
+
+// Log returns what the node has logged so far.
+func (n *Node) Log(t testing.TB) string {
+	t.Helper()
+	return tail(n.log.Name(), 1<<20)
+}
+
+// Launch starts the process and does not wait.
+func (n *Node) Launch(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command(n.binary, n.args...)
+	cmd.Stderr = n.log
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: cmd, ready: make(chan struct{}), exited: make(chan struct{})}
+	n.mu.Lock()
+	n.proc = p
+	n.mu.Unlock()
+	go func() { // ends with the process, whose stdout it reads to the end
+		lines := bufio.NewScanner(stdout)
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "spand: ready ") {
+				close(p.ready)
+				break
+			}
+		}
+		io.Copy(io.Discard, stdout)
+		p.err = cmd.Wait()
+		close(p.exited)
+	}()
+}
+
+// AwaitReady waits for the ready line.
+func (n *Node) AwaitReady(t testing.TB) {
+	t.Helper()
+	p := n.current()
+	select {
+	case <-p.ready:
+	case <-p.exited:
+		t.Fatalf("%s ended before it was ready: %v\n%s", n.Name, p.err, tail(n.log.Name(), 4000))
+	case <-time.After(startTimeout):
+		t.Fatalf("%s is not ready after %v\n%s", n.Name, startTimeout, tail(n.log.Name(), 4000))
+	}
+}
+
+func (n *Node) current() *process {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.proc
+}
+
+// Kill is kill -9; it returns when the process is gone.
+func (n *Node) Kill(t testing.TB) {
+	t.Helper()
+	p := n.current()
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+	<-p.exited
+}
+
+// Terminate sends SIGTERM and returns the exit code when the process is gone.
+func (n *Node) Terminate(t testing.TB) int {
+	t.Helper()
+	p := n.current()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-p.exited
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Pause is SIGSTOP, Resume SIGCONT.
+func (n *Node) Pause(t testing.TB)  { n.signal(t, syscall.SIGSTOP) }
+func (n *Node) Resume(t testing.TB) { n.signal(t, syscall.SIGCONT) }
+
+func (n *Node) signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	if err := n.current().cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Restart launches the node again and waits until it serves.
+func (n *Node) Restart(t testing.TB) {
+	t.Helper()
+	n.Launch(t)
+	n.AwaitReady(t)
+}
+
+var build struct {
+	sync.Once
+	dir string
+	err error
+}
+
+// Binary builds this module's spand, once per test process, and returns its path.
+func Binary(t testing.TB) string {
+	t.Helper()
+	build.Do(func() {
+		if build.dir, build.err = os.MkdirTemp("", "spand-bin"); build.err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", build.dir, "github.com/spandb/spand/cmd/...").CombinedOutput()
+		if err != nil {
+			build.err = fmt.Errorf("go build: %v\n%s", err, bytes.TrimSpace(out))
+		}
+	})
+	if build.err != nil {
+		t.Fatal(build.err)
+	}
+	return filepath.Join(build.dir, "spand")
+}
+
+// freeAddr returns a loopback address that nobody listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}

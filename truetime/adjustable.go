@@ -1,0 +1,66 @@
+package truetime
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// Adjustable is a clock with extra error on top, settable while it runs: it
+// widens what the clock below says and never narrows it.
+type Adjustable struct {
+	below    Clock
+	extra    atomic.Int64
+	earliest atomic.Int64 // never retreats, also when extra grows (T1)
+	wake     broadcast
+}
+
+// NewAdjustable returns c with no extra error yet.
+func NewAdjustable(c Clock) *Adjustable { return &Adjustable{below: c} }
+
+// AddError sets the extra error to d >= 0, replacing what was set before.
+// Waiters are told.
+func (a *Adjustable) AddError(d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("truetime: added clock error %v: must not be negative", d)
+	}
+	a.extra.Store(int64(d))
+	a.wake.notify()
+	return nil
+}
+
+// Added returns the extra error.
+func (a *Adjustable) Added() time.Duration { return time.Duration(a.extra.Load()) }
+
+// Below returns the clock that a widens.
+func (a *Adjustable) Below() Clock { return a.below }
+
+// Now implements Clock.
+func (a *Adjustable) Now() Interval {
+	i := a.below.Now()
+	d := time.Duration(a.extra.Load())
+	e := raise(&a.earliest, i.Earliest.Add(-d))
+	// An Earliest handed out under a smaller error may lie above this one's, never
+	// above true time, so the interval still contains it.
+	return Interval{Earliest: e, Latest: max(e, i.Latest.Add(d))}
+}
+
+// Err implements Clock.
+func (a *Adjustable) Err() error { return a.below.Err() }
+
+// AwaitAfter implements Clock.
+func (a *Adjustable) AwaitAfter(ctx context.Context, t Timestamp) error {
+	if a.Now().Earliest > t {
+		return nil
+	}
+	return awaitAfter(ctx, a, t)
+}
+
+func (a *Adjustable) watch(into []<-chan struct{}) []<-chan struct{} {
+	return watch(a.below, append(into, a.wake.changed()))
+}
+
+func (a *Adjustable) sleepFor(d time.Duration) (time.Duration, bool) { return sleepFor(a.below, d) }
+
+var _ Clock = (*Adjustable)(nil)
