@@ -119,3 +119,6 @@ func (e *UnreachableError) Error() string {
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// NotSent reports that the request was certainly not executed.
+func (e *UnreachableError) NotSent() bool { return !e.Sent }

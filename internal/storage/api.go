@@ -19,7 +19,8 @@ type HardState struct {
 }
 
 // GroupRecord is one group's part of a log record. Entries, if any, are
-// contiguous; they replace everything the group has from Entries[0].Index on.
+// contiguous; they replace everything the group has from Entries[0].Index on,
+// unless they are what the group has there already (same indexes and terms).
 type GroupRecord struct {
 	Group     keys.GroupID
 	Replica   keys.ReplicaID // incarnation: records of another one are ignored at replay
@@ -133,6 +134,9 @@ type GroupState struct {
 type Recovered struct {
 	State   GroupState
 	Entries []Entry
+	// Incomplete: a snapshot was half installed when the last life ended. The
+	// replica has been wiped; State has its id, term and vote, and Applied 0.
+	Incomplete bool
 }
 
 // Source is what a checkpoint asks of whoever owns the groups (paxosgroup.Host).

@@ -1,0 +1,299 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/spandb/spand/internal/keys"
+	"go.etcd.io/bbolt"
+)
+
+// KV is an engine key with its value.
+type KV struct{ Key, Value []byte }
+
+// BeginInstall prepares for a snapshot of group g, for replica: it marks the
+// group durably as incomplete and removes everything in spans. Until
+// FinishInstall nothing may be applied for g, and Capture must not offer it. A
+// crash in between leaves the replica empty, with its term and vote.
+func (s *Store) BeginInstall(g keys.GroupID, replica keys.ReplicaID, spans [][2][]byte) error {
+	if s.Removed(g, replica) {
+		return removedError(g, replica)
+	}
+	return s.exclusively(func() error {
+		m := mark{kind: markInstall, replica: replica, spans: spans}
+		err := s.bolt.update(func(tx *bbolt.Tx) error {
+			return putSealed(tx.Bucket(bucketMeta), markKey(g), m.encode())
+		})
+		if err != nil {
+			return err
+		}
+		return s.clear(spans)
+	})
+}
+
+// InstallChunk stores a part of the snapshot; its keys lie in BeginInstall's spans.
+func (s *Store) InstallChunk(g keys.GroupID, kvs []KV) error {
+	for i := range kvs {
+		k := kvs[i].Key
+		if len(k) == 0 || len(k) > MaxKeyBytes || Class(k[0]) != ClassData && Class(k[0]) != ClassStage {
+			return fmt.Errorf("storage: snapshot of group %d holds an invalid key %x", g, k[:min(len(k), 16)])
+		}
+	}
+	for len(kvs) > 0 {
+		chunk := make([]kv, 0, min(len(kvs), chunkKeys))
+		size := 0
+		for len(kvs) > 0 && len(chunk) < chunkKeys && size <= chunkBytes {
+			chunk = append(chunk, kv{kvs[0].Key, kvs[0].Value})
+			size += len(kvs[0].Key) + len(kvs[0].Value)
+			kvs = kvs[1:]
+		}
+		err := s.bolt.update(func(tx *bbolt.Tx) error {
+			var arena []byte
+			return putChunk(tx.Bucket(bucketData), &arena, chunk)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FinishInstall makes st the state of group g, durably, and takes away the mark
+// of incompleteness if there is one: the end of a snapshot, or the birth of a
+// replica. What was appended for g before is not replayed any more, so st's
+// hard state must be the latest one.
+func (s *Store) FinishInstall(g keys.GroupID, st GroupState) error {
+	if s.Removed(g, st.Replica) {
+		return removedError(g, st.Replica)
+	}
+	return s.exclusively(func() error {
+		st.HardState.Commit = max(st.HardState.Commit, st.Applied)
+		rec := groupRecord{GroupState: st, fromSeq: s.log.nextSeq()}
+		err := s.bolt.update(func(tx *bbolt.Tx) error {
+			if err := putSealed(tx.Bucket(bucketGroups), groupKey(g), rec.encode(nil)); err != nil {
+				return err
+			}
+			return tx.Bucket(bucketMeta).Delete(markKey(g))
+		})
+		if err != nil {
+			return err
+		}
+		s.ckpt.groups[g], s.ckpt.seqs[g] = st.Applied, rec.fromSeq
+		s.mu.Lock()
+		s.mu.applied[g] = st.Applied
+		s.mu.Unlock()
+		return nil
+	})
+}
+
+// RemoveReplica removes a replica for good: its id gets a tombstone, its group's
+// state goes, and so does everything in spans. Its Source must not list it any
+// more. Durable when it returns; after a crash Open finishes the removal.
+func (s *Store) RemoveReplica(g keys.GroupID, replica keys.ReplicaID, spans [][2][]byte) error {
+	return s.exclusively(func() error {
+		m := mark{kind: markRemove, replica: replica, spans: spans}
+		err := s.bolt.update(func(tx *bbolt.Tx) error {
+			mb := tx.Bucket(bucketMeta)
+			if err := putSealed(mb, tombstoneKey(g, replica), []byte{}); err != nil {
+				return err
+			}
+			if err := putSealed(mb, markKey(g), m.encode()); err != nil {
+				return err
+			}
+			return tx.Bucket(bucketGroups).Delete(groupKey(g))
+		})
+		if err != nil {
+			return err
+		}
+		s.tombs.Store(string(tombstoneKey(g, replica)), struct{}{})
+		delete(s.ckpt.groups, g)
+		delete(s.ckpt.seqs, g)
+		s.mu.Lock()
+		delete(s.mu.applied, g)
+		s.mu.Unlock()
+		if err := s.clear(spans); err != nil {
+			return err
+		}
+		return s.bolt.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(markKey(g)) })
+	})
+}
+
+// Removed reports whether the replica has a tombstone.
+func (s *Store) Removed(g keys.GroupID, replica keys.ReplicaID) bool {
+	_, ok := s.tombs.Load(string(tombstoneKey(g, replica)))
+	return ok
+}
+
+// anyRemoved reports whether some replica of g has a tombstone.
+func (s *Store) anyRemoved(g keys.GroupID) (found bool) {
+	prefix := string(tombstoneKey(g, 0)[:13])
+	s.tombs.Range(func(k, _ any) bool {
+		found = k.(string)[:13] == prefix
+		return !found
+	})
+	return found
+}
+
+// Clear removes everything in spans, from the table and from bbolt. A crash can
+// leave a part; callers that care use BeginInstall or RemoveReplica.
+func (s *Store) Clear(g keys.GroupID, spans [][2][]byte) error {
+	return s.exclusively(func() error { return s.clear(spans) })
+}
+
+// exclusively runs f with no checkpoint under way, hence with no frozen table.
+func (s *Store) exclusively(f func() error) error {
+	ctx := context.Background()
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	defer s.release()
+	if s.ckpt.run != nil {
+		if err := s.finishRun(ctx, true); err != nil {
+			return err
+		}
+	}
+	return f()
+}
+
+// clear is Clear for the holder of the checkpoint semaphore.
+func (s *Store) clear(spans [][2][]byte) error {
+	for _, sp := range spans {
+		s.clearTable(sp)
+		for more := true; more; {
+			err := s.bolt.update(func(tx *bbolt.Tx) error {
+				bk := tx.Bucket(bucketData)
+				var doomed [][]byte
+				c := bk.Cursor()
+				k, _ := c.Seek(sp[0])
+				for ; k != nil && len(doomed) < chunkKeys; k, _ = c.Next() {
+					if len(sp[1]) > 0 && bytes.Compare(k, sp[1]) >= 0 {
+						break
+					}
+					doomed = append(doomed, k)
+				}
+				for _, k := range doomed {
+					if err := bk.Delete(bytes.Clone(k)); err != nil {
+						return err
+					}
+				}
+				more = len(doomed) == chunkKeys
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// clearTable removes a span from the table, a piece at a time.
+func (s *Store) clearTable(sp [2][]byte) {
+	in := func(k string) bool { return k >= str(sp[0]) && (len(sp[1]) == 0 || k < str(sp[1])) }
+	for {
+		var doomed []string
+		s.mu.RLock()
+		s.mu.table.m.Ascend(str(sp[0]), func(k string, _ []byte) bool {
+			if !in(k) || len(doomed) == 1000 {
+				return false
+			}
+			doomed = append(doomed, k)
+			return true
+		})
+		s.mu.RUnlock()
+		if len(doomed) == 0 {
+			break
+		}
+		s.mu.Lock()
+		t := s.mu.table
+		for _, k := range doomed {
+			if v, ok := t.m.Delete(k); ok {
+				t.bytes -= len(k) + len(v) + entryOverhead
+			}
+		}
+		s.mu.Unlock()
+	}
+	// A delete listed for the next checkpoint would hit what is installed now.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.mu.table
+	kept := t.dels[:0]
+	for _, d := range t.dels {
+		if !in(d.key) {
+			kept = append(kept, d)
+		}
+	}
+	clear(t.dels[len(kept):])
+	t.dels = kept
+}
+
+// wipe finishes, at open, what a mark says was under way.
+func (s *Store) wipe(g keys.GroupID, m mark, r *replayed) error {
+	if err := s.clear(m.spans); err != nil {
+		return err
+	}
+	if m.kind == markInstall {
+		hs := r.hs
+		hs.Commit = 0
+		r.rec = groupRecord{GroupState: GroupState{Replica: m.replica, HardState: hs}, fromSeq: s.log.nextSeq()}
+		r.stored = true
+		s.opts.Logger.Warn("a snapshot was half installed; the replica was wiped", "group", g, "replica", m.replica)
+	}
+	return s.bolt.update(func(tx *bbolt.Tx) error {
+		if m.kind == markInstall {
+			if err := putSealed(tx.Bucket(bucketGroups), groupKey(g), r.rec.encode(nil)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Delete(markKey(g))
+	})
+}
+
+// PutNode stores a value of the node's own (ClassNode), durable when it returns.
+func (s *Store) PutNode(key, value []byte) error {
+	if len(key) == 0 || len(key) > MaxKeyBytes {
+		return fmt.Errorf("node key of %d bytes: %w", len(key), ErrTooLarge)
+	}
+	return s.bolt.update(func(tx *bbolt.Tx) error { return putSealed(tx.Bucket(bucketNode), key, value) })
+}
+
+// DeleteNode removes a value of the node's own, durably.
+func (s *Store) DeleteNode(key []byte) error {
+	return s.bolt.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketNode).Delete(key) })
+}
+
+// GetNode returns a value of the node's own.
+func (s *Store) GetNode(key []byte) (value []byte, ok bool, err error) {
+	err = s.bolt.view(func(tx *bbolt.Tx) error {
+		v, err := s.bolt.getSealed(tx.Bucket(bucketNode), key)
+		if ok = v != nil; ok {
+			value = append([]byte{}, v...)
+		}
+		return err
+	})
+	return value, ok, err
+}
+
+// ScanNode calls visit for the node's own values whose keys have the prefix, in
+// order, until it returns false. visit gets copies.
+func (s *Store) ScanNode(prefix []byte, visit func(key, value []byte) bool) error {
+	var found []KV
+	err := s.bolt.view(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketNode).Cursor()
+		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			v, err := s.bolt.open(k, v)
+			if err != nil {
+				return err
+			}
+			found = append(found, KV{bytes.Clone(k), append([]byte{}, v...)})
+		}
+		return nil
+	})
+	for _, e := range found {
+		if !visit(e.Key, e.Value) {
+			break
+		}
+	}
+	return err
+}
