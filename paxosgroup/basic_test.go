@@ -1,0 +1,477 @@
+package paxosgroup
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/truetime"
+)
+
+func TestReplicatesAndApplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1, 2)
+		for _, g := range []keys.GroupID{1, 2} {
+			n := w.leader(g)
+			if n.id != 1 {
+				t.Errorf("group %d is led by node %d, want the preferred 1", g, n.id)
+			}
+			for i := range 50 {
+				if _, err := n.propose(g, fmt.Sprint("c", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.converged(g)
+		}
+	})
+}
+
+func TestSoloGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 1)
+		defer w.close()
+		w.nodes[1].clock.SetEpsilon(0)
+		w.start(1)
+		n := w.leader(1)
+		before := n.store.syncs
+		for i := range 20 {
+			if _, err := n.propose(1, fmt.Sprint("c", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := n.store.syncs - before; d != 20 {
+			t.Errorf("%d syncs for 20 commands one after the other, want one each", d)
+		}
+		w.converged(1)
+	})
+}
+
+// A single replica restarts at once: nobody else could lead meanwhile, but what
+// its earlier life promised must stay below its timestamps.
+func TestR3_SoloRestartKeepsPromises(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 1)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "a"); err != nil {
+			t.Fatal(err)
+		}
+		g := n.groups[1]
+		far := n.clock.Now().Latest.Add(250 * time.Millisecond)
+		if err := g.Promise(g.leadTerm.Load(), far); err != nil {
+			t.Fatal(err)
+		}
+		w.promise(1, far)
+		n.crash()
+		start := time.Now()
+		n.start()
+		n = w.leader(1)
+		if d := time.Since(start); d > 100*time.Millisecond {
+			t.Errorf("a single replica needed %v to serve again", d)
+		}
+		if _, err := n.propose(1, "b"); err != nil {
+			t.Fatal(err)
+		}
+		w.converged(1)
+	})
+}
+
+func TestR4_StaleTermIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		term := n.groups[1].leadTerm.Load()
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		if err := n.groups[1].Transfer(ctx, 2); err != nil {
+			t.Fatal(err)
+		}
+		m := w.leader(1)
+		if m.id != 2 {
+			t.Fatalf("node %d leads, want 2", m.id)
+		}
+		for _, at := range []*node{n, m} {
+			done := make(chan error, 1)
+			at.submit(1, term, "stale", func(_ truetime.Timestamp, err error) { done <- err })
+			var nl *NotLeaderError
+			if err := <-done; !errors.As(err, &nl) {
+				t.Errorf("node %d: stale term: %v, want NotLeaderError", at.id, err)
+			}
+		}
+		if _, err := m.propose(1, "fresh"); err != nil {
+			t.Fatal(err)
+		}
+		w.converged(1)
+		for _, e := range m.toys[1].history() {
+			if e.Data == "stale" {
+				t.Error("R4: a command of an earlier lease was applied")
+			}
+		}
+	})
+}
+
+// Commands that are in the log behind a release entry, or under another term's
+// header, are refused by every replica alike.
+func TestR4_ApplyRefusesBehindRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		if _, err := n.propose(1, "before"); err != nil {
+			t.Fatal(err)
+		}
+		term := g.leadTerm.Load()
+		// Straight into Raft, as a leader that forgot its own hand-over would.
+		refused := make(chan error, 1)
+		if err := g.ask(func() {
+			g.mu.Lock()
+			g.mu.flights = append(g.mu.flights, flight{p: &Proposal{Done: func(_ any, _ truetime.Timestamp, err error) { refused <- err }}})
+			g.mu.Unlock()
+			if err := g.propose(rawEntries(
+				encodeEntry(entryHeader{kindCommand, term - 1, 0}, []byte("other lease")),
+				encodeEntry(entryHeader{kindRelease, term, 0}, nil),
+				encodeEntry(entryHeader{kindCommand, term, 0}, []byte("behind release")))); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var nl *NotLeaderError
+		if err := <-refused; !errors.As(err, &nl) {
+			t.Errorf("R4: a command behind the release: %v", err)
+		}
+		time.Sleep(5 * time.Second)
+		m := w.leader(1)
+		if _, err := m.propose(1, "after"); err != nil {
+			t.Fatal(err)
+		}
+		w.converged(1)
+		for _, id := range w.ids {
+			if h := w.nodes[id].toys[1].history(); len(h) != 2 || h[0].Data != "before" || h[1].Data != "after" {
+				t.Errorf("R4: node %d applied %v", id, h)
+			}
+		}
+	})
+}
+
+// A dead leader is replaced within the lease duration, 2ε, and an election.
+func TestR2_FailoverBound(t *testing.T) {
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, seed, 3)
+			defer w.close()
+			w.start(1, 2, 3)
+			for g := keys.GroupID(1); g <= 3; g++ {
+				w.leader(g)
+			}
+			if seed%2 == 0 {
+				time.Sleep(3 * time.Second) // quiesced
+			}
+			n := w.leader(1)
+			left := n.host.cfg.LeaseDuration
+			n.crash()
+			died := time.Now()
+			for g := keys.GroupID(1); g <= 3; g++ {
+				m := w.leader(g)
+				if m == n {
+					t.Fatal("the dead lead")
+				}
+				if _, err := m.propose(g, "x"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			took := time.Since(died)
+			c := w.nodes[2].host.cfg
+			eps := 8 * time.Millisecond
+			// At worst the first candidate meets a promise that has a moment to go and
+			// another campaign is due.
+			bound := left + 2*eps + c.CampaignJitter + 2*c.TickInterval + 2*c.CampaignInterval
+			if took > bound {
+				t.Errorf("seed %d: fail-over took %v, bound %v", seed, took, bound)
+			}
+			if took < left-c.HeartbeatInterval-50*time.Millisecond-2*eps {
+				t.Errorf("seed %d: fail-over took only %v: a promise was broken", seed, took)
+			}
+			n.start()
+			w.converged(1)
+		})
+	}
+}
+
+func TestR2_RestartedNodeAbstains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		// All go down and come back at once: nobody remembers a promise.
+		for _, m := range w.nodes {
+			m.crash()
+		}
+		back := time.Now()
+		for _, m := range w.nodes {
+			m.start()
+		}
+		w.leader(1)
+		took := time.Since(back)
+		if took < 1500*time.Millisecond {
+			t.Errorf("a leader %v after the restart: the promises of the earlier life were forgotten", took)
+		}
+		if took > 3*time.Second {
+			t.Errorf("no leader until %v after the restart", took)
+		}
+		w.converged(1)
+	})
+}
+
+// A leader that loses touch stops serving before anybody else starts.
+func TestR2_IsolatedLeaderStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 4, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		term := g.leadTerm.Load()
+		w.net.Isolate(n.id, true)
+		var lost, won time.Time
+		for range 5000 {
+			time.Sleep(time.Millisecond)
+			if lost.IsZero() && g.Valid(term) != nil {
+				lost = time.Now()
+			}
+			if m := w.serving(1); m != nil && m != n {
+				won = time.Now()
+				break
+			}
+		}
+		if lost.IsZero() || won.IsZero() || !lost.Before(won) {
+			t.Fatalf("R2: lease lost at %v, taken at %v", lost, won)
+		}
+		w.net.Isolate(n.id, false)
+		if _, err := w.leader(1).propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		w.converged(1)
+	})
+}
+
+func TestR3_HandOverCarriesFloor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5, 3)
+		defer w.close()
+		w.start(1)
+		ctx, cancel := within(time.Minute)
+		defer cancel()
+		for i := range 12 {
+			n := w.leader(1)
+			g := n.groups[1]
+			// Promised far ahead of any clock, but below the lease end.
+			far := n.clock.Now().Latest.Add(700 * time.Millisecond)
+			if err := g.Promise(g.leadTerm.Load(), far); err != nil {
+				t.Fatal(err)
+			}
+			w.promise(1, far)
+			to := w.ids[(i+1)%3]
+			start := time.Now()
+			if err := g.Transfer(ctx, to); err != nil {
+				t.Fatal(err)
+			}
+			m := w.leader(1)
+			if m.id != to && to != n.id {
+				t.Fatalf("node %d leads, want %d", m.id, to)
+			}
+			if d := time.Since(start); d > 100*time.Millisecond {
+				t.Errorf("hand-over took %v", d)
+			}
+			if _, err := m.propose(1, fmt.Sprint("c", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.converged(1)
+	})
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 6, 3)
+		defer w.close()
+		w.start(1, 2, 3, 4, 5)
+		for g := keys.GroupID(1); g <= 5; g++ {
+			w.leader(g)
+		}
+		time.Sleep(2 * time.Second)
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := w.nodes[1].host.Drain(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for g := keys.GroupID(1); g <= 5; g++ {
+			if n := w.leader(g); n.id == 1 {
+				t.Errorf("group %d is still led by the drained node", g)
+			}
+		}
+		if d := time.Since(start); d > 500*time.Millisecond {
+			t.Errorf("drain took %v", d)
+		}
+	})
+}
+
+func TestPreferredNodeGetsLeadershipBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 7, 3)
+		w.conf = func(c *Config) { c.BalanceInterval = time.Second }
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		n.crash()
+		if m := w.leader(1); m.id == 1 {
+			t.Fatal("the dead lead")
+		}
+		n.start()
+		time.Sleep(8 * time.Second)
+		if m := w.leader(1); m.id != 1 {
+			t.Errorf("node %d leads, the preferred one is back for long", m.id)
+		}
+		w.converged(1)
+	})
+}
+
+func TestR1_AllCrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 8, 3)
+		defer w.close()
+		w.start(1)
+		for round := range 4 {
+			n := w.leader(1)
+			for i := range 20 {
+				if _, err := n.propose(1, fmt.Sprint(round, ".", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if round == 1 {
+				n.store.checkpoint(n.host)
+			}
+			for _, m := range w.nodes {
+				m.crash()
+			}
+			for _, m := range w.nodes {
+				m.start()
+			}
+		}
+		w.leader(1)
+		w.converged(1)
+		if got := len(w.nodes[1].toys[1].history()); got < 80 {
+			t.Errorf("%d commands survived, want 80", got)
+		}
+	})
+}
+
+func TestProposalBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 9, 3)
+		w.conf = func(c *Config) { c.GroupBudget = 4 << 10 }
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		term := g.leadTerm.Load()
+		errs := make(chan error, 100)
+		done := func(_ any, _ truetime.Timestamp, err error) { errs <- err }
+		g.Propose(&Proposal{Term: term, Data: make([]byte, MaxCommand+1), Done: done})
+		if err := <-errs; !errors.Is(err, ErrTooLarge) {
+			t.Errorf("too large: %v", err)
+		}
+		now := n.clock.Now()
+		g.Propose(&Proposal{Term: term, Timestamped: true, MaxTS: now.Earliest, Done: done})
+		if err := <-errs; !errors.Is(err, ErrTooLate) {
+			t.Errorf("too late: %v", err)
+		}
+		n.store.full = true
+		g.Propose(&Proposal{Term: term, Done: done})
+		if err := <-errs; !errors.Is(err, ErrDiskFull) {
+			t.Errorf("disk full: %v", err)
+		}
+		n.store.full = false
+		over := 0
+		for range 20 {
+			g.Propose(&Proposal{Term: term, Data: make([]byte, 1000), Done: done})
+		}
+		for range 20 {
+			switch err := <-errs; {
+			case errors.Is(err, ErrOverloaded):
+				over++
+			case err != nil:
+				t.Error(err)
+			}
+		}
+		if over == 0 || over == 20 {
+			t.Errorf("%d of 20 refused by a budget for about three", over)
+		}
+		// A timestamp beyond the lease end waits for the lease to get there.
+		min := n.clock.Now().Latest.Add(2 * time.Second)
+		start := time.Now()
+		g.Propose(&Proposal{Term: term, Timestamped: true, MinTS: min, Done: func(_ any, s truetime.Timestamp, err error) {
+			if err == nil && s < min {
+				err = fmt.Errorf("assigned %d, below %d", s, min)
+			}
+			errs <- err
+		}})
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d < 400*time.Millisecond {
+			t.Errorf("a timestamp 2 s ahead was assigned after %v, beyond the lease end", d)
+		}
+	})
+}
+
+func TestUnknownCommandStopsTheReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10, 3)
+		failed := make(chan keys.NodeID, 3)
+		w.conf = func(c *Config) {
+			id := c.Node
+			c.GroupFailed = func(keys.GroupID, error) { failed <- id }
+		}
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		w.nodes[3].toys[1].mu.Lock()
+		w.nodes[3].toys[1].refuse = true
+		w.nodes[3].toys[1].mu.Unlock()
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if id := <-failed; id != 3 {
+			t.Errorf("replica on node %d stopped, want 3", id)
+		}
+		if _, err := n.propose(1, "y"); err != nil {
+			t.Errorf("the group of the two others: %v", err)
+		}
+		if s := w.nodes[3].groups[1].Status(); s.Role != "stopped" {
+			t.Errorf("role %s", s.Role)
+		}
+		// A leader that stops itself gives its lease up; the third cannot help.
+		n.submit(1, n.groups[1].leadTerm.Load(), "unknown", func(truetime.Timestamp, error) {})
+		<-failed
+		<-failed
+	})
+}

@@ -1,0 +1,282 @@
+package paxosgroup
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// Snapshots, the receiver's side. It runs on the transport's goroutine for the
+// peer's snapshot class, whose blocking is the backpressure; the group's worker
+// is only asked for the steps that concern Raft.
+//
+// From the first chunk to the last the replica is incomplete, durably so: it
+// neither votes (its log is gone, so it would vote for anybody) nor applies nor
+// answers reads. At the end it starts over from the snapshot as after a
+// restart, with the term and the vote it had.
+
+type install struct {
+	id    uint64
+	head  snapHead
+	next  uint64 // frame wanted
+	state []byte
+}
+
+// maxMachineState bounds what a snapshot's machine state may take in memory.
+const maxMachineState = 1 << 30
+
+// receiveSnap handles one frame.
+func (h *Host) receiveSnap(p *peer, f snapFrame) {
+	g := h.Group(f.group)
+	if g == nil {
+		h.unknown(f.group, f.to, p.node)
+		return
+	}
+	if g.self != f.to {
+		h.stats.misaddressed.Add(1)
+		return
+	}
+	answer := func(seq uint64, st snackStatus) {
+		a := snack{id: f.id, group: f.group, from: f.to, to: f.from, seq: seq, status: st}
+		h.cfg.Transport.Send(p.node, ClassSnapshot, a.append(h.header(frameSnack, p.node).append(nil)))
+	}
+	key := installKey{p.node, f.group}
+	h.installs.Lock()
+	in := h.installs.m[key]
+	h.installs.Unlock()
+	if in == nil || in.id != f.id {
+		if f.kind != snapBegin || f.seq != 0 || in != nil && f.id < in.id {
+			if in == nil {
+				answer(0, snackRefused) // of a transfer that this life knows nothing of
+			}
+			return
+		}
+		switch st := h.beginInstall(g, p, f); st {
+		case snackNext:
+		default:
+			answer(0, st)
+			return
+		}
+		in = &install{id: f.id, next: 1}
+		in.head, _ = decodeSnapHead(f.payload)
+		h.installs.Lock()
+		h.installs.m[key] = in
+		h.installs.Unlock()
+		if err := h.cfg.Store.BeginInstall(g.id, g.self, in.head.spans); err != nil {
+			h.failInstall(g, key, err)
+			answer(0, snackRefused)
+			return
+		}
+		answer(1, snackNext)
+		return
+	}
+	if f.seq != in.next { // resent, or ahead of one that was lost
+		answer(in.next, snackNext)
+		return
+	}
+	var err error
+	switch f.kind {
+	case snapKeys:
+		var kvs []storage.KV
+		if kvs, err = decodeKVs(f.payload); err == nil {
+			err = h.cfg.Store.InstallChunk(g.id, kvs)
+		}
+	case snapMachine:
+		if len(in.state)+len(f.payload) > maxMachineState {
+			err = errors.New("machine state too large")
+		}
+		in.state = append(in.state, f.payload...)
+	case snapEnd:
+		err = h.finishInstall(g, in)
+	default:
+		err = errFrame
+	}
+	if err != nil {
+		h.failInstall(g, key, err)
+		answer(in.next, snackRefused)
+		return
+	}
+	in.next++
+	if f.kind != snapEnd {
+		answer(in.next, snackNext)
+		return
+	}
+	h.installs.Lock()
+	delete(h.installs.m, key)
+	h.installs.Unlock()
+	answer(in.next, snackDone)
+}
+
+type installKey struct {
+	node  keys.NodeID
+	group keys.GroupID
+}
+
+// ask runs f on the group's worker and waits for it.
+func (g *Group) ask(f func()) error {
+	done := make(chan struct{})
+	if !g.in.post(func() { f(); close(done) }) {
+		return ErrStopped
+	}
+	g.host.sched.enqueue(g)
+	select {
+	case <-done:
+		return nil
+	case <-g.host.quit:
+		return ErrStopped
+	}
+}
+
+// beginInstall asks the worker to empty the replica.
+func (h *Host) beginInstall(g *Group, p *peer, f snapFrame) snackStatus {
+	head, err := decodeSnapHead(f.payload)
+	if err != nil {
+		return snackRefused
+	}
+	cf, err := decodeConf(head.conf)
+	if err != nil {
+		h.log.Warn("refused a snapshot", "group", g.id, "err", err)
+		return snackRefused
+	}
+	member := false
+	for _, m := range cf.members {
+		member = member || m.ID == g.self && m.Node == h.node
+	}
+	st := snackRefused
+	err = g.ask(func() {
+		switch {
+		case !member || g.stopped.Load() || g.w.rn == nil || g.w.state == raft.StateLeader || f.term < g.w.hs.term:
+		case !g.w.incomplete && head.index <= g.w.applied:
+			st = snackDone // caught up another way
+		case !g.w.incomplete && g.w.hs.commit > g.w.applied:
+			// Busy applying what it has; the leader comes back.
+		case g.empty(f.id) == nil:
+			st = snackNext
+		}
+	})
+	if err != nil {
+		return snackRefused
+	}
+	return st
+}
+
+// empty makes the replica forget its log and data, keeping term and vote.
+func (g *Group) empty(id uint64) error {
+	g.w.incomplete, g.w.installing = true, id
+	g.mu.Lock()
+	g.safe.Store(0)
+	g.mu.quiet, g.mu.pend = quiet{}, [2]closing{}
+	g.mu.Unlock()
+	return g.restartRaft(0, 0, hardState{term: g.w.hs.term, vote: g.w.hs.vote})
+}
+
+// restartRaft replaces the RawNode by one that starts behind index.
+func (g *Group) restartRaft(index, term uint64, hs hardState) error {
+	g.w.gen++
+	g.w.outstanding = nil
+	g.w.apply = nil
+	g.w.tail.reset(index, term)
+	g.w.tail.captured = index
+	g.w.applied, g.w.appliedTerm, g.w.lastIndex = index, term, index
+	g.w.timeoutNow = nil
+	err := g.startRaft(hs)
+	if err != nil {
+		g.fatal(err)
+		return err
+	}
+	g.leader.Store(0)
+	g.host.setElecting(g, true)
+	return nil
+}
+
+// receiveIncomplete says what an incomplete replica may hear: that there is a
+// leader. It tells that what it lacks.
+func (g *Group) receiveIncomplete(m *pb.Message) bool {
+	switch m.GetType() {
+	case pb.MsgHeartbeat:
+		// What the leader believes to be here may be gone.
+		m.Commit = new(uint64)
+		g.needSnapshot(m)
+		return true
+	case pb.MsgApp:
+		g.needSnapshot(m)
+		return false
+	}
+	return false
+}
+
+func (g *Group) needSnapshot(m *pb.Message) {
+	now := time.Now()
+	from := g.member(m.GetFrom())
+	if from == nil || from.peer == nil || now.Before(g.w.snapRetryAt) {
+		return
+	}
+	g.w.snapRetryAt = now.Add(time.Second)
+	a := snack{group: g.id, from: g.self, to: from.ID, status: snackNeed}
+	g.host.cfg.Transport.Send(from.Node, ClassSnapshot, a.append(g.host.header(frameSnack, from.Node).append(nil)))
+}
+
+// finishInstall makes the snapshot the replica's state.
+func (h *Host) finishInstall(g *Group, in *install) error {
+	cf, err := decodeConf(in.head.conf)
+	if err != nil {
+		return err
+	}
+	var hs hardState
+	frozen := false
+	err = g.ask(func() {
+		if g.w.rn == nil || !g.w.incomplete || g.w.installing != in.id {
+			return
+		}
+		// Raft stands still, so that term and vote do not move under the store's feet.
+		frozen, hs = true, g.w.hs
+		g.w.rn = nil
+	})
+	if err != nil {
+		return err
+	}
+	if !frozen {
+		return errors.New("overtaken by another snapshot")
+	}
+	if in.head.term > hs.term {
+		hs = hardState{term: in.head.term}
+	}
+	hs.commit = in.head.index
+	ferr := h.cfg.Store.FinishInstall(g.id, storage.GroupState{
+		Replica: g.self, Applied: in.head.index, Term: in.head.term,
+		HardState: storage.HardState{Term: hs.term, Vote: hs.vote, Commit: hs.commit},
+		Conf:      in.head.conf, Machine: in.state,
+	})
+	err = g.ask(func() {
+		g.w.installing = 0
+		if ferr != nil {
+			ferr = errors.Join(ferr, g.restartRaft(0, 0, hardState{term: hs.term, vote: hs.vote}))
+			return
+		}
+		if rerr := g.machine.Restore(in.state); rerr != nil {
+			ferr = rerr
+			g.fatal(rerr)
+			return
+		}
+		g.w.conf, g.w.incomplete, g.w.changed = cf, false, true
+		ferr = g.restartRaft(in.head.index, in.head.term, hs)
+	})
+	if err != nil {
+		return err
+	}
+	if ferr == nil {
+		h.log.Info("installed a snapshot", "group", g.id, "index", in.head.index)
+	}
+	return ferr
+}
+
+func (h *Host) failInstall(g *Group, key installKey, err error) {
+	h.log.Warn("snapshot not installed", "group", g.id, "err", err)
+	h.installs.Lock()
+	delete(h.installs.m, key)
+	h.installs.Unlock()
+}

@@ -1,0 +1,515 @@
+package paxosgroup
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/truetime"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// This file is the worker's side of a replica: input into Raft, what Raft wants
+// done out of it. Nothing here waits.
+
+// advance takes a round of input.
+func (g *Group) advance(o *outbox) {
+	in := g.in.take(g.w.spare)
+	for _, f := range in.reqs {
+		f()
+	}
+	if g.w.rn == nil { // stopped, or being installed
+		g.w.spare = in
+		return
+	}
+	for _, a := range in.acks {
+		if a.gen == g.w.gen {
+			g.w.outstanding = g.w.outstanding[1:] // the log acknowledges in order
+			g.deliver(a.responses, o)
+		}
+	}
+	for i := range in.msgs {
+		g.receive(in.msgs[i])
+	}
+	if in.lost {
+		g.leaderLost()
+	}
+	if in.tick {
+		g.tick()
+	}
+	if in.tick || in.check {
+		g.retryParked()
+	}
+	g.stepQueue()
+	for g.w.rn != nil && g.w.rn.HasReady() {
+		g.ready(o)
+	}
+	if in.tick || in.check || len(in.msgs) > 0 {
+		g.tryLead()
+	}
+	g.w.spare = in
+}
+
+// step gives m to Raft. Raft's errors say that a message was of no use.
+func (g *Group) step(m *pb.Message) {
+	if err := g.w.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) && !errors.Is(err, raft.ErrStepPeerNotFound) {
+		g.log.Debug("raft refused a message", "type", m.GetType(), "err", err)
+	}
+}
+
+// receive filters a peer's message and gives it to Raft.
+func (g *Group) receive(in inbound) {
+	m := in.m
+	if g.member(m.GetFrom()) == nil || m.GetTo() != uint64(g.self) {
+		g.host.stats.misaddressed.Add(1)
+		return
+	}
+	if g.w.incomplete && !g.receiveIncomplete(m) {
+		return
+	}
+	switch m.GetType() {
+	case pb.MsgVote, pb.MsgPreVote:
+		g.activate() // a leader that sleeps must answer for itself
+		if m.GetTerm() > g.w.hs.term || g.w.lead == 0 {
+			real := m.GetType() == pb.MsgVote
+			if !g.mayVote(in.node, real) {
+				g.host.stats.votesRefused.Add(1)
+				return
+			}
+			// Raft itself would stick to a leader that it has not forgotten.
+			if m.GetTerm() > g.w.hs.term && g.w.lead != 0 && g.w.lead != uint64(g.self) {
+				g.forgetLeader()
+			}
+			g.setCampaign(time.Now().Add(g.campaignPause())) // let the candidate try
+		}
+	case pb.MsgTimeoutNow:
+		if m.GetTerm() != g.w.hs.term || m.GetFrom() != g.w.lead {
+			return
+		}
+		if !g.releasedIn(m.GetTerm()) {
+			g.w.timeoutNow = m // the release entry is on its way
+			return
+		}
+		g.timeoutNow(m)
+		return
+	case pb.MsgApp:
+		if !g.plausible(m) {
+			return
+		}
+	}
+	g.step(m)
+	if in.stamp != 0 && (m.GetType() == pb.MsgAppResp || m.GetType() == pb.MsgHeartbeatResp) {
+		g.attested(in)
+	}
+}
+
+// plausible refuses entries stamped far beyond our clock, so that another node's
+// forward step does not poison this log (T2).
+func (g *Group) plausible(m *pb.Message) bool {
+	var ts truetime.Timestamp
+	for _, e := range m.Entries {
+		if len(e.Data) == 0 || e.GetType() != pb.EntryNormal {
+			continue
+		}
+		if h, _, err := decodeEntry(e.Data); err == nil {
+			ts = max(ts, h.ts)
+		}
+	}
+	if ts == 0 {
+		return true
+	}
+	if err := truetime.CheckReceived(g.host.clock, ts, g.host.cfg.Tolerance); err != nil {
+		if g.host.stats.implausible.Add(1)%64 == 1 {
+			g.log.Warn("refused entries", "from", m.GetFrom(), "err", err)
+		}
+		return false
+	}
+	return true
+}
+
+// attested notes that a follower follows us in our term, under its epoch.
+func (g *Group) attested(in inbound) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.mu.leader || in.m.GetTerm() != g.mu.term {
+		return
+	}
+	for i := range g.members {
+		if uint64(g.members[i].ID) == in.m.GetFrom() {
+			g.mu.forts[i] = fort{in.inc, in.stamp}
+		}
+	}
+}
+
+func (g *Group) member(id uint64) *member {
+	for i := range g.members {
+		if uint64(g.members[i].ID) == id {
+			return &g.members[i]
+		}
+	}
+	return nil
+}
+
+func (g *Group) nodeOf(id uint64) keys.NodeID {
+	if m := g.member(id); m != nil {
+		return m.Node
+	}
+	return 0
+}
+
+func (g *Group) releasedIn(term uint64) bool { return g.w.conf.released && g.w.conf.term == term }
+
+func (g *Group) timeoutNow(m *pb.Message) {
+	g.w.timeoutNow = nil
+	if g.w.state == raft.StateFollower && m.GetTerm() == g.w.hs.term && !g.host.draining.Load() && g.mayVote(g.host.node, true) {
+		g.step(m)
+		g.setCampaign(time.Now().Add(g.campaignPause()))
+	}
+}
+
+func (g *Group) forgetLeader() {
+	if err := g.w.rn.ForgetLeader(); err != nil {
+		g.log.Debug("forget leader", "err", err)
+	}
+}
+
+// leaderLost: this node's promise to some node is over. If it is the leader's,
+// raise a new one.
+func (g *Group) leaderLost() {
+	if g.w.state == raft.StateLeader {
+		return
+	}
+	s := &g.w.support
+	node := s.node
+	if node == 0 {
+		node = g.nodeOf(g.w.lead)
+	}
+	if g.w.lead == 0 || node == g.host.node || !g.mayVote(g.host.node, false) {
+		return
+	}
+	g.forgetLeader()
+	now := time.Now()
+	g.setCampaign(now.Add(g.host.jitter(g.host.cfg.CampaignJitter)))
+	if g.preferred == g.host.node {
+		g.setCampaign(now)
+	}
+	g.maybeCampaign(now)
+}
+
+// maybeCampaign starts an election if there is no leader, it is this replica's
+// turn, and no promise forbids. Followers are never ticked: when to campaign
+// follows from promises, not from Raft's own timer.
+func (g *Group) maybeCampaign(now time.Time) {
+	if g.w.lead != 0 || g.w.state == raft.StateLeader || g.w.incomplete || g.host.draining.Load() || now.Before(g.w.campaignAt) {
+		return
+	}
+	if !g.mayVote(g.host.node, true) {
+		return
+	}
+	g.setCampaign(now.Add(g.campaignPause()))
+	if err := g.w.rn.Campaign(); err != nil {
+		g.log.Debug("campaign", "err", err)
+	}
+}
+
+// campaignPause separates two attempts. The preferred node tries more often, so
+// that a group settles where it should from the start.
+func (g *Group) campaignPause() time.Duration {
+	d := g.host.cfg.CampaignInterval
+	if g.preferred == g.host.node {
+		return d/2 + g.host.jitter(d/4)
+	}
+	return d + g.host.jitter(d)
+}
+
+// setCampaign notes when to try next, and has the clockwork look at that instant.
+func (g *Group) setCampaign(at time.Time) {
+	g.w.campaignAt = at
+	g.due.Store(at.UnixNano())
+	select {
+	case g.host.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (g *Group) tick() {
+	now := time.Now()
+	if g.w.state != raft.StateLeader {
+		if g.w.lead != 0 {
+			g.leaderLost() // it resigned, or its promise ran out
+		}
+		g.maybeCampaign(now)
+		return
+	}
+	g.w.rn.Tick()
+	g.tickTransfer(now)
+	g.maybeQuiesce()
+}
+
+// stepQueue gives Raft everything queued, as one message.
+func (g *Group) stepQueue() {
+	g.mu.Lock()
+	q := g.mu.queue
+	if len(q) == 0 || !g.mu.leader {
+		g.mu.Unlock()
+		return
+	}
+	g.mu.queue, g.w.taken = g.w.taken[:0], q
+	for i := range q {
+		if q[i].ts != 0 {
+			g.mu.takenMin = q[i].ts
+			break
+		}
+	}
+	g.mu.flights = append(g.mu.flights, q...)
+	term := g.mu.term
+	g.mu.Unlock()
+	g.w.idle = 0
+
+	boxes := make([]entBox, len(q))
+	ents := make([]*pb.Entry, len(q))
+	for i := range q {
+		e := &boxes[i].e
+		e.Data = encodeEntry(entryHeader{kindCommand, term, q[i].ts}, q[i].p.Data)
+		ents[i] = e
+	}
+	if err := g.propose(ents); err == nil {
+		return // takenMin is cleared once the last index is known
+	}
+	g.mu.Lock()
+	n := len(g.mu.flights) - len(q)
+	clear(g.mu.flights[n:])
+	g.mu.flights, g.mu.takenMin = g.mu.flights[:n], 0
+	g.mu.Unlock()
+	err := error(ErrOverloaded)
+	if g.w.rn.BasicStatus().RaftState != raft.StateLeader {
+		err = g.notLeader()
+	}
+	for i := range q {
+		g.inflight.Add(-int64(q[i].size))
+		q[i].p.fail(err)
+	}
+	clear(q)
+}
+
+func (g *Group) propose(ents []*pb.Entry) error {
+	self := uint64(g.self)
+	typ := pb.MsgProp
+	return g.w.rn.Step(&pb.Message{Type: &typ, From: &self, Entries: ents})
+}
+
+// ready does what Raft asks for.
+func (g *Group) ready(o *outbox) {
+	rd := g.w.rn.Ready()
+	if !raft.IsEmptyHardState(rd.HardState) {
+		g.w.hs = hardState{rd.HardState.GetTerm(), rd.HardState.GetVote(), rd.HardState.GetCommit()}
+		g.w.changed = true
+	}
+	if n := len(rd.Entries); n > 0 {
+		g.w.lastIndex = rd.Entries[n-1].GetIndex()
+	}
+	if rd.SoftState != nil {
+		g.w.state, g.w.lead = rd.SoftState.RaftState, rd.SoftState.Lead
+	}
+	g.roleChanged()
+	for _, m := range rd.Messages {
+		switch m.GetType() {
+		case pb.MsgStorageAppend:
+			g.appendLog(m, o)
+		case pb.MsgStorageApply:
+			g.w.apply = append(g.w.apply, m)
+		case pb.MsgSnap:
+			g.sendSnapshot(m)
+		default:
+			g.send(m, o)
+		}
+	}
+	g.mu.Lock()
+	g.mu.last, g.mu.takenMin = g.w.lastIndex, 0
+	g.mu.Unlock()
+}
+
+// send addresses a message to its replica's node, with our attestation if it is one.
+func (g *Group) send(m *pb.Message, o *outbox) {
+	to := g.member(m.GetTo())
+	if to == nil || to.peer == nil {
+		return
+	}
+	stamp := uint64(0)
+	if t := m.GetType(); t == pb.MsgAppResp || t == pb.MsgHeartbeatResp {
+		stamp = g.attest(to.peer, m.GetTo(), m.GetTerm())
+	}
+	o.message(to.peer, g.id, stamp, m)
+}
+
+// deliver hands out the responses of a storage message that is done.
+func (g *Group) deliver(ms []*pb.Message, o *outbox) {
+	for _, m := range ms {
+		if m.GetTo() == uint64(g.self) {
+			g.step(m)
+		} else {
+			g.send(m, o)
+		}
+	}
+}
+
+// appendLog turns Raft's storage message into a log record.
+func (g *Group) appendLog(m *pb.Message, o *outbox) {
+	rec := storage.GroupRecord{Group: g.id, Replica: g.self, Entries: toStorage(m.Entries)}
+	sync := len(m.Entries) > 0
+	if m.Term != nil {
+		rec.HardState = &storage.HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
+		if m.GetTerm() != g.w.synced.term || m.GetVote() != g.w.synced.vote {
+			g.w.synced = hardState{term: m.GetTerm(), vote: m.GetVote()}
+			sync = true
+		}
+	}
+	g.w.tail.append(m.Entries)
+	// A record that only moves the commit index asks for no sync of its own. Raft
+	// then waits, if for anything, for records handed over earlier.
+	rec.NoSync = !sync
+	if sync || rec.HardState != nil {
+		o.recs = append(o.recs, rec)
+	}
+	if sync {
+		a := &appendAck{g: g, gen: g.w.gen, responses: m.Responses}
+		g.w.outstanding = append(g.w.outstanding, a)
+		o.acks = append(o.acks, a)
+		return
+	}
+	if n := len(g.w.outstanding); n > 0 {
+		a := g.w.outstanding[n-1]
+		a.responses = append(a.responses, m.Responses...)
+		return
+	}
+	g.deliver(m.Responses, o)
+}
+
+// roleChanged follows Raft's term and role.
+func (g *Group) roleChanged() {
+	leads := g.w.state == raft.StateLeader
+	g.mu.Lock()
+	wasTerm, was := g.mu.term, g.mu.leader
+	same := wasTerm == g.w.hs.term && was == leads
+	g.mu.Unlock()
+	if was && (!leads || wasTerm != g.w.hs.term) {
+		g.stepDown()
+		was = false
+	}
+	if !same {
+		g.mu.Lock()
+		g.mu.term = g.w.hs.term
+		g.mu.Unlock()
+		if g.w.timeoutNow != nil && g.w.timeoutNow.GetTerm() != g.w.hs.term {
+			g.w.timeoutNow = nil
+		}
+	}
+	node := g.nodeOf(g.w.lead)
+	if old := keys.NodeID(g.leader.Swap(uint32(node))); old != node || !same {
+		g.host.setElecting(g, node == 0 && !leads)
+		g.transferProgress()
+	}
+	if leads && !was {
+		g.becomeLeader()
+	}
+}
+
+func (g *Group) becomeLeader() {
+	g.mu.Lock()
+	g.mu.leader, g.mu.releasing, g.mu.quiesced = true, false, false
+	clear(g.mu.forts)
+	g.lease.Store(0)
+	g.mu.quiet, g.mu.pend = quiet{}, [2]closing{}
+	floor, term := g.mu.floor, g.mu.term
+	g.mu.Unlock()
+	g.w.termStarted, g.w.idle, g.w.leadSince = false, 0, time.Now()
+	g.w.support = support{} // its own leadership supersedes what it attested to others
+	g.host.activate(g)
+	g.finishTransfer(g.notLeader()) // it came back
+	// The entry of the own term that R4 asks for. By the time of the election true
+	// time is beyond every earlier lease, so Now().Latest is a floor; in the log it
+	// outlives this replica.
+	ts := max(floor, g.w.conf.floor, g.w.startFloor)
+	if now := g.host.clock.Now(); now.Latest != truetime.Max {
+		ts = max(ts, now.Latest)
+	}
+	e := &pb.Entry{Data: encodeEntry(entryHeader{kindTermStart, term, ts}, termStartPayload(g.host.node))}
+	if err := g.propose([]*pb.Entry{e}); err != nil {
+		g.log.Warn("term-start entry dropped", "err", err)
+	}
+	g.log.Debug("became leader", "term", term)
+}
+
+// stepDown ends this replica's leadership; what was in flight may yet commit.
+func (g *Group) stepDown() {
+	closed := g.host.nodeClosed()
+	g.mu.Lock()
+	term, quiesced := g.mu.term, g.mu.quiesced
+	if g.leadTerm.Load() != 0 {
+		g.safe.Store(max(g.safe.Load(), int64(g.leaderSafeLocked())))
+	}
+	g.leadTerm.Store(0)
+	queue, flights, parked := g.mu.queue, g.mu.flights, g.mu.parked
+	g.mu.queue, g.mu.flights, g.mu.parked, g.mu.takenMin = nil, nil, nil, 0
+	g.mu.leader, g.mu.releasing, g.mu.quiesced = false, false, false
+	end := truetime.Timestamp(g.lease.Load())
+	if quiesced { // then other groups of the bucket may have computed the lease last
+		end = max(end, closed)
+	}
+	g.mu.Unlock()
+	if !g.releasedIn(term) {
+		g.w.ownBound, g.w.ownTerm = max(g.w.ownBound, end), term
+	}
+	g.w.termStarted = false
+	g.host.deactivate(g)
+	g.announceResign(term, end)
+	for _, s := range g.w.sending {
+		s.cancel()
+	}
+	lead := g.notLeader()
+	for _, f := range queue {
+		g.inflight.Add(-int64(f.size))
+		f.p.fail(lead)
+	}
+	for _, k := range parked {
+		k.p.fail(lead)
+	}
+	for _, f := range flights {
+		g.inflight.Add(-int64(f.size))
+		f.p.fail(ErrAmbiguous)
+	}
+	if g.w.led {
+		g.w.led = false
+		g.machine.Follow()
+	}
+	g.log.Debug("stepped down", "term", term)
+}
+
+// tryLead tells the machine that it leads, once an entry of the own term is
+// applied and the lease is valid (R2, R4).
+func (g *Group) tryLead() {
+	if g.w.led || !g.w.termStarted || g.w.state != raft.StateLeader {
+		return
+	}
+	now := g.host.clock.Now()
+	g.mu.Lock()
+	if !g.mu.leader || g.mu.releasing {
+		g.mu.Unlock()
+		return
+	}
+	if now.Latest == truetime.Max || now.Latest >= g.extendLeaseLocked(now) {
+		g.mu.Unlock()
+		g.host.await(g)
+		return
+	}
+	floor := max(g.mu.floor, g.w.conf.floor, g.w.startFloor, now.Latest)
+	g.raiseLocked(floor)
+	term := g.mu.term
+	g.leadTerm.Store(term)
+	g.mu.Unlock()
+	g.w.led = true
+	g.log.Info("leading", "term", term)
+	g.machine.Lead(Lease{Term: term, Floor: floor})
+}

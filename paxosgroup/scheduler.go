@@ -1,0 +1,243 @@
+package paxosgroup
+
+import (
+	"sync"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// Scheduling states of a group: one worker at a time has it, and input that
+// arrives meanwhile makes it come round again.
+const (
+	schedIdle int32 = iota
+	schedQueued
+	schedRunning
+	schedAgain
+)
+
+// scheduler hands groups with input to the workers.
+type scheduler struct {
+	mu struct {
+		sync.Mutex
+		queue  []*Group
+		closed bool
+	}
+	cond    *sync.Cond
+	workers int
+}
+
+// maxRound bounds the groups that a worker takes at once: enough to fill frames
+// and log records when thousands wake, few enough to share among workers.
+const maxRound = 64
+
+func (s *scheduler) init(workers int) {
+	s.cond, s.workers = sync.NewCond(&s.mu), workers
+}
+
+func (s *scheduler) enqueue(g *Group) {
+	for {
+		switch st := g.sched.Load(); st {
+		case schedIdle:
+			if g.sched.CompareAndSwap(schedIdle, schedQueued) {
+				s.push(g)
+				return
+			}
+		case schedRunning:
+			if g.sched.CompareAndSwap(schedRunning, schedAgain) {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (s *scheduler) push(g *Group) {
+	s.mu.Lock()
+	s.mu.queue = append(s.mu.queue, g)
+	s.mu.Unlock()
+	s.cond.Signal()
+}
+
+// pop waits for groups; false when the scheduler is closed.
+func (s *scheduler) pop(buf []*Group) ([]*Group, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.mu.queue) == 0 {
+		if s.mu.closed {
+			return nil, false
+		}
+		s.cond.Wait()
+	}
+	if s.mu.closed {
+		return nil, false
+	}
+	n := min(maxRound, (len(s.mu.queue)+s.workers-1)/s.workers)
+	buf = append(buf[:0], s.mu.queue[:n]...)
+	rest := copy(s.mu.queue, s.mu.queue[n:])
+	clear(s.mu.queue[rest:])
+	s.mu.queue = s.mu.queue[:rest]
+	return buf, true
+}
+
+func (s *scheduler) done(g *Group) {
+	if !g.sched.CompareAndSwap(schedRunning, schedIdle) {
+		g.sched.Store(schedQueued)
+		s.push(g)
+	}
+}
+
+func (s *scheduler) close() {
+	s.mu.Lock()
+	s.mu.closed = true
+	s.mu.Unlock()
+	s.cond.Broadcast()
+}
+
+// work is a worker's life; it ends when the scheduler closes. A round first
+// advances every group (messages out, log records handed over), then applies
+// what is committed while the log syncs.
+func (h *Host) work() {
+	defer h.wg.Done()
+	o := outbox{host: h, frames: make(map[*peer][]byte)}
+	var buf []*Group
+	for {
+		gs, ok := h.sched.pop(buf)
+		if !ok {
+			return
+		}
+		for _, g := range gs {
+			g.sched.Store(schedRunning)
+			g.advance(&o)
+		}
+		o.flush()
+		for _, g := range gs {
+			g.applyCommitted()
+			h.sched.done(g)
+		}
+		clear(gs)
+		buf = gs
+	}
+}
+
+// outbox gathers what one round sends: one log append, one frame per peer.
+type outbox struct {
+	host   *Host
+	recs   []storage.GroupRecord
+	acks   []*appendAck
+	frames map[*peer][]byte
+}
+
+// appendAck is delivered to its group when its record is durable.
+type appendAck struct {
+	g         *Group
+	gen       int
+	responses []*pb.Message
+}
+
+// frameLimit is where a Raft frame is sent and a new one begun.
+const frameLimit = 512 << 10
+
+func (o *outbox) message(p *peer, g keys.GroupID, stamp uint64, m *pb.Message) {
+	b := o.frames[p]
+	if len(b) == 0 {
+		b = o.host.header(frameRaft, p.node).append(make([]byte, 0, 512))
+	}
+	b = appendMessage(b, g, stamp, m)
+	if len(b) >= frameLimit {
+		o.host.cfg.Transport.Send(p.node, ClassRaft, b)
+		b = nil
+	}
+	o.frames[p] = b
+}
+
+func (o *outbox) flush() {
+	for p, b := range o.frames {
+		if len(b) > 0 {
+			o.host.cfg.Transport.Send(p.node, ClassRaft, b)
+			o.frames[p] = nil
+		}
+	}
+	if len(o.recs) == 0 {
+		return
+	}
+	recs, acks, h := o.recs, o.acks, o.host
+	o.recs, o.acks = nil, nil
+	h.cfg.Store.Append(recs, func(err error) {
+		if err != nil {
+			return // fatal to the process (R1); nothing is acknowledged meanwhile
+		}
+		for _, a := range acks {
+			a.g.in.ack(a)
+			h.sched.enqueue(a.g)
+		}
+	})
+}
+
+// inbox is a group's input between two rounds.
+type inbox struct {
+	mu   sync.Mutex
+	box  letters
+	dead bool
+}
+
+type letters struct {
+	msgs []inbound
+	acks []*appendAck
+	reqs []func()
+	// tick: a tick is due. lost: a promise to the leader's node has run out.
+	// check: a lease may have grown.
+	tick, lost, check bool
+}
+
+// maxInbox bounds the messages that wait; Raft copes with loss.
+const maxInbox = 4096
+
+func (in *inbox) message(m inbound) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.dead || len(in.box.msgs) >= maxInbox {
+		return false
+	}
+	in.box.msgs = append(in.box.msgs, m)
+	return true
+}
+
+func (in *inbox) ack(a *appendAck) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.box.acks = append(in.box.acks, a)
+}
+
+// post has f run by the group's worker between two commands; false when the
+// group is closed and f will not run.
+func (in *inbox) post(f func()) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.dead {
+		return false
+	}
+	in.box.reqs = append(in.box.reqs, f)
+	return true
+}
+
+func (in *inbox) flag(set func(*letters)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	set(&in.box)
+}
+
+// take exchanges the box for an empty one.
+func (in *inbox) take(empty letters) letters {
+	clear(empty.msgs)
+	clear(empty.acks)
+	clear(empty.reqs)
+	empty = letters{msgs: empty.msgs[:0], acks: empty.acks[:0], reqs: empty.reqs[:0]}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	b := in.box
+	in.box = empty
+	return b
+}

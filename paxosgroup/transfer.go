@@ -1,0 +1,245 @@
+package paxosgroup
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// Hand-over of leadership. The leader stops serving, for this term for ever, and
+// logs a release entry that carries its floor (R3). A replica that has applied
+// it is free of its promise as far as this group goes (R2), so the target need
+// not wait for the lease to end.
+
+type transfer struct {
+	to        keys.NodeID // 0: whoever is best
+	attempts  int
+	attemptAt time.Time
+	waiters   []chan<- error
+}
+
+// Transfer hands leadership to the replica on node to and returns when that
+// leads, or when it failed. From the moment that it begins, this replica
+// serves no more; when the target does not take over, another one is tried.
+func (g *Group) Transfer(ctx context.Context, to keys.NodeID) error {
+	done := make(chan error, 1)
+	if !g.in.post(func() { g.startTransfer(to, done, 0) }) {
+		return ErrStopped
+	}
+	g.host.sched.enqueue(g)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("paxosgroup: transfer of group %d to node %d: %w", g.id, to, context.Cause(ctx))
+	}
+}
+
+// maxLag of a transfer's target in entries: it must catch up while nobody serves.
+const maxLag = 256
+
+// startTransfer runs on the worker. done may be nil; young leaders are left alone
+// unless settled is zero.
+func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Duration) {
+	answer := func(err error) {
+		if done != nil {
+			done <- err
+		}
+	}
+	if tr := g.w.transfer; tr != nil && g.w.rn != nil {
+		if done != nil {
+			tr.waiters = append(tr.waiters, done)
+		}
+		return
+	}
+	if !g.w.led || g.w.rn == nil || time.Since(g.w.leadSince) < settled {
+		answer(g.notLeader())
+		return
+	}
+	if to == g.host.node {
+		answer(nil)
+		return
+	}
+	if g.bestTarget(to, maxLag) == nil {
+		answer(fmt.Errorf("paxosgroup: no replica of group %d on node %d is ready to lead", g.id, to))
+		return
+	}
+	g.w.transfer = &transfer{to: to}
+	if done != nil {
+		g.w.transfer.waiters = append(g.w.transfer.waiters, done)
+	}
+	g.mu.Lock()
+	g.wakeLocked()
+	g.leadTerm.Store(0)
+	g.mu.releasing = true
+	floor, term, parked := g.mu.floor, g.mu.term, g.mu.parked
+	g.mu.parked = nil
+	g.mu.Unlock()
+	for _, k := range parked {
+		k.p.fail(g.notLeader())
+	}
+	g.w.led = false
+	g.machine.Follow()
+	g.stepQueue() // what was assigned goes before the release
+	e := &pb.Entry{Data: encodeEntry(entryHeader{kindRelease, term, floor}, nil)}
+	if err := g.propose([]*pb.Entry{e}); err != nil {
+		// Lost leadership meanwhile; the role change follows.
+		g.log.Debug("release entry dropped", "err", err)
+	}
+}
+
+// bestTarget returns the replica on node to, or for 0 the one that is most up to
+// date, if its node lives and it lags at most maxLag entries.
+func (g *Group) bestTarget(to keys.NodeID, maxLag uint64) *member {
+	var best *member
+	var high uint64
+	g.progress(func(m *member, match uint64) {
+		if m.peer == nil || !m.peer.alive.Load() || to != 0 && m.Node != to || match+maxLag < g.w.lastIndex || m.peer.isDraining() {
+			return
+		}
+		if best == nil || match > high || match == high && m.Node == g.preferred {
+			best, high = m, match
+		}
+	})
+	return best
+}
+
+func (p *peer) isDraining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.draining
+}
+
+// releaseApplied: from here on the target may campaign.
+func (g *Group) releaseApplied() {
+	if g.w.state == raft.StateLeader {
+		g.tickTransfer(time.Now())
+	}
+}
+
+// tickTransfer keeps trying until somebody else leads: a leader that has released
+// its term cannot serve in it again.
+func (g *Group) tickTransfer(now time.Time) {
+	if g.w.state != raft.StateLeader || !g.releasedIn(g.w.hs.term) {
+		return
+	}
+	tr := g.w.transfer
+	if tr == nil {
+		tr = &transfer{}
+		g.w.transfer = tr
+	}
+	if now.Before(tr.attemptAt) {
+		return
+	}
+	to := tr.to
+	if tr.attempts > 0 {
+		to = 0
+	}
+	m := g.bestTarget(to, 1<<62)
+	if m == nil {
+		return
+	}
+	tr.attempts++
+	// Raft gives up on a transfer after its election timeout.
+	tr.attemptAt = now.Add(time.Duration(g.host.cfg.ElectionTicks+1) * g.host.cfg.TickInterval)
+	g.w.rn.TransferLeader(uint64(m.ID))
+}
+
+// transferProgress follows a change of leader.
+func (g *Group) transferProgress() {
+	tr := g.w.transfer
+	if tr == nil || g.w.state == raft.StateLeader {
+		return
+	}
+	switch node := g.Leader(); {
+	case node == 0: // not decided yet
+	case tr.to == 0 || node == tr.to:
+		g.finishTransfer(nil)
+	default:
+		g.finishTransfer(fmt.Errorf("paxosgroup: leadership of group %d went to node %d instead of %d", g.id, node, tr.to))
+	}
+}
+
+func (g *Group) finishTransfer(err error) {
+	if g.w.transfer == nil {
+		return
+	}
+	for _, w := range g.w.transfer.waiters {
+		w <- err
+	}
+	g.w.transfer = nil
+}
+
+// maxBalance bounds the hand-overs begun at once.
+const maxBalance = 16
+
+// balance hands groups to their preferred node when that is ready.
+func (h *Host) balance(time.Time) {
+	n := 0
+	h.eachGroup(func(g *Group) {
+		if n >= maxBalance || g.preferred == 0 || g.preferred == h.node || g.leadTerm.Load() == 0 {
+			return
+		}
+		p := h.peer(g.preferred)
+		if !p.alive.Load() || p.isDraining() {
+			return
+		}
+		n++
+		g.in.post(func() { g.startTransfer(g.preferred, nil, h.cfg.BalanceInterval) })
+		h.sched.enqueue(g)
+	})
+}
+
+// Drain hands over every leadership for which another replica is ready and takes
+// none from then on. It returns when this node leads no shared group any more,
+// or with ctx's error.
+func (h *Host) Drain(ctx context.Context) error {
+	h.draining.Store(true)
+	for {
+		var left []*Group
+		h.eachGroup(func(g *Group) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.mu.leader && !g.solo {
+				left = append(left, g)
+			}
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		done := make(chan error, len(left))
+		started := 0
+		for _, g := range left {
+			if g.in.post(func() { g.startTransfer(0, done, 0) }) {
+				started++
+				h.sched.enqueue(g)
+			}
+		}
+		failed := 0
+		for range started {
+			select {
+			case err := <-done:
+				if err != nil {
+					failed++
+				}
+			case <-ctx.Done():
+				return fmt.Errorf("paxosgroup: drain: %d groups still led here: %w", len(left), context.Cause(ctx))
+			}
+		}
+		if failed == 0 && started > 0 {
+			continue
+		}
+		// A group that has just been elected, or no follower ready yet: look again soon.
+		select {
+		case <-time.After(h.cfg.HeartbeatInterval):
+		case <-ctx.Done():
+			return fmt.Errorf("paxosgroup: drain: %d groups still led here: %w", failed, context.Cause(ctx))
+		case <-h.quit:
+			return ErrStopped
+		}
+	}
+}
