@@ -135,6 +135,10 @@ type CommitRequest struct {
 	Staged uint32             // number of chunks staged before, 0 for none
 	MinTS  truetime.Timestamp // s >= MinTS: the highest timestamp the client has seen
 	MaxTS  truetime.Timestamp // s <= MaxTS: schema lease, fence (B2, L2); 0: none
+	// Finished: every transaction of Txn.ID.Node with a lower Seq has ended and
+	// its gateway will ask no more about it, so its outcome may be forgotten and
+	// stray copies of its commit are refused for ever (X5). 0: says nothing.
+	Finished uint64
 }
 
 // CommitResponse carries the commit timestamp.
@@ -150,8 +154,12 @@ type PrepareRequest struct {
 	Writes      []Write
 	Staged      uint32
 	Coordinator Anchor
-	MinTS       truetime.Timestamp
-	MaxTS       truetime.Timestamp
+	// AnchorKey is this participant's own anchor, a key of this tablet: the one
+	// that DecideRequest.Participants names and ResolveRequest.Key repeats. Empty:
+	// the first write's key, else the first locked key.
+	AnchorKey keys.Key
+	MinTS     truetime.Timestamp
+	MaxTS     truetime.Timestamp
 }
 
 // Anchor says where a transaction's outcome lives: in the tablet that holds
@@ -178,6 +186,7 @@ type DecideRequest struct {
 	Participants []Anchor // every prepared participant, the coordinator not among them
 	MinTS        truetime.Timestamp
 	MaxTS        truetime.Timestamp
+	Finished     uint64 // see CommitRequest
 }
 
 // OutcomeStatus of a transaction.
@@ -204,6 +213,10 @@ type InquireRequest struct {
 	Txn       keys.TxnID
 	AnchorKey keys.Key
 	Abort     bool
+	// Prepared says that the asker holds a prepared part of the transaction. A
+	// commit would then still be on record, because it stays until every
+	// participant has acknowledged, so an absent one is aborted whatever its age.
+	Prepared bool
 }
 
 // ResolveRequest tells a participant the outcome; it applies or drops the
@@ -316,6 +329,16 @@ type AmbiguousError struct{ Txn keys.TxnID }
 
 func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("tablet: outcome of transaction %v is not known", e.Txn)
+}
+
+// TooOldError: the read timestamp lies below the tablet's low-water mark; the
+// versions of that time may have been collected.
+type TooOldError struct {
+	At, LowWater truetime.Timestamp
+}
+
+func (e *TooOldError) Error() string {
+	return fmt.Sprintf("tablet: read timestamp %d is older than the oldest version kept (%d)", e.At, e.LowWater)
 }
 
 // LockUnavailableError answers WaitNoWait.

@@ -1,0 +1,297 @@
+package tablet
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/truetime"
+)
+
+// Commit commits a transaction that touched this tablet alone.
+func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitResponse, error) {
+	t.stats.Commits.Add(1)
+	ts, err := t.decide(ctx, &decision{
+		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
+		encode: func(gen uint64, ws []Write, staged uint32) []byte {
+			r := *req
+			r.Writes, r.Staged = ws, staged
+			return encodeCommit(gen, &r)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &CommitResponse{TS: ts}, nil
+}
+
+// Decide commits a transaction whose other participants have prepared.
+func (t *Tablet) Decide(ctx context.Context, req *DecideRequest) (*CommitResponse, error) {
+	t.stats.Decides.Add(1)
+	ts, err := t.decide(ctx, &decision{
+		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
+		anchor: req.AnchorKey, parts: req.Participants, twoPhase: true,
+		encode: func(gen uint64, ws []Write, staged uint32) []byte {
+			r := *req
+			r.Writes, r.Staged = ws, staged
+			return encodeDecide(gen, &r)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &CommitResponse{TS: ts}, nil
+}
+
+// decision is what Commit and Decide have in common.
+type decision struct {
+	txn      TxnRef
+	writes   []Write
+	staged   uint32
+	min, max truetime.Timestamp
+	anchor   keys.Key
+	parts    []Anchor
+	twoPhase bool
+	encode   func(gen uint64, ws []Write, staged uint32) []byte
+}
+
+// decide carries a commit through: locks, one command, release. It begins again
+// when a split overtook the command, and joins another copy of the same request.
+func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, error) {
+	id := d.txn.ID
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		l, err := t.leading()
+		if err != nil {
+			return 0, err
+		}
+		v := t.m.view.Load()
+		if err := checkWrites(v, d.writes, d.anchor); err != nil {
+			return 0, err
+		}
+		tx, done, err := t.finishing(l, &d.txn)
+		if done != nil {
+			return done.TS, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		l.arm()
+		writes, staged := d.writes, d.staged
+		if writesSize(writes) > commandRoom {
+			// More than a command can hold: laid down in chunks first.
+			n, err := t.stageWrites(ctx, l, tx, staged, writes)
+			if err != nil {
+				return 0, err
+			}
+			writes, staged = nil, staged+n
+		}
+		err = l.lt.lockWrites(ctx, tx, writes, phaseCommitting)
+		if err == errFinishing {
+			if err := l.awaitStep(ctx, tx); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if why := l.lt.movedLocks(tx, func(g keys.GroupID, right keys.Span) bool { return d.twoPhase && names(d.parts, g, right) }, v); why != nil {
+			l.lt.abortFinishing(tx, why)
+			return 0, why
+		}
+		wrote := len(writes) > 0 || staged > 0
+		var refused *AbortedError
+		p := &paxosgroup.Proposal{
+			Timestamped: true, MinTS: d.min, MaxTS: d.max,
+			Data:     d.encode(v.desc.Generation, writes, staged),
+			Assigned: func(s truetime.Timestamp) { tx.s.Store(int64(s)) },
+		}
+		res, ts, err := l.propose(ctx, p, func(res *result, s truetime.Timestamp, err error) {
+			if err == nil && res.kind == resOK && len(d.parts) > 0 {
+				t.announce(Decided{Txn: id, TS: s, Participants: d.parts})
+			}
+			refused = l.settle(tx, wrote, res, err)
+		})
+		switch {
+		case err == errInFlight || errors.Is(err, paxosgroup.ErrAmbiguous):
+			return 0, &AmbiguousError{Txn: id}
+		case refused != nil:
+			return 0, refused
+		case err != nil:
+			return 0, err
+		case res.kind == resStale:
+			continue
+		case res.kind == resDuplicate:
+			return res.outcome.TS, nil
+		}
+		return ts, nil
+	}
+}
+
+// settle does what the end of a commit's or decide's proposal demands, on the
+// applying goroutine. It returns the abort if the transaction ends by it.
+func (l *leader) settle(tx *txnState, wrote bool, res *result, err error) *AbortedError {
+	switch {
+	case errors.Is(err, paxosgroup.ErrTooLate):
+		why := &AbortedError{Txn: tx.id, Reason: AbortTooLate}
+		l.lt.abortFinishing(tx, why)
+		return why
+	case errors.Is(err, paxosgroup.ErrAmbiguous):
+		// It may yet commit under this term: the locks stay until the term has ended.
+		return nil
+	case err != nil:
+		// It never entered the log: as if it had not been tried.
+		l.lt.setPhase(tx, phaseActive)
+		return nil
+	}
+	switch res.kind {
+	case resStale:
+		l.lt.setPhase(tx, phaseActive)
+	case resAborted:
+		why := &AbortedError{Txn: tx.id, Reason: res.reason}
+		l.lt.abortFinishing(tx, why)
+		return why
+	default:
+		if res.staged {
+			l.lt.holdStaged(tx)
+			l.startMaterialise(tx.id)
+			return nil
+		}
+		if len(tx.points) > 4*releaseChunk {
+			// Too much for the applying goroutine.
+			l.t.wg.Go(func() { l.lt.finish(tx, wrote) })
+		} else {
+			l.lt.finish(tx, wrote)
+		}
+	}
+	return nil
+}
+
+// finishing finds the transaction that a commit, decide or prepare is about. done
+// is its outcome, if it committed before (X5). A transaction without locks here
+// (blind writes) gets a record now, unless it may have been decided and forgotten.
+func (t *Tablet) finishing(l *leader, ref *TxnRef) (tx *txnState, done *Outcome, err error) {
+	tx, err = l.lt.txn(ref, false)
+	if err == nil {
+		return tx, nil, nil
+	}
+	var lost *AbortedError
+	if !errors.As(err, &lost) || lost.Reason != AbortLocksLost {
+		return nil, nil, err
+	}
+	if o, ok := t.m.outcome(ref.ID); ok {
+		if o.Status == OutcomeCommitted {
+			return nil, &o, nil
+		}
+		return nil, nil, &AbortedError{Txn: ref.ID, Reason: AbortDecided}
+	}
+	t.m.mu.RLock()
+	finished, pruned := t.m.outcomes.isFinished(ref.ID), t.m.outcomes.mayBePruned(ref.ID)
+	t.m.mu.RUnlock()
+	switch {
+	case finished:
+		return nil, nil, &AbortedError{Txn: ref.ID, Reason: AbortHorizon}
+	case pruned:
+		// Older than what is remembered. An earlier copy may have committed, so this
+		// is neither done (again) nor called aborted.
+		return nil, nil, &AmbiguousError{Txn: ref.ID}
+	case ref.Term != 0:
+		return nil, nil, lost
+	}
+	tx, err = l.lt.txn(ref, true)
+	return tx, nil, err
+}
+
+// lostOrDecided sharpens what a request after the end of its transaction hears.
+func (t *Tablet) lostOrDecided(l *leader, ref *TxnRef, err error) error {
+	if o, ok := t.m.outcome(ref.ID); ok && o.Status == OutcomeAborted {
+		return &AbortedError{Txn: ref.ID, Reason: AbortDecided}
+	}
+	return err
+}
+
+func checkWrites(v *view, ws []Write, anchor keys.Key) error {
+	for i := range ws {
+		if !v.holds(ws[i].Key) {
+			return v.rangeError()
+		}
+	}
+	if len(anchor) > 0 && !v.holds(anchor) {
+		return v.rangeError()
+	}
+	return nil
+}
+
+// awaitStep waits for the next change of tx's phase: another copy of the request
+// is at work.
+func (l *leader) awaitStep(ctx context.Context, tx *txnState) error {
+	l.lt.mu.Lock()
+	if l.lt.closed != nil {
+		err := l.lt.closed
+		l.lt.mu.Unlock()
+		return err
+	}
+	if tx.phase == phaseActive || tx.phase == phaseDead {
+		l.lt.mu.Unlock()
+		return nil
+	}
+	ev := l.lt.eventLocked(tx)
+	l.lt.mu.Unlock()
+	select {
+	case <-ev:
+		return nil
+	case <-ctx.Done():
+		return &AmbiguousError{Txn: tx.id}
+	}
+}
+
+// abortFinishing kills a transaction whose own commit or prepare was refused.
+func (lt *lockTable) abortFinishing(tx *txnState, why *AbortedError) {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	if tx.phase == phaseDead {
+		return
+	}
+	lt.killLocked(tx, why)
+}
+
+// movedLocks says why tx must not commit or prepare here, if a split took some of
+// its locks to a child: those count only when the child takes part too, and the
+// request has to show that it does (X2).
+func (lt *lockTable) movedLocks(tx *txnState, named func(keys.GroupID, keys.Span) bool, v *view) *AbortedError {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	for _, g := range tx.movedTo {
+		var right keys.Span
+		for i := range v.children {
+			if v.children[i].Group == g {
+				right = v.children[i].Span
+			}
+		}
+		if !named(g, right) {
+			return &AbortedError{Txn: tx.id, Reason: AbortLocksLost}
+		}
+	}
+	return nil
+}
+
+// names reports whether one of the anchors is the group or lies in the span.
+func names(as []Anchor, g keys.GroupID, right keys.Span) bool {
+	for i := range as {
+		if as[i].Group == g || len(right.End) > 0 && right.Contains(as[i].Key) {
+			return true
+		}
+	}
+	return false
+}
+
+// announce tells the hook of a decision.
+func (t *Tablet) announce(d Decided) {
+	if t.cfg.Hooks.Decided != nil {
+		t.cfg.Hooks.Decided(t, []Decided{d})
+	}
+}
