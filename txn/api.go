@@ -29,6 +29,9 @@ type Router interface {
 	// Lookup returns the descriptor of the tablet that holds key, from the cache
 	// where it can.
 	Lookup(ctx context.Context, key keys.Key) (keys.Descriptor, error)
+	// LookupBefore returns the descriptor of the tablet that holds the greatest
+	// keys below key: where a backward scan from key begins.
+	LookupBefore(ctx context.Context, key keys.Key) (keys.Descriptor, error)
 	// Update learns newer descriptors from a RangeError; older generations are ignored.
 	Update(...keys.Descriptor)
 	// Evict drops what is cached for key.
@@ -39,7 +42,7 @@ type Router interface {
 // this one.
 type Dialer interface {
 	Participant(node keys.NodeID, group keys.GroupID) (Participant, error)
-	// Leader guesses who leads group, 0 when unknown; Learned corrects it.
+	// Leader guesses who leads group, 0 when unknown; Learned corrects it, 0 forgets.
 	Leader(group keys.GroupID) keys.NodeID
 	Learned(group keys.GroupID, leader keys.NodeID)
 }

@@ -1,0 +1,5 @@
+package txn
+
+import "log/slog"
+
+var quiet = slog.New(slog.DiscardHandler)

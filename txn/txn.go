@@ -1,0 +1,310 @@
+package txn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/truetime"
+)
+
+// Txn is one transaction. It belongs to one goroutine; a context that ends
+// interrupts it. After an error from any method it can only be rolled back.
+// Retryable conflicts are *tablet.AbortedError; *UnknownOutcomeError comes from
+// Commit alone. Keys and values given to it are retained: they must not be
+// changed afterwards.
+type Txn struct {
+	c        *Client
+	id       keys.TxnID
+	ro       bool
+	follower bool // any replica may answer (a read-only transaction in the past)
+	finished bool
+	at       truetime.Timestamp // of a read-only transaction
+
+	maxSeen truetime.Timestamp // highest version read or loaded (X1)
+	maxTS   truetime.Timestamp // lowest bound on the commit timestamp; 0: none
+	failed  error              // what ended it, other than Commit and Rollback
+	result  CommitResult
+
+	buf    writeBuffer
+	open   []*RowIter // scans that may read on: their spans are not staged
+	stager *stager    // from the first staged chunk on
+	// stageAt is how many buffered bytes to try staging at again, after some
+	// could not be staged because of open scans.
+	stageAt int
+
+	// lost is set by the heartbeat when a tablet no longer knows the transaction.
+	lost atomic.Bool
+
+	prev, next *Txn // Client.live; guarded by Client.mu
+
+	mu sync.Mutex // guards parts and loaded against heartbeat, stager, Load; a leaf
+	// parts are the tablets at which the transaction holds or has asked for locks.
+	parts []part
+	// loaded is the highest commit timestamp of Load.
+	loaded  truetime.Timestamp
+	inline  [2]part
+	readReq tablet.ReadRequest // reused by single-tablet reads
+}
+
+// part is one tablet's share of a transaction.
+type part struct {
+	group      keys.GroupID
+	generation uint64
+	term       uint64 // lease of the first lock there; 0: none granted yet
+	staged     uint32 // chunks laid down or on their way
+	stagedGen  uint64 // generation of the tablet then
+	hull              // what is locked
+}
+
+// ID is the transaction's id, zero when read-only.
+func (t *Txn) ID() keys.TxnID { return t.id }
+
+// ReadOnly reports whether the transaction was begun by Client.ReadOnly.
+func (t *Txn) ReadOnly() bool { return t.ro }
+
+// ReadTimestamp of a read-only transaction, else 0.
+func (t *Txn) ReadTimestamp() truetime.Timestamp { return t.at }
+
+// Result tells more about a successful Commit.
+func (t *Txn) Result() CommitResult { return t.result }
+
+// usable says why the transaction cannot go on, nil when it can.
+func (t *Txn) usable() error {
+	switch {
+	case t.finished:
+		return ErrFinished
+	case t.failed != nil:
+		return t.failed
+	case t.lost.Load():
+		t.failed = &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortLocksLost}
+		return t.failed
+	}
+	if t.stager != nil {
+		if err := t.stager.failure(); err != nil {
+			t.failed = err
+			return err
+		}
+	}
+	return nil
+}
+
+// fail remembers an error after which the locks held may be gone.
+func (t *Txn) fail(err error) error {
+	var aborted *tablet.AbortedError
+	if t.failed == nil && errors.As(err, &aborted) {
+		t.failed = err
+	}
+	return err
+}
+
+// Put buffers a write of v (nil is the empty value).
+func (t *Txn) Put(ctx context.Context, k keys.Key, v []byte) error {
+	if v == nil {
+		v = []byte{}
+	}
+	return t.write(ctx, k, v)
+}
+
+// Delete buffers the deletion of k.
+func (t *Txn) Delete(ctx context.Context, k keys.Key) error { return t.write(ctx, k, nil) }
+
+func (t *Txn) write(ctx context.Context, k keys.Key, v []byte) error {
+	if t.ro {
+		return ErrReadOnly
+	}
+	if err := t.usable(); err != nil {
+		return err
+	}
+	t.buf.set(k, v)
+	if t.buf.bytes > t.c.cfg.StageAfter && t.buf.bytes > t.stageAt {
+		return t.stageBuffer(ctx)
+	}
+	return nil
+}
+
+// Savepoint marks the write buffer.
+func (t *Txn) Savepoint() int { return t.buf.savepoint() }
+
+// RollbackTo drops the writes after mark; locks stay. It fails when some of them
+// have been staged already, which large transactions do; then only Rollback is left.
+func (t *Txn) RollbackTo(mark int) error {
+	if t.finished {
+		return ErrFinished
+	}
+	return t.buf.rollbackTo(mark)
+}
+
+// BoundCommit demands a commit timestamp s <= ts (B2, L2); the lowest bound holds.
+func (t *Txn) BoundCommit(ts truetime.Timestamp) {
+	if ts != 0 && (t.maxTS == 0 || ts < t.maxTS) {
+		t.maxTS = ts
+	}
+}
+
+// AwaitVisible returns once everything read so far may be shown to a client:
+// every version's timestamp has definitely passed (X1).
+func (t *Txn) AwaitVisible(ctx context.Context) error {
+	if t.maxSeen == 0 || truetime.After(t.c.cfg.Clock, t.maxSeen) {
+		return nil
+	}
+	return t.c.cfg.Clock.AwaitAfter(ctx, t.maxSeen)
+}
+
+func (t *Txn) seen(ts truetime.Timestamp) {
+	if ts > t.maxSeen {
+		t.maxSeen = ts
+	}
+}
+
+// part returns the index of the share at desc's tablet and the term to send
+// there, making the share before the first request goes out, so that Rollback
+// knows where to go. When the tablet is a child of a split of one where locks are
+// held, the child has inherited them with the term under which they were taken (B1).
+func (t *Txn) part(desc *keys.Descriptor) (i int, term uint64) {
+	t.mu.Lock()
+	for i := range t.parts {
+		if t.parts[i].group == desc.Group {
+			term := t.parts[i].term
+			t.mu.Unlock()
+			return i, term
+		}
+	}
+	p := part{group: desc.Group, generation: desc.Generation}
+	for i := range t.parts {
+		if q := &t.parts[i]; q.term != 0 && q.overlaps(desc.Span) {
+			p.term, p.hull = q.term, q.clip(desc.Span)
+		}
+	}
+	if t.parts == nil {
+		t.parts = t.inline[:0]
+	}
+	t.parts = append(t.parts, p)
+	i = len(t.parts) - 1
+	t.mu.Unlock()
+	return i, p.term
+}
+
+// granted records what a request at part i has locked: gets, and s unless it is empty.
+func (t *Txn) granted(i int, desc *keys.Descriptor, term uint64, gets []keys.Key, s keys.Span) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := &t.parts[i]
+	p.term, p.generation = term, desc.Generation
+	for _, k := range gets {
+		p.addPoint(k)
+	}
+	if s.IsPoint() && s.Start != nil || bytes.Compare(s.Start, s.End) < 0 {
+		p.addSpan(s)
+	}
+}
+
+func (t *Txn) ref(term uint64) tablet.TxnRef {
+	return tablet.TxnRef{ID: t.id, Term: term, Client: t.c.cfg.Node}
+}
+
+// finish ends the transaction's use; its locks are the caller's business.
+func (t *Txn) finish() {
+	t.finished = true
+	t.c.end(t)
+}
+
+// Rollback releases everything, in the background where tablets are elsewhere.
+// Harmless after Commit or another Rollback.
+func (t *Txn) Rollback(context.Context) {
+	if t.finished {
+		return
+	}
+	if t.ro {
+		t.finished = true
+		return
+	}
+	t.finish()
+	t.c.stats.RolledBack.Add(1)
+	t.release()
+}
+
+// release drops the unprepared locks and staged chunks of every part, best
+// effort: what is not reached loses its locks with the heartbeats.
+func (t *Txn) release() {
+	if t.stager != nil {
+		t.stager.stop()
+	}
+	t.mu.Lock()
+	parts := t.parts
+	t.mu.Unlock()
+	if len(parts) == 0 {
+		return
+	}
+	if t.stager == nil && t.releaseLocal(parts) {
+		return
+	}
+	t.c.background(t.c.cfg.AttemptTimeout, func(ctx context.Context) {
+		if t.stager != nil {
+			t.stager.wait()
+		}
+		var wg sync.WaitGroup
+		for i := range parts {
+			wg.Go(func() {
+				p := &parts[i]
+				if p.lo == nil {
+					// Asked for locks and never heard of them.
+					desc := keys.Descriptor{Group: p.group, Generation: p.generation}
+					t.abortAt(ctx, &desc, p.term)
+					return
+				}
+				err := t.c.tablets(ctx, &p.hull, func(desc *keys.Descriptor) error {
+					t.abortAt(ctx, desc, p.term)
+					return nil
+				})
+				if err != nil {
+					t.c.cfg.Logger.Debug("txn: rollback", "txn", t.id.String(), "err", err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// releaseLocal is the usual case, without a goroutine: every tablet is here.
+func (t *Txn) releaseLocal(parts []part) bool {
+	for i := range parts {
+		if t.c.cfg.Dialer.Leader(parts[i].group) != t.c.cfg.Node {
+			return false
+		}
+	}
+	for i := range parts {
+		p, err := t.c.cfg.Dialer.Participant(t.c.cfg.Node, parts[i].group)
+		if err != nil {
+			return false
+		}
+		target := tablet.Target{Group: parts[i].group, Generation: parts[i].generation}
+		if err := p.Abort(t.c.ctx, &tablet.AbortRequest{Target: target, Txn: t.ref(parts[i].term)}); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Txn) abortAt(ctx context.Context, desc *keys.Descriptor, term uint64) {
+	req := &tablet.AbortRequest{Txn: t.ref(term)}
+	err := t.c.do(ctx, desc, true, func(ctx context.Context, p Participant) error {
+		req.Target = tablet.Target{Group: desc.Group, Generation: desc.Generation}
+		return p.Abort(ctx, req)
+	})
+	if err != nil {
+		t.c.cfg.Logger.Debug("txn: abort", "txn", t.id.String(), "group", uint64(desc.Group), "err", err)
+	}
+}
+
+// spanOf returns scan bounds with a point made a range of one key.
+func spanOf(s keys.Span) keys.Span {
+	if s.IsPoint() {
+		s.End = append(bytes.Clone(s.Start), 0)
+	}
+	return s
+}
