@@ -12,6 +12,12 @@
 // Pos fields are byte offsets into Statement.SQL, 0-based; -1 is unknown.
 package pgast
 
+import (
+	"sort"
+
+	"github.com/spandb/spand/sql/parse/pglex"
+)
+
 // Name is a possibly qualified name, outermost qualifier first, already
 // case-folded as PostgreSQL's lexer folds it: {"public", "t"}.
 type Name []string
@@ -36,6 +42,33 @@ type Statement struct {
 	Consts []Value // by slot
 	// NumParams is the highest $n used; 0 means none.
 	NumParams int
+	// Tokens, if not nil, are the token offsets of the text that Tree was parsed
+	// from, of the same shape as SQL but with other constants: Pos fields are
+	// offsets in that text then, and Offset maps them to SQL.
+	Tokens []int32
+}
+
+// Offset maps a Pos of Tree to a byte offset in SQL, for error positions; -1
+// stays -1. It lexes SQL again if need be, so it is for errors only.
+func (s *Statement) Offset(pos int) int {
+	if s.Tokens == nil || pos < 0 {
+		return pos
+	}
+	i := sort.Search(len(s.Tokens), func(i int) bool { return int(s.Tokens[i]) > pos }) - 1
+	if i < 0 {
+		return -1
+	}
+	var sc pglex.Scanner
+	var t pglex.Token
+	sc.Init(s.SQL)
+	for n := 0; ; n++ {
+		if err := sc.Next(&t); err != nil {
+			return -1
+		}
+		if n == i || t.Kind == pglex.EOF {
+			return int(t.Start)
+		}
+	}
 }
 
 // ValueKind says how a constant was spelled, which PostgreSQL's typing rules need.
@@ -146,11 +179,16 @@ type (
 	// Window is an OVER clause or a WINDOW definition.
 	Window struct {
 		Ref         string // OVER name, or the name that a definition extends
+		Defined     bool   // a definition in parentheses; false is OVER name alone
 		PartitionBy []Expr
 		OrderBy     []OrderItem
-		Frame       string // normalised frame text, "" for the default
-		FrameStart  Expr
-		FrameEnd    Expr
+		// Frame is "" for the default, else "rows|range|groups between B and B",
+		// B being "unbounded preceding", "offset preceding", "current row",
+		// "offset following" or "unbounded following", then perhaps " exclude
+		// current row|group|ties". FrameStart and FrameEnd are the offsets.
+		Frame      string
+		FrameStart Expr
+		FrameEnd   Expr
 	}
 	// Case is CASE [arg] WHEN … THEN … [ELSE …] END.
 	Case struct {
@@ -211,15 +249,18 @@ type TypeName struct {
 type (
 	// Select is a query: exactly one of a plain body, Values or a set operation.
 	Select struct {
-		With        []CTE
-		Recursive   bool
-		Distinct    bool
-		DistinctOn  []Expr
-		Targets     []Target
-		From        []TableExpr // comma list
-		Where       Expr
-		GroupBy     []Expr // ordinals arrive as *Const with Kind Integer
-		GroupSets   string // "", "rollup", "cube", "grouping sets"
+		With       []CTE
+		Recursive  bool
+		Distinct   bool
+		DistinctOn []Expr
+		Targets    []Target
+		From       []TableExpr // comma list
+		Where      Expr
+		GroupBy    []Expr // ordinals arrive as *Const with Kind Integer
+		// GroupSets is "", "rollup", "cube", "grouping sets" or "()"; with "mixed"
+		// the sets are Funcs of those names among GroupBy. A set of grouping sets
+		// is a Row, or a Func again.
+		GroupSets   string
 		Having      Expr
 		Windows     map[string]*Window
 		Values      [][]Expr
@@ -289,6 +330,7 @@ type (
 		On          Expr
 		Using       []string
 		Alias       Alias
+		UsingAlias  bool // Alias came from USING (…) AS alias and names the merged columns only
 	}
 )
 
@@ -320,7 +362,10 @@ type (
 	Assignment struct {
 		Columns []string
 		Value   Expr
-		Pos     int
+		// Part, if not nil, is the element or field of the column that is set, as
+		// an expression: a[1], a.b.
+		Part Expr
+		Pos  int
 	}
 	Update struct {
 		With      []CTE

@@ -1,0 +1,2 @@
+// Package parse
+package parse
