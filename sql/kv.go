@@ -1,91 +1,18 @@
 package sql
 
-import (
-	"context"
+import "github.com/spandb/spand/sql/kv"
 
-	"github.com/spandb/spand/internal/keys"
-	"github.com/spandb/spand/tablet"
-	"github.com/spandb/spand/truetime"
+// The store that SQL runs on. The types live in package kv, below catalog, plan
+// and exec, which need them too.
+type (
+	// KV is the transactional store: txn.Client through NewStore, or an in-memory twin in tests.
+	KV = kv.KV
+	// TxnOptions of a read-write transaction.
+	TxnOptions = kv.TxnOptions
+	// Txn is one transaction.
+	Txn = kv.Txn
+	// ScanRequest of Txn.Scan.
+	ScanRequest = kv.ScanRequest
+	// RowIter streams a scan.
+	RowIter = kv.RowIter
 )
-
-// KV is the transactional store that SQL runs on: *txn.Client, or an in-memory
-// twin in tests.
-type KV interface {
-	// Begin starts a read-write transaction. Age, when not zero, is the age to
-	// inherit from an aborted attempt (X2).
-	Begin(ctx context.Context, opts TxnOptions) Txn
-	// ReadOnly starts a lock-free transaction that reads at one timestamp: at,
-	// or, when at is 0, Now().Latest (strong).
-	ReadOnly(ctx context.Context, at truetime.Timestamp) Txn
-	// Split makes key a tablet boundary and returns the tablets on its sides.
-	Split(ctx context.Context, key keys.Key) error
-	Clock() truetime.Clock
-}
-
-// TxnOptions of a read-write transaction.
-type TxnOptions struct {
-	Age truetime.Timestamp
-}
-
-// Txn is one transaction. It belongs to one goroutine, but for Cancel by ctx.
-// After an error from any method but Get-like ones with a not-found answer the
-// transaction can only be rolled back. Retryable conflicts are
-// *tablet.AbortedError; *txn.UnknownOutcomeError only from Commit.
-type Txn interface {
-	// ID is zero for a read-only transaction.
-	ID() keys.TxnID
-	ReadOnly() bool
-	// ReadTimestamp of a read-only transaction.
-	ReadTimestamp() truetime.Timestamp
-
-	// Get returns the values of ks in their order; a nil element is absent. Own
-	// buffered writes are seen. lock is LockNone exactly in read-only transactions.
-	Get(ctx context.Context, ks []keys.Key, lock tablet.LockStrength, wait tablet.WaitPolicy) ([][]byte, error)
-	// Scan reads a span in order (or backwards), own writes merged in. It reads
-	// ahead in pages of bounded size.
-	Scan(ctx context.Context, req ScanRequest) RowIter
-
-	// Put and Delete buffer a write. The caller has taken the exclusive lock with
-	// Get or Scan where others could write the key too; a key that nobody else
-	// can know of (a fresh hidden row id) needs none until commit.
-	Put(ctx context.Context, k keys.Key, v []byte) error
-	Delete(ctx context.Context, k keys.Key) error
-
-	// Load writes rows at once, each batch committed on its own, outside the
-	// transaction: only for keys under a physical table id that no committed
-	// catalog names yet (bulk loads into new tables). Durable when it returns.
-	Load(ctx context.Context, rows []tablet.Write) error
-
-	// Savepoint marks the write buffer; RollbackTo drops what came after. Locks stay.
-	Savepoint() int
-	RollbackTo(mark int) error
-
-	// BoundCommit demands s <= t at commit (schema lease, fence); the lowest wins.
-	BoundCommit(t truetime.Timestamp)
-	// AwaitVisible waits until everything that this transaction has read may be
-	// shown to a client: After(highest version seen) (X1). Cheap when it has passed.
-	AwaitVisible(ctx context.Context) error
-	// Commit commits and does commit wait. A read-only transaction's is free.
-	Commit(ctx context.Context) (truetime.Timestamp, error)
-	// Rollback releases everything; safe after Commit or another Rollback.
-	Rollback(ctx context.Context)
-}
-
-// ScanRequest of Txn.Scan.
-type ScanRequest struct {
-	Span    keys.Span
-	Reverse bool
-	Limit   int // rows wanted, a hint that bounds reading ahead and locking; 0: all
-	Lock    tablet.LockStrength
-	Wait    tablet.WaitPolicy
-}
-
-// RowIter streams a scan: for it.Next() { it.Key(); it.Value() }; it.Err().
-// Slices stay valid until the transaction ends.
-type RowIter interface {
-	Next() bool
-	Key() keys.Key
-	Value() []byte
-	Err() error
-	Close()
-}
