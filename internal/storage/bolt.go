@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Buckets. Every value in them ends in a checksum over key and value.
@@ -31,8 +32,9 @@ const mapMargin = 256 << 20
 type bolt struct {
 	db     *bbolt.DB
 	fs     FS
-	name   string // in fs
-	path   string // in the real file system
+	name   string   // in fs
+	path   string   // in the real file system
+	file   *os.File // bbolt's, to let go of its lock when bbolt itself no longer can
 	write  chan struct{}
 	mapped int64 // lower bound of bbolt's map; guarded by write
 	pool   readPool
@@ -68,6 +70,11 @@ func openBolt(f FS, name string, mapBytes int64, create bool, fatal func(error))
 		PageSize:        blockSize,
 		FreelistType:    bbolt.FreelistMapType,
 		NoStatistics:    true,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag, mode)
+			b.file = f
+			return f, err
+		},
 	})
 	if err != nil {
 		return nil, &CorruptError{File: name, Offset: -1, Reason: "cannot be opened", Err: err}
@@ -80,8 +87,18 @@ func openBolt(f FS, name string, mapBytes int64, create bool, fatal func(error))
 	return b, nil
 }
 
-// mapStep rounds up as bbolt does when it maps more than 1 GiB.
-func mapStep(n int64) int64 { return (n + 1<<30 - 1) &^ (1<<30 - 1) }
+// mapStep rounds up as bbolt does when it maps a file: to a power of two, above
+// 1 GiB to whole GiB.
+func mapStep(n int64) int64 {
+	if n > 1<<30 {
+		return (n + 1<<30 - 1) &^ (1<<30 - 1)
+	}
+	step := int64(32 << 10)
+	for step < n {
+		step *= 2
+	}
+	return step
+}
 
 // guard turns a panic of bbolt, or a fault in its map, into CorruptError (D1).
 // With last set it is fatal: the transaction's locks are lost with it.
@@ -92,9 +109,19 @@ func (b *bolt) guard(err *error, last bool) {
 	}
 	ce := &CorruptError{File: b.name, Offset: -1, Reason: fmt.Sprintf("bbolt: %v", r), Err: fmt.Errorf("%s", debug.Stack())}
 	*err = ce
+	if !last && b.file != nil {
+		b.drop()
+	}
 	if last && b.broken.CompareAndSwap(nil, ce) {
 		b.fatal(ce)
 	}
+}
+
+// drop lets go of the file behind bbolt's back. Its map stays, and would keep
+// the file's lock, so that is given up by hand.
+func (b *bolt) drop() error {
+	unix.Flock(int(b.file.Fd()), unix.LOCK_UN)
+	return b.file.Close()
 }
 
 // update runs one write transaction, durable when it returns nil. fn's errors
@@ -158,7 +185,7 @@ func (b *bolt) update(fn func(tx *bbolt.Tx) error) error {
 func (b *bolt) close() error {
 	b.pool.close()
 	if b.broken.Load() != nil {
-		return nil // bbolt's locks are lost; the process is ending
+		return b.drop() // bbolt's own locks are lost with the panic
 	}
 	b.write <- struct{}{}
 	defer func() { <-b.write }()

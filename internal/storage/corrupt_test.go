@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"golang.org/x/sys/unix"
@@ -263,9 +262,7 @@ func TestD1DamagedPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Fatal = func(error) {}
-		start := time.Now()
 		s, _, err := Open(o)
-		println(page, time.Since(start).String())
 		if err == nil {
 			it := s.NewIter([]byte{byte(ClassData)}, []byte{byte(ClassStage) + 1})
 			n := 0
@@ -284,7 +281,7 @@ func TestD1DamagedPages(t *testing.T) {
 			found++
 		}
 	}
-	if found < 5 {
+	if found < 20 { // others are free
 		t.Error("damage found in only", found, "pages")
 	}
 }
@@ -362,11 +359,11 @@ func TestR1FailedCommitIsFatal(t *testing.T) {
 // or a checkpoint it waits, loses nothing and goes on when there is space again.
 func TestFullDisk(t *testing.T) {
 	m := newMachine(t, 1)
+	m.reserve = 1 << 30
 	if err := m.boot(); err != nil {
 		t.Fatal(err)
 	}
 	s := m.store
-	s.opts.Reserve = 1 << 30
 	m.disk.SetFree(1<<30 - 1)
 	s.checkSpace()
 	if !s.Full() || !s.Stats().Full {
@@ -395,10 +392,12 @@ func TestFullDisk(t *testing.T) {
 	}()
 	// The log stands still once the segments that are ready are used up.
 	full := make(chan struct{})
-	var once sync.Once
+	removes := 0 // in the preparer alone
 	m.disk.Inject(func(op Op, name string) error {
 		if op == OpRemove {
-			once.Do(func() { close(full) }) // the preparer gives up a first time
+			if removes++; removes == 2 {
+				close(full) // it has given up once, and tries again
+			}
 		}
 		return nil
 	})
@@ -409,7 +408,7 @@ func TestFullDisk(t *testing.T) {
 	if v, ok, err := s.Get(dataKey(1, 1)); ok || err != nil {
 		t.Error("reads go on:", v, ok, err)
 	}
-	m.disk.SetFree(1 << 30)
+	m.disk.SetFree(2 << 30)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

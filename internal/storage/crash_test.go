@@ -21,6 +21,8 @@ type machine struct {
 	host  *fakeHost
 	acked map[keys.GroupID]uint64
 	torn  *rand.Rand
+
+	reserve int64
 }
 
 func newMachine(t testing.TB, seed uint64) *machine {
@@ -34,6 +36,9 @@ func newMachine(t testing.TB, seed uint64) *machine {
 func (m *machine) boot() error {
 	o := options(m.t, m.disk.Boot(), "/node")
 	o.Fatal = func(error) {}
+	if m.reserve != 0 {
+		o.Reserve = m.reserve
+	}
 	s, rec, err := Open(o)
 	if err != nil {
 		return err

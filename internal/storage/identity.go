@@ -2,7 +2,6 @@ package storage
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -177,9 +176,6 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // sumKV is the checksum stored behind a value; it covers the key (D1). The
 // key's length is mixed in, so that bytes cannot move from one to the other.
 func sumKV(key, value []byte) uint32 {
-	var n [4]byte
-	binary.LittleEndian.PutUint32(n[:], uint32(len(key)))
-	s := crc32.Update(0, castagnoli, n[:])
-	s = crc32.Update(s, castagnoli, key)
-	return crc32.Update(s, castagnoli, value)
+	s := crc32.Update(0, castagnoli, key)
+	return crc32.Update(s, castagnoli, value) ^ uint32(len(key))*0x9e3779b1
 }

@@ -2,14 +2,15 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,6 @@ type MemFS struct {
 		synced map[string]*memNode
 		bolts  map[string]string
 		locks  map[string]bool
-		serial int
 		free   int64
 		inject func(op Op, name string) error
 	}
@@ -140,12 +140,12 @@ func (m *MemFS) Crash(torn *rand.Rand) error {
 		if err != nil {
 			return err
 		}
-		m.mu.serial++
-		path = m.boltFileLocked(name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
+		fresh := m.boltFile(name)
+		if err := os.WriteFile(fresh, b, 0o600); err != nil {
 			return err
 		}
-		m.mu.bolts[name] = path
+		m.mu.bolts[name] = fresh
+		os.Remove(path) // its inode lives on while the old life has it mapped
 	}
 	return nil
 }
@@ -167,8 +167,11 @@ func (n *memNode) tear(old *memNode, r *rand.Rand) {
 	}
 }
 
-func (m *MemFS) boltFileLocked(name string) string {
-	return filepath.Join(m.temp, strconv.Itoa(m.mu.serial)+"-"+filepath.Base(name))
+// boltSerial keeps the files of all simulated disks of a process apart.
+var boltSerial atomic.Int64
+
+func (m *MemFS) boltFile(name string) string {
+	return filepath.Join(m.temp, fmt.Sprintf("%d-%d-%s", os.Getpid(), boltSerial.Add(1), filepath.Base(name)))
 }
 
 // call runs the injection, then f under the lock, in life.
@@ -339,8 +342,7 @@ func (m *memLife) BoltPath(name string) (string, error) {
 		return "", errCrashed
 	}
 	if _, ok := m.mu.bolts[name]; !ok {
-		m.mu.serial++
-		m.mu.bolts[name] = m.boltFileLocked(name)
+		m.mu.bolts[name] = m.boltFile(name)
 	}
 	return m.mu.bolts[name], nil
 }

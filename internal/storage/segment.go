@@ -37,7 +37,7 @@ type prepared struct {
 
 const (
 	firstSegmentBytes = 8 << 20 // segments double from here up to the configured size
-	maxSpares         = 2
+	maxSpares         = 4
 	zeroChunk         = 1 << 20
 	zeroSyncEvery     = 4 << 20
 )
