@@ -9,6 +9,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/truetime"
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 func TestReplicatesAndApplies(t *testing.T) {
@@ -473,5 +474,83 @@ func TestUnknownCommandStopsTheReplica(t *testing.T) {
 		n.submit(1, n.groups[1].leadTerm.Load(), "unknown", func(truetime.Timestamp, error) {})
 		<-failed
 		<-failed
+	})
+}
+
+// A leader that steps down before its lease is over waits for its own promises
+// before it votes for somebody else.
+func TestR3_DeposedLeaderHonoursItsOwnLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 11, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		a, b := w.nodes[2], w.nodes[3]
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		// b forgets its promise for want of heartbeats; a goes on renewing it.
+		w.net.Isolate(b.id, true)
+		time.Sleep(2 * time.Second)
+		far := n.clock.Now().Latest.Add(1200 * time.Millisecond)
+		if err := g.Promise(g.leadTerm.Load(), far); err != nil {
+			t.Fatal(err)
+		}
+		w.promise(1, far)
+		w.net.Isolate(b.id, false)
+		w.net.Isolate(a.id, true)
+		// A stray message of a higher term deposes the leader, which does not want to
+		// lead again itself.
+		n.host.draining.Store(true)
+		if err := g.ask(func() {
+			typ, from, to, term := pb.MsgAppResp, uint64(b.groups[1].self), uint64(g.self), g.w.hs.term+1
+			g.step(&pb.Message{Type: &typ, From: &from, To: &to, Term: &term})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now()
+		m := w.leader(1)
+		if m == b && time.Since(at) < time.Second {
+			t.Errorf("R2: node %d leads %v after the deposition, with the deposed leader's vote", b.id, time.Since(at))
+		}
+		if _, err := m.propose(1, "y"); err != nil {
+			t.Fatal(err)
+		}
+		w.net.Isolate(a.id, false)
+		w.converged(1)
+	})
+}
+
+// A replica that stops itself while its node lives on resigns: its followers must
+// not wait for a lease that the node's heartbeats keep alive.
+func TestFailedLeaderResigns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 12, 3)
+		w.conf = func(c *Config) { c.GroupFailed = nil }
+		defer w.close()
+		w.start(1, 2)
+		n := w.leader(1)
+		w.leader(2)
+		n.toys[1].mu.Lock()
+		n.toys[1].refuse = true
+		n.toys[1].mu.Unlock()
+		if _, err := n.propose(1, "x"); !errors.Is(err, ErrAmbiguous) {
+			t.Errorf("a command on which the leader fails: %v, want ErrAmbiguous", err)
+		}
+		at := time.Now()
+		m := w.leader(1)
+		if _, err := m.propose(1, "y"); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(at); d > 4*time.Second {
+			t.Errorf("took %v", d)
+		}
+		if h := m.toys[1].history(); len(h) != 2 {
+			t.Errorf("applied %v", h)
+		}
+		if w.leader(2) != n {
+			t.Error("the node's other group moved")
+		}
 	})
 }

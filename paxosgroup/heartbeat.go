@@ -161,6 +161,9 @@ func (h *Host) beat(now time.Time) {
 		return
 	}
 	iv := h.clock.Now()
+	if iv.Latest == truetime.Max {
+		return // T1: silent, so that promises to this node end and others take over
+	}
 	// The closed timestamp of the quiesced groups must lie below the lease end of
 	// each; where it does not, the group is looked after singly again.
 	var broken []*Group
@@ -173,11 +176,11 @@ func (h *Host) beat(now time.Time) {
 	healthy := make(map[string]bool, len(anyQuiesced))
 	for _, g := range anyQuiesced {
 		g.mu.Lock()
-		healthy[g.bucket] = iv.Latest != truetime.Max && iv.Latest < g.extendLeaseLocked(iv)
+		healthy[g.bucket] = iv.Latest < g.extendLeaseLocked(iv)
 		g.mu.Unlock()
 	}
 	h.mu.Lock()
-	closable := iv.Latest != truetime.Max
+	closable := true
 	for name, b := range h.mu.buckets {
 		ok, known := healthy[name]
 		if known && !ok {

@@ -150,13 +150,6 @@ const quiesceTicks = 3
 func (g *Group) maybeQuiesce() {
 	idle := g.w.led && g.w.transfer == nil && len(g.w.sending) == 0 && len(g.w.outstanding) == 0 &&
 		g.w.applied == g.w.lastIndex && g.w.hs.commit == g.w.lastIndex
-	if idle && !g.solo {
-		g.progress(func(m *member, match uint64) {
-			if m.peer != nil && m.peer.alive.Load() && match != g.w.lastIndex {
-				idle = false
-			}
-		})
-	}
 	if !idle {
 		g.w.idle = 0
 		return
@@ -170,19 +163,26 @@ func (g *Group) maybeQuiesce() {
 		len(g.mu.queue) > 0 || len(g.mu.flights) > 0 || len(g.mu.parked) > 0 {
 		return
 	}
-	for i, m := range g.members {
+	// Under mu: a peer that comes to life from here on finds the group quiesced,
+	// and wakes it.
+	ready := true
+	g.progress(func(m *member, match uint64) {
 		if m.peer == nil {
-			continue
-		}
-		if m.peer.changing.Load() {
 			return
 		}
-		if !m.peer.alive.Load() {
-			continue
+		alive, p := m.peer.alive.Load(), m.peer.granted.Load()
+		switch {
+		case m.peer.changing.Load():
+			ready = false
+		case !alive:
+		case match != g.w.lastIndex:
+			ready = false
+		case p == nil || g.fortLocked(m) != (fort{p.inc, p.epoch}):
+			ready = false // its promise would not cover the group
 		}
-		if p := m.peer.granted.Load(); p == nil || g.mu.forts[i] != (fort{p.inc, p.epoch}) {
-			return // its promise would not cover the group
-		}
+	})
+	if !ready {
+		return
 	}
 	g.mu.quiesced = true
 	h := g.host
@@ -203,6 +203,15 @@ func (g *Group) maybeQuiesce() {
 	b.groups[g] = struct{}{}
 	h.mu.Unlock()
 	h.stats.quiesced.Add(1)
+}
+
+func (g *Group) fortLocked(m *member) fort {
+	for i := range g.members {
+		if &g.members[i] == m {
+			return g.mu.forts[i]
+		}
+	}
+	return fort{}
 }
 
 // announceResign tells everybody that this replica's leadership of term is over.

@@ -82,7 +82,10 @@ func (g *Group) receive(in inbound) {
 			if m.GetTerm() > g.w.hs.term && g.w.lead != 0 && g.w.lead != uint64(g.self) {
 				g.forgetLeader()
 			}
-			g.setCampaign(time.Now().Add(g.campaignPause())) // let the candidate try
+			if last, err := g.w.tail.Term(g.w.lastIndex); err == nil &&
+				(m.GetLogTerm() > last || m.GetLogTerm() == last && m.GetIndex() >= g.w.lastIndex) {
+				g.setCampaign(time.Now().Add(g.campaignPause())) // let a candidate that can win try
+			}
 		}
 	case pb.MsgTimeoutNow:
 		if m.GetTerm() != g.w.hs.term || m.GetFrom() != g.w.lead {

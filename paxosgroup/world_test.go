@@ -283,7 +283,9 @@ func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
 	m.events = append(m.events, event{c.TS, string(c.Data)})
 	k := m.key(c.Index)
 	b.Put(k, append([]byte(nil), c.Data...))
-	m.n.store.put(k, c.Data)
+	if m.n.store != nil {
+		m.n.store.put(k, c.Data)
+	}
 	return c.Index, nil
 }
 

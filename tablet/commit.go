@@ -83,14 +83,18 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 		writes, staged := d.writes, d.staged
 		if writesSize(writes) > commandRoom {
 			// More than a command can hold: laid down in chunks first.
-			n, err := t.stageWrites(ctx, l, tx, staged, writes)
-			if err != nil {
-				return 0, err
-			}
+			var n uint32
+			n, err = t.stageWrites(ctx, l, tx, staged, writes)
 			writes, staged = nil, staged+n
 		}
-		err = l.lt.lockWrites(ctx, tx, writes, phaseCommitting)
+		if err == nil {
+			err = l.lt.lockWrites(ctx, tx, writes, phaseCommitting)
+		}
 		if err == errFinishing {
+			// Another copy of the request is at work, or was.
+			if o, ok := t.m.outcome(id); ok && o.Status == OutcomeCommitted {
+				return o.TS, nil
+			}
 			if err := l.awaitStep(ctx, tx); err != nil {
 				return 0, err
 			}
@@ -104,6 +108,9 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 			return 0, why
 		}
 		wrote := len(writes) > 0 || staged > 0
+		if !wrote && !d.twoPhase {
+			return l.commitReads(d, tx)
+		}
 		var refused *AbortedError
 		p := &paxosgroup.Proposal{
 			Timestamped: true, MinTS: d.min, MaxTS: d.max,
@@ -130,6 +137,30 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 		}
 		return ts, nil
 	}
+}
+
+// commitReads ends a transaction that has read at this tablet alone. Nothing has
+// to be replicated: under a valid lease its locks held until now, and with s
+// promised every later write lies above it. A copy that comes afterwards finds
+// the locks gone and is retried, which harms nobody, since nothing was written.
+func (l *leader) commitReads(d *decision, tx *txnState) (truetime.Timestamp, error) {
+	s := max(l.t.cfg.Clock.Now().Latest, d.min)
+	if d.max != 0 && s > d.max {
+		why := &AbortedError{Txn: tx.id, Reason: AbortTooLate}
+		l.lt.abortFinishing(tx, why)
+		return 0, why
+	}
+	l.note(s)
+	err := l.t.group.Promise(l.term, s)
+	if err == nil {
+		err = l.t.group.Valid(l.term)
+	}
+	if err != nil {
+		l.lt.setPhase(tx, phaseActive)
+		return 0, err
+	}
+	l.lt.finish(tx, false)
+	return s, nil
 }
 
 // settle does what the end of a commit's or decide's proposal demands, on the

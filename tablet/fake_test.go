@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,10 +21,12 @@ import (
 type memEngine struct {
 	mu sync.RWMutex
 	m  btree.Map[string, []byte]
+	// onRead, if set, is called once, by the next iterator.
+	onRead atomic.Pointer[func()]
+	// afterSeek, if set, is called once, when the next iterator is closed.
+	afterSeek func()
 }
 
-// recorder stands for storage.Batch, whose operations only its room can see: the
-// fake group gives Apply a real batch, and learns what went in by wrapping.
 func (e *memEngine) Get(key []byte) ([]byte, bool, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -32,6 +35,9 @@ func (e *memEngine) Get(key []byte) ([]byte, bool, error) {
 }
 
 func (e *memEngine) NewIter(lower, upper []byte) storage.Iter {
+	if f := e.onRead.Swap(nil); f != nil {
+		(*f)()
+	}
 	return &memIter{e: e, lower: string(lower), upper: string(upper)}
 }
 
@@ -100,7 +106,13 @@ func (i *memIter) Prev() bool           { return i.lt(i.key) }
 func (i *memIter) Key() []byte          { return []byte(i.key) }
 func (i *memIter) Value() []byte        { return i.val }
 func (i *memIter) Err() error           { return nil }
-func (i *memIter) Close()               { i.closed = true }
+func (i *memIter) Close() {
+	i.closed = true
+	if f := i.e.afterSeek; f != nil {
+		i.e.afterSeek = nil
+		f()
+	}
+}
 
 // fakeGroup replicates to the state machines of any number of replicas, in one
 // process, one serial step per proposal. Commands are applied when proposed, or

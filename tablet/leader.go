@@ -224,6 +224,9 @@ func (lt *lockTable) expire(silence, kept uint32) bool {
 		return false
 	}
 	for id, tx := range lt.txns {
+		if len(tx.waits) > 0 {
+			tx.tick = now // a call that waits is a sign of life
+		}
 		switch age := now - tx.tick; {
 		case tx.phase == phaseActive && age > silence:
 			lt.stats.Expired.Add(1)
@@ -288,7 +291,9 @@ func (l *leader) lookAfter() bool {
 			l.start(&paxosgroup.Proposal{Data: encodeDropStage(gen, id)}, nil)
 		}
 	}
-	if len(indoubt) > 0 && t.cfg.Hooks.InDoubt != nil {
+	if BreakAbortPrepared {
+		l.breakAbort(indoubt)
+	} else if len(indoubt) > 0 && t.cfg.Hooks.InDoubt != nil {
 		t.cfg.Hooks.InDoubt(t, indoubt)
 	}
 	if len(decided) > 0 && t.cfg.Hooks.Decided != nil {

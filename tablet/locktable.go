@@ -96,6 +96,7 @@ type txnState struct {
 	s           atomic.Int64
 	coordinator Anchor
 	points      []*keyLock
+	inline      [4]*keyLock // room for a small transaction's points
 	ranges      []*rangeLock
 	waits       []*waiter
 	escalateAt  int
@@ -316,6 +317,9 @@ func (lt *lockTable) addPointLocked(tx *txnState, key []byte, kl *keyLock, st Lo
 		}
 	}
 	kl.holders = append(kl.holders, holder{tx, st, write})
+	if tx.points == nil {
+		tx.points = tx.inline[:0]
+	}
 	tx.points = append(tx.points, kl)
 	lt.stats.LocksHeld.Add(1)
 }
@@ -736,6 +740,7 @@ func (lt *lockTable) close(err error) {
 		}
 	}
 	lt.nwaiting = 0
+	lt.stats = &Stats{} // what is released from now on has been accounted for
 }
 
 func (lt *lockTable) heldLocked() int {

@@ -149,7 +149,9 @@ func (s *story) step(t *testing.T, d *datadriven.TestData) string {
 			}
 		}
 		s.lt = newLockTable(6, keys.Span{Start: []byte{0}, End: []byte("~")}, cfg, &Stats{})
-		s.lt.inquire = func(id keys.TxnID, c Anchor, abort bool) { s.say("asks for the outcome of %s, abort=%v", name(id), abort) }
+		s.lt.inquire = func(id keys.TxnID, c Anchor, abort bool) {
+			s.say("asks for the outcome of %s, abort=%v", name(id), abort)
+		}
 		s.txns, s.cancels = map[string]*txnState{}, map[string]context.CancelFunc{}
 		return "ok\n"
 	case "lock":
@@ -411,4 +413,3 @@ func TestX2_NoDeadlock(t *testing.T) {
 		})
 	}
 }
-

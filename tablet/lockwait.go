@@ -61,10 +61,24 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 	lt.mu.Unlock()
 
 	// One timer serves the grace before wounding and the pauses between inquiries
-	// about prepared blockers.
+	// about prepared blockers. It is only ever moved forward, so that a stream of
+	// reasons to look again cannot put wounding off.
 	var timer *time.Timer
 	var fire <-chan time.Time
-	arm := func(d time.Duration) {
+	var next time.Time // when it fires, zero: not set
+	arm := func(j judgement, due bool) {
+		if !j.wound && !j.prepared {
+			return
+		}
+		d := lt.cfg.inquireEvery
+		if !due {
+			d = max(lt.cfg.grace, 0)
+		}
+		at := time.Now().Add(d)
+		if !next.IsZero() && !at.Before(next) {
+			return
+		}
+		next = at
 		if timer == nil {
 			timer = time.NewTimer(d)
 			fire = timer.C
@@ -77,17 +91,14 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 			timer.Stop()
 		}
 	}()
-	switch {
-	case j.wound || j.prepared:
-		arm(max(lt.cfg.grace, 0))
-	}
+	arm(j, false)
 	for {
 		due := false
 		var ended error
 		select {
 		case <-w.ch:
 		case <-fire:
-			due = true
+			due, next = true, time.Time{}
 		case <-ctx.Done():
 			ended = ctx.Err()
 		}
@@ -118,12 +129,7 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 		for _, q := range ask {
 			lt.inquire(q.txn, q.coordinator, true)
 		}
-		switch {
-		case j.wound && !due:
-			arm(max(lt.cfg.grace, 0))
-		case j.wound || j.prepared:
-			arm(lt.cfg.inquireEvery)
-		}
+		arm(j, due)
 	}
 }
 

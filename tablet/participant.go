@@ -47,13 +47,13 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 		l.arm()
 		r := *req
 		if writesSize(r.Writes) > commandRoom {
-			n, err := t.stageWrites(ctx, l, tx, r.Staged, r.Writes)
-			if err != nil {
-				return nil, err
-			}
+			var n uint32
+			n, err = t.stageWrites(ctx, l, tx, r.Staged, r.Writes)
 			r.Writes, r.Staged = nil, r.Staged+n
 		}
-		err = l.lt.lockWrites(ctx, tx, r.Writes, phasePreparing)
+		if err == nil {
+			err = l.lt.lockWrites(ctx, tx, r.Writes, phasePreparing)
+		}
 		if err == errFinishing {
 			if err := l.awaitStep(ctx, tx); err != nil {
 				return nil, err

@@ -244,6 +244,9 @@ func (t *Tablet) Lead(lease paxosgroup.Lease) {
 	t.Follow()
 	l := newLeader(t, lease)
 	m := t.m
+	if BreakForgetPrepared {
+		clear(m.prepared)
+	}
 	var indoubt []InDoubt
 	var decided []Decided
 	var unfinished []keys.TxnID

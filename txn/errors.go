@@ -19,6 +19,8 @@ var (
 	// ErrNotSent, wrapped by a Caller's error, says that the request certainly
 	// did not leave this node: it can be repeated without asking for its outcome.
 	ErrNotSent = errors.New("txn: request not sent")
+
+	errNoReplica = errors.New("txn: no replica is known")
 )
 
 // UnknownOutcomeError: a commit was sent and its outcome could not be learned in

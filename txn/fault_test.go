@@ -373,7 +373,7 @@ func bank(t *testing.T, seed uint64) {
 				select {
 				case <-done:
 					return
-				default:
+				case <-time.After(200 * time.Microsecond):
 				}
 				sum, n := 0, 0
 				it := other.ReadOnly(ctx, 0).Scan(ctx, ScanRequest{Span: all, Reverse: n%2 == 1})

@@ -185,6 +185,10 @@ func TestLoad(t *testing.T) {
 	runLarge(t, []string{"r0100", "r0250"}, func(t *testing.T, w *world, g *gateway) {
 		ctx := context.Background()
 		w.setFault(once("Commit", 0, true, lost))
+		last := w.twin(4) // whose clock is ahead of the others'
+		last.mu.Lock()
+		last.floor = w.clock.Now().Latest.Add(time.Second)
+		last.mu.Unlock()
 		tx := g.Begin(ctx, TxnOptions{})
 		rows := make([]tablet.Write, 0, 500)
 		for i := range 500 {

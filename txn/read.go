@@ -67,10 +67,9 @@ func (t *Txn) readable(lock tablet.LockStrength) error {
 // getGroup is one tablet's share of a Get.
 type getGroup struct {
 	desc keys.Descriptor
-	idx  []int // positions in ks; nil: all of them
+	idx  []int // positions in the whole
 	ks   []keys.Key
-	part int
-	term uint64
+	part int // -1 without locks
 	resp *tablet.ReadResponse
 	err  error
 }
@@ -84,85 +83,114 @@ func (t *Txn) getFrom(ctx context.Context, ks []keys.Key, idx []int, out [][]byt
 		if err != nil {
 			return err
 		}
-		groups := []getGroup{{desc: desc}}
-		if !allWithin(ks, idx, desc.Span) {
-			if groups, err = t.groupKeys(ctx, ks, idx); err != nil {
-				return err
-			}
-		} else if idx == nil {
-			groups[0].ks = ks
+		if allWithin(ks, idx, desc.Span) {
+			idx, err = t.getHere(ctx, &desc, ks, idx, out, lock, wait, &back)
 		} else {
-			groups[0].idx, groups[0].ks = idx, pickKeys(ks, idx)
+			idx, err = t.getThere(ctx, ks, idx, out, lock, wait, &back)
 		}
-		t.readGroups(ctx, groups, lock, wait)
-		idx = nil
-		for i := range groups {
-			g := &groups[i]
-			if g.err != nil {
-				var re *tablet.RangeError
-				if !errors.As(g.err, &re) {
-					return g.err
-				}
-				if err := t.c.learnRange(ctx, g.ks[0], &g.desc, re, &back); err != nil {
-					return err
-				}
-				idx = appendPositions(idx, g, 0)
-				continue
-			}
-			n := len(g.resp.Gets)
-			if n == 0 || n > len(g.ks) {
-				return fmt.Errorf("txn: group %d answered %d of %d keys", g.desc.Group, n, len(g.ks))
-			}
-			for j, v := range g.resp.Gets {
-				pos := j
-				if g.idx != nil {
-					pos = g.idx[j]
-				}
-				if !v.Exists {
-					out[pos] = nil
-				} else if out[pos] = v.Bytes; v.Bytes == nil {
-					out[pos] = []byte{}
-				}
-			}
-			t.seen(g.resp.MaxSeen)
-			if lock != tablet.LockNone {
-				t.granted(g.part, &g.desc, g.resp.Term, g.ks[:n], keys.Span{})
-			}
-			if n < len(g.ks) { // the answer's size was bounded
-				idx = appendPositions(idx, g, n)
-			}
-		}
-		if len(idx) == 0 {
-			return nil
+		if err != nil || len(idx) == 0 {
+			return err
 		}
 	}
 }
 
+// getHere reads keys of one tablet: the usual case, and lean. It returns the
+// positions that are left to read.
+func (t *Txn) getHere(ctx context.Context, desc *keys.Descriptor, ks []keys.Key, idx []int, out [][]byte, lock tablet.LockStrength, wait tablet.WaitPolicy, back *backoff) ([]int, error) {
+	if idx != nil {
+		ks = pickKeys(ks, idx)
+	}
+	t.readReq = tablet.ReadRequest{At: t.at, Lock: lock, Wait: wait, Gets: ks}
+	part := -1
+	if lock != tablet.LockNone {
+		var term uint64
+		part, term = t.part(desc)
+		t.readReq.Txn = t.ref(term)
+	}
+	resp, err := t.read(ctx, desc, &t.readReq)
+	t.readReq.Gets = nil
+	return t.takeGets(ctx, desc, part, ks, idx, out, resp, err, back)
+}
+
+// getThere reads keys of several tablets in parallel.
+func (t *Txn) getThere(ctx context.Context, ks []keys.Key, idx []int, out [][]byte, lock tablet.LockStrength, wait tablet.WaitPolicy, back *backoff) ([]int, error) {
+	groups, err := t.groupKeys(ctx, ks, idx)
+	if err != nil {
+		return nil, err
+	}
+	t.readGroups(ctx, groups, lock, wait)
+	var left []int
+	for i := range groups {
+		g := &groups[i]
+		again, gerr := t.takeGets(ctx, &g.desc, g.part, g.ks, g.idx, out, g.resp, g.err, back)
+		if gerr != nil && err == nil {
+			err = gerr // what the others granted is still recorded
+		}
+		left = append(left, again...)
+	}
+	return left, err
+}
+
+// takeGets accepts a tablet's answer for the keys ks, which stand at positions
+// idx (nil: in order), and returns the positions that must be asked for again.
+func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, ks []keys.Key, idx []int, out [][]byte, resp *tablet.ReadResponse, err error, back *backoff) ([]int, error) {
+	if err != nil {
+		re, ok := err.(*tablet.RangeError)
+		if !ok && !errors.As(err, &re) {
+			return nil, err
+		}
+		return positions(idx, 0, len(ks)), t.c.learnRange(ctx, ks[0], desc, re, back)
+	}
+	n := len(resp.Gets)
+	if n == 0 || n > len(ks) {
+		return nil, fmt.Errorf("txn: group %d answered %d of %d keys", desc.Group, n, len(ks))
+	}
+	for i := range resp.Gets {
+		v := &resp.Gets[i]
+		pos := i
+		if idx != nil {
+			pos = idx[i]
+		}
+		if !v.Exists {
+			out[pos] = nil
+		} else if out[pos] = v.Bytes; v.Bytes == nil {
+			out[pos] = []byte{}
+		}
+	}
+	t.seen(resp.MaxSeen)
+	if part >= 0 {
+		t.granted(part, desc, resp.Term, ks[:n], keys.Span{})
+	}
+	if n == len(ks) {
+		return nil, nil
+	}
+	return positions(idx, n, len(ks)), nil // the answer's size was bounded
+}
+
+// positions returns idx[from:to], where a nil idx is 0, 1, 2, …
+func positions(idx []int, from, to int) []int {
+	if idx != nil {
+		return idx[from:to]
+	}
+	out := make([]int, 0, to-from)
+	for i := from; i < to; i++ {
+		out = append(out, i)
+	}
+	return out
+}
+
 // readGroups fills in every group's resp or err.
 func (t *Txn) readGroups(ctx context.Context, groups []getGroup, lock tablet.LockStrength, wait tablet.WaitPolicy) {
-	if lock != tablet.LockNone {
-		for i := range groups {
-			groups[i].part, groups[i].term = t.part(&groups[i].desc)
-		}
-	}
-	request := func(g *getGroup, req *tablet.ReadRequest) {
-		*req = tablet.ReadRequest{At: t.at, Lock: lock, Wait: wait, Gets: g.ks}
-		if lock != tablet.LockNone {
-			req.Txn = t.ref(g.term)
-		}
-	}
-	if len(groups) == 1 {
-		g := &groups[0]
-		request(g, &t.readReq)
-		g.resp, g.err = t.read(ctx, &g.desc, &t.readReq)
-		t.readReq.Gets = nil
-		return
-	}
 	var wg sync.WaitGroup
 	for i := range groups {
 		g := &groups[i]
-		req := new(tablet.ReadRequest)
-		request(g, req)
+		req := &tablet.ReadRequest{At: t.at, Lock: lock, Wait: wait, Gets: g.ks}
+		g.part = -1
+		if lock != tablet.LockNone {
+			var term uint64
+			g.part, term = t.part(&g.desc)
+			req.Txn = t.ref(term)
+		}
 		if i == len(groups)-1 {
 			g.resp, g.err = t.read(ctx, &g.desc, req)
 			break
@@ -197,8 +225,14 @@ func (t *Txn) read(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadR
 			return resp, nil
 		}
 	}
+	return c.readElsewhere(ctx, *desc, req)
+}
+
+// readElsewhere follows the leader wherever it is. A copy of the descriptor
+// escapes to the heap here, so that it need not in the usual case.
+func (c *Client) readElsewhere(ctx context.Context, desc keys.Descriptor, req *tablet.ReadRequest) (*tablet.ReadResponse, error) {
 	var resp *tablet.ReadResponse
-	err := c.do(ctx, desc, true, func(ctx context.Context, p Participant) (err error) {
+	err := c.do(ctx, &desc, true, func(ctx context.Context, p Participant) (err error) {
 		resp, err = p.Read(ctx, req)
 		return err
 	})
@@ -263,18 +297,6 @@ func pickKeys(ks []keys.Key, idx []int) []keys.Key {
 		out[i] = ks[j]
 	}
 	return out
-}
-
-// appendPositions appends the positions of g's keys from its n-th on.
-func appendPositions(idx []int, g *getGroup, n int) []int {
-	for j := n; j < len(g.ks); j++ {
-		if g.idx != nil {
-			idx = append(idx, g.idx[j])
-		} else {
-			idx = append(idx, j)
-		}
-	}
-	return idx
 }
 
 // groupKeys divides keys by tablet.

@@ -19,8 +19,8 @@ import (
 	"github.com/spandb/spand/truetime"
 )
 
-// realWorld is three nodes with real tablets on real stores; only the Raft groups
-// are simulated, each by a queue that applies entries to all replicas. Nodes talk
+// realWorld is three nodes with real tablets; only the Raft groups are simulated,
+// each by a queue that applies entries to all replicas. Nodes talk
 // through the wire encoding.
 type realWorld struct {
 	t     *testing.T
@@ -37,7 +37,7 @@ type realWorld struct {
 type realNode struct {
 	w     *realWorld
 	id    keys.NodeID
-	store *storage.Store
+	store *memStore
 	g     *gateway
 	rec   *Recovery
 }
@@ -162,15 +162,12 @@ func (g *realGroup) run() {
 		index++
 		var result any
 		for n, r := range g.replicas {
-			b := r.node.store.NewBatch(g.id)
-			b.Applied = index
+			b := &storage.Batch{Group: g.id, Applied: index}
 			res, err := r.t.Apply(b, paxosgroup.Command{Index: index, Term: e.term, TS: e.ts, Data: e.p.Data})
-			if err == nil {
-				err = r.node.store.Apply(b)
-			}
 			if err != nil {
 				g.w.t.Errorf("group %d on node %d: %v", g.id, n, err)
 			}
+			r.node.store.apply(b)
 			if n == leader {
 				result = res
 			}
@@ -286,13 +283,7 @@ func runReal(t *testing.T, seed uint64, eps time.Duration, bounds []string, f fu
 		}
 		descs := tabletsAt(bounds...)
 		for id := keys.NodeID(1); id <= 3; id++ {
-			store, _, err := storage.Open(storage.Options{
-				FS: storage.NewMemFS(t.TempDir()).Boot(), Dir: "data", Identity: storage.Identity{Node: id, Name: fmt.Sprint("n", id)},
-				CheckpointInterval: 1000 * time.Hour, MapBytes: 1 << 20, Reserve: -1,
-				Fatal: func(err error) { t.Error(err) },
-			})
-			check(t, err)
-			n := &realNode{w: w, id: id, store: store}
+			n := &realNode{w: w, id: id, store: &memStore{}}
 			w.nodes[id], w.guess[id] = n, map[keys.GroupID]keys.NodeID{}
 			n.g = gatewayOver(w.clock, n, id, descs, adjust...)
 			n.rec = NewRecovery(n.g.Client)
@@ -303,6 +294,9 @@ func runReal(t *testing.T, seed uint64, eps time.Duration, bounds []string, f fu
 			}
 		}
 		synctest.Wait()
+		for range bounds { // their groups have ids already
+			must(w.nodes[1].g.dir.AllocateGroupID(context.Background()))(t)
+		}
 		f(t, w)
 		for _, n := range w.nodes {
 			n.g.Close()
@@ -313,9 +307,6 @@ func runReal(t *testing.T, seed uint64, eps time.Duration, bounds []string, f fu
 			}
 			close(g.queue)
 			<-g.done
-		}
-		for _, n := range w.nodes {
-			check(t, n.store.Close())
 		}
 	})
 }
@@ -510,7 +501,7 @@ func realBank(t *testing.T, w *realWorld, seed uint64) {
 				select {
 				case <-done:
 					return
-				default:
+				case <-time.After(200 * time.Microsecond):
 				}
 				sum, rows := 0, 0
 				it := n.g.ReadOnly(ctx, 0).Scan(ctx, ScanRequest{Span: all})

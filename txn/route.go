@@ -166,6 +166,9 @@ func (c *Client) do(ctx context.Context, desc *keys.Descriptor, repeatable bool,
 // that a node that hangs is found out; locks waited for there are asked for again.
 func (c *Client) try(ctx context.Context, desc *keys.Descriptor, a *attempt, f func(context.Context, Participant) error) error {
 	node := c.pick(desc, a)
+	if node == 0 {
+		return &UnreachableError{Cause: errors.Join(ErrNotSent, errNoReplica)}
+	}
 	p, err := c.cfg.Dialer.Participant(node, desc.Group)
 	if err != nil {
 		return &UnreachableError{Node: node, Cause: errors.Join(ErrNotSent, err)}
@@ -214,11 +217,19 @@ func (c *Client) learnRange(ctx context.Context, key keys.Key, used *keys.Descri
 		return ctx.Err()
 	}
 	c.cfg.Router.Evict(key)
+	if back.since.IsZero() {
+		back.since = time.Now()
+	} else if _, bounded := ctx.Deadline(); !bounded && time.Since(back.since) > c.cfg.RetryTimeout {
+		return &UnavailableError{Group: used.Group, Cause: re}
+	}
 	return back.wait(ctx)
 }
 
 // backoff waits 2 ms, doubling to 100 ms, with jitter.
-type backoff struct{ d time.Duration }
+type backoff struct {
+	d     time.Duration
+	since time.Time // of the first stale map without a newer one, see learnRange
+}
 
 func (b *backoff) wait(ctx context.Context) error {
 	b.d = min(max(2*time.Millisecond, 2*b.d), 100*time.Millisecond)

@@ -47,7 +47,7 @@ type Txn struct {
 	parts []part
 	// loaded is the highest commit timestamp of Load.
 	loaded  truetime.Timestamp
-	inline  [2]part
+	inline  [1]part
 	readReq tablet.ReadRequest // reused by single-tablet reads
 }
 
@@ -55,10 +55,11 @@ type Txn struct {
 type part struct {
 	group      keys.GroupID
 	generation uint64
-	term       uint64 // lease of the first lock there; 0: none granted yet
-	staged     uint32 // chunks laid down or on their way
-	stagedGen  uint64 // generation of the tablet then
-	hull              // what is locked
+	term       uint64   // lease of the first lock there; 0: none granted yet
+	staged     uint32   // chunks laid down or on their way
+	stagedGen  uint64   // generation of the tablet then
+	start      keys.Key // of the tablet's span: finds it when nothing is locked yet
+	hull                // what is locked
 }
 
 // ID is the transaction's id, zero when read-only.
@@ -174,7 +175,7 @@ func (t *Txn) part(desc *keys.Descriptor) (i int, term uint64) {
 			return i, term
 		}
 	}
-	p := part{group: desc.Group, generation: desc.Generation}
+	p := part{group: desc.Group, generation: desc.Generation, start: desc.Span.Start}
 	for i := range t.parts {
 		if q := &t.parts[i]; q.term != 0 && q.overlaps(desc.Span) {
 			p.term, p.hull = q.term, q.clip(desc.Span)
@@ -251,13 +252,11 @@ func (t *Txn) release() {
 		for i := range parts {
 			wg.Go(func() {
 				p := &parts[i]
-				if p.lo == nil {
-					// Asked for locks and never heard of them.
-					desc := keys.Descriptor{Group: p.group, Generation: p.generation}
-					t.abortAt(ctx, &desc, p.term)
-					return
+				h := p.hull
+				if h.lo == nil {
+					h.addPoint(p.start) // asked for locks and never heard of them
 				}
-				err := t.c.tablets(ctx, &p.hull, func(desc *keys.Descriptor) error {
+				err := t.c.tablets(ctx, &h, func(desc *keys.Descriptor) error {
 					t.abortAt(ctx, desc, p.term)
 					return nil
 				})

@@ -409,3 +409,6 @@ func readTable(ctx context.Context, t kv.Txn, id ID, lock tablet.LockStrength) (
 
 // now is the timestamp that job rows carry.
 func (m *Manager) now() truetime.Timestamp { return m.clock.Now().Latest }
+
+// Pinned reports whether Begin has been called since the last Reset.
+func (v *View) Pinned() bool { return v.lease != nil }

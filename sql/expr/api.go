@@ -34,6 +34,15 @@ type EvalContext struct {
 	TransactionTime time.Time // now(), CURRENT_TIMESTAMP
 	Location        *time.Location
 	Session         Session
+	// Format is used for conversions to and from text; nil: made of Location and
+	// the session's settings when first needed.
+	Format *types.FormatSettings
+
+	// What expressions remember during one execution; see eval.go.
+	constType []types.OID
+	once      map[*onceNode]types.Datum
+	scratch   map[Expr]any
+	row       []types.Datum
 }
 
 // Session answers what session functions ask (current_user, current_setting,
@@ -82,6 +91,14 @@ type Env interface {
 	UserFunction(name pgast.Name, args []Expr) (Expr, error)
 	// Statement text, for error positions, and constants by slot (kinds are in the tree).
 	SQL() string
+}
+
+// ConstValues is what an Env may offer besides: the values of the statement's
+// constants. Then integer literals that need bigint or numeric are typed as
+// PostgreSQL types them, and Key tells equal constants. A plan that was bound
+// so is valid for statements whose constants have the same ConstClass.
+type ConstValues interface {
+	Const(slot int) pgast.Value
 }
 
 // SubPlan is a planned subquery.

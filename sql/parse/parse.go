@@ -46,7 +46,9 @@ func parseAll(sql string, c *Cache) ([]*pgast.Statement, error) {
 	var out []*pgast.Statement
 	toks, lexErr := pglex.All(sql, nil)
 	if lexErr != nil {
-		// What stands before the bad token may be wrong already.
+		if err := beforeBadToken(sql, toks); err != nil {
+			return nil, err
+		}
 		return nil, lexErr
 	}
 	for from := 0; from < len(toks)-1; {
@@ -62,6 +64,29 @@ func parseAll(sql string, c *Cache) ([]*pgast.Statement, error) {
 		from = to + 1
 	}
 	return out, nil
+}
+
+// beforeBadToken parses the tokens that were read before the lexer failed: an
+// error among them comes first, as it does in a parser that reads as it goes.
+func beforeBadToken(sql string, toks []pglex.Token) error {
+	if len(toks) == 0 {
+		return nil
+	}
+	end := int(toks[len(toks)-1].End)
+	toks = append(toks, pglex.Token{Kind: pglex.EOF, Start: int32(end), End: int32(end)})
+	for from := 0; from < len(toks)-1; {
+		to := statementEnd(toks, from)
+		if to > from {
+			start := int(toks[from].Start)
+			_, err := parseOne(sql[start:toks[to-1].End], toks[from:to], start, nil)
+			var e *sqlstate.Error
+			if errors.As(err, &e) && (e.Message != endOfInput || to < len(toks)-1) {
+				return rebase(err, sql, start, &toks[to])
+			}
+		}
+		from = to + 1
+	}
+	return nil
 }
 
 // statementEnd finds the semicolon, outside parentheses, that ends the
@@ -87,13 +112,14 @@ func statementEnd(toks []pglex.Token, from int) int {
 }
 
 // rebase moves an error's position from a statement to the whole text; where
-// the statement ended too early, the semicolon behind it is to blame.
+// the statement ended too early, the semicolon behind it is to blame, or the
+// text's very end.
 func rebase(err error, sql string, start int, end *pglex.Token) error {
 	var e *sqlstate.Error
 	if !errors.As(err, &e) || e.Position == 0 {
 		return err
 	}
-	if e.Message == endOfInput && end.Kind != pglex.EOF {
+	if e.Message == endOfInput {
 		r := *respell.SyntaxError(sql, end)
 		r.Cause = e.Cause
 		return &r

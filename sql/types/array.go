@@ -77,6 +77,22 @@ func NewArray(elems []Datum) Datum {
 	return b.Array()
 }
 
+// NewVector makes an int2vector or oidvector: its subscripts begin at 0.
+func NewVector(elems []Datum) Datum {
+	var b ArrayBuilder
+	for _, e := range elems {
+		b.Append(e)
+	}
+	return b.vector()
+}
+
+func (b *ArrayBuilder) vector() Datum {
+	if b.n == 0 {
+		return EmptyArray
+	}
+	return makeArray([]Dim{{b.n, 0}}, b.buf)
+}
+
 // NewArrayDims makes an array of several dimensions; the product of the lengths
 // must be len(elems).
 func NewArrayDims(dims []Dim, elems []Datum) Datum {
@@ -412,7 +428,7 @@ func parseArrayText(in string, t Type, fs *FormatSettings) (Datum, error) {
 			}
 			b.Append(d)
 		}
-		return b.Array(), nil
+		return b.vector(), nil
 	}
 	p := arrayParser{in: in, s: in, et: et, fs: fs}
 	p.space()

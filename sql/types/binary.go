@@ -24,7 +24,14 @@ func AppendBinary(dst []byte, d Datum, t Type) ([]byte, error) {
 		return binary.BigEndian.AppendUint64(dst, uint64(d.n)), nil
 	case KindFloat:
 		if t.OID == OIDFloat4 {
-			return binary.BigEndian.AppendUint32(dst, math.Float32bits(float32(d.Float()))), nil
+			f := math.Float32bits(float32(d.Float()))
+			if f&0x7fffffff > 0x7f800000 {
+				f = 0x7fc00000
+			}
+			return binary.BigEndian.AppendUint32(dst, f), nil
+		}
+		if math.IsNaN(d.Float()) { // one NaN for all
+			return binary.BigEndian.AppendUint64(dst, 0x7ff8<<48), nil
 		}
 		return binary.BigEndian.AppendUint64(dst, uint64(d.n)), nil
 	case KindText:

@@ -492,7 +492,7 @@ func parseDatetime(in, typ string, fs *FormatSettings) (parsed, error) {
 			p.year += 1900
 		}
 	}
-	if p.year == 0 || p.year > 5874897 {
+	if p.year == 0 || p.year > 9999999 {
 		return p, fieldRange(in)
 	}
 	if bc {

@@ -180,7 +180,7 @@ func (a *intervalSum) datum(in string) (Datum, error) {
 	return Interval(int32(a.months), int32(a.days), a.us), nil
 }
 
-func parseInterval(in string) (Datum, error) {
+func parseInterval(in string, mod int32) (Datum, error) {
 	s := strings.ToLower(trimSpace(in))
 	bad := func() (Datum, error) { return Null, badDatetime("interval", in) }
 	if s == "" || len(s) > 256 {
@@ -278,7 +278,7 @@ func parseInterval(in string) (Datum, error) {
 			if rest := s[i:]; strings.IndexByte(rest, ':') > 0 {
 				u, _ = lookupUnit("day")
 			} else if i == len(s) || strings.TrimSpace(rest) == "ago" {
-				u, _ = lookupUnit("second")
+				u, _ = lookupUnit(lowestField(mod))
 			} else {
 				return bad()
 			}

@@ -195,7 +195,7 @@ func (p *jsonParser) object() (v JSONValue, err error) {
 			p.i++
 			p.depth--
 			if p.build {
-				v.sortKeys()
+				v.SortKeys()
 			}
 			return v, nil
 		}
@@ -203,9 +203,9 @@ func (p *jsonParser) object() (v JSONValue, err error) {
 	}
 }
 
-// sortKeys puts an object in jsonb's order: keys by length, then bytes; of equal
+// SortKeys puts an object in jsonb's order: keys by length, then bytes; of equal
 // keys the last wins.
-func (v *JSONValue) sortKeys() {
+func (v *JSONValue) SortKeys() {
 	idx := make([]int, len(v.Keys))
 	for i := range idx {
 		idx[i] = i

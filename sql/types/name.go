@@ -36,7 +36,7 @@ func Name(t Type) string {
 	case OIDTime:
 		return "time(" + strconv.Itoa(int(t.Mod)) + ") without time zone"
 	case OIDInterval:
-		return "interval(" + strconv.Itoa(int(t.Mod)) + ")"
+		return "interval" + intervalModText(t.Mod)
 	}
 	return in.Display
 }
@@ -124,6 +124,9 @@ func typmodIn(in *Info, mods []string) (int32, error) {
 	if in.Elem != 0 {
 		base = in.Elem
 	}
+	if base == OIDInterval {
+		return intervalModIn(mods)
+	}
 	ints := make([]int, len(mods))
 	for i, m := range mods {
 		v, err := strconv.Atoi(strings.TrimSpace(m))
@@ -164,7 +167,7 @@ func typmodIn(in *Info, mods []string) (int32, error) {
 			return bad("NUMERIC scale %d must be between -1000 and 1000", scale)
 		}
 		return int32(ints[0]<<16|scale&0x7ff) + 4, nil
-	case OIDTimestamp, OIDTimestampTZ, OIDTime, OIDInterval:
+	case OIDTimestamp, OIDTimestampTZ, OIDTime:
 		if len(ints) != 1 {
 			return bad("invalid type modifier")
 		}

@@ -202,7 +202,7 @@ func NumericPower(a, b Datum) (Datum, error) {
 		return Null, sqlstate.Newf("2201F", "a negative number raised to a non-integer power yields a complex result")
 	}
 	if integral && yInt.big == nil && yInt.small >= math.MinInt32 && yInt.small <= math.MaxInt32 {
-		return powerInt(x, yInt.small, y.scale)
+		return powerInt(x, yInt.small)
 	}
 	if x.sign() == 0 {
 		return dec{scale: clampScale(numericMinSigDigits, x.scale, y.scale)}.datum(), nil
@@ -239,7 +239,7 @@ func NumericPower(a, b Datum) (Datum, error) {
 }
 
 // powerInt is x to an integer power, with the scale that power_var_int chooses.
-func powerInt(x dec, n int64, yscale int32) (Datum, error) {
+func powerInt(x dec, n int64) (Datum, error) {
 	var f float64
 	if x.sign() != 0 {
 		f = signed(x, x.sign() < 0).log10Estimate() * float64(n)
@@ -247,9 +247,7 @@ func powerInt(x dec, n int64, yscale int32) (Datum, error) {
 	if f > numericMaxIntDigits {
 		return Null, errNumericOverflow()
 	}
-	v := min(max(f, -numericMaxResultScale), numericMaxResultScale)
-	// log10 is truncated towards zero there: 10^0.9 has one digit before the point.
-	scale := clampScale(numericMinSigDigits-int(v), x.scale, yscale)
+	scale := clampScale(numericMinSigDigits, x.scale)
 	switch n {
 	case 0:
 		return dec{small: 1}.rescaled(scale).datum(), nil
@@ -475,4 +473,31 @@ func NumericFromInt128(hi int64, lo uint64) Datum {
 	}
 	b := new(big.Int).Lsh(big.NewInt(hi), 64)
 	return decBig(b.Add(b, new(big.Int).SetUint64(lo)), 0).datum()
+}
+
+// NumericVariance is the variance, or its root, of the values whose sum is s and
+// sum of squares is q, over the population or as an estimate of a sample's.
+func NumericVariance(s, q *NumericSum, pop, sqrt bool) (Datum, error) {
+	if _, special := s.special(); special {
+		return numericNaN, nil
+	}
+	n := dec{small: s.n}
+	sum, sq := s.total(), q.total()
+	// n*q - s*s over n*n or n*(n-1).
+	num := addDec(mulDec(n, sq), mulDec(sum, sum), true)
+	if num.sign() <= 0 {
+		return dec{}.datum(), nil
+	}
+	den := mulDec(n, n)
+	if !pop {
+		den = mulDec(n, dec{small: s.n - 1})
+	}
+	v, err := divDec(num, den)
+	if err != nil {
+		return Null, err
+	}
+	if sqrt {
+		return NumericSqrt(v.datum())
+	}
+	return v.checked()
 }

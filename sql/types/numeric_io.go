@@ -234,10 +234,10 @@ func appendNumericBinary(dst []byte, s string) []byte {
 		head(0, 0, numericBinNaN, 0)
 		return dst
 	case "Infinity":
-		head(0, 0, numericBinPInf, 0)
+		head(0, 0, numericBinPInf, 0x20)
 		return dst
 	case "-Infinity":
-		head(0, 0, numericBinNInf, 0)
+		head(0, 0, numericBinNInf, 0x20)
 		return dst
 	}
 	sign := 0

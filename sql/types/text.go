@@ -228,7 +228,7 @@ func parseText(s string, t Type, fs *FormatSettings) (Datum, error) {
 	case OIDTimestampTZ:
 		return parseTimestamp(s, true, fs)
 	case OIDInterval:
-		return parseInterval(s)
+		return parseInterval(s, t.Mod)
 	case OIDVoid:
 		return Text(""), nil
 	}
@@ -556,8 +556,7 @@ func CoerceMod(d Datum, t Type, explicit bool) (Datum, error) {
 		d.n = roundMicros(d.n, t.Mod)
 		return d, nil
 	case OIDInterval:
-		d.n = roundMicros(d.n, t.Mod)
-		return d, nil
+		return coerceIntervalMod(d, t.Mod), nil
 	}
 	if e := ElemOf(t.OID); e != 0 {
 		return mapArray(d, func(x Datum) (Datum, error) { return CoerceMod(x, Type{e, t.Mod}, explicit) })

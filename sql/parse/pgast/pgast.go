@@ -272,7 +272,7 @@ type (
 		WithTies    bool
 		Offset      Expr
 		Locking     []Locking
-		AsOf        Expr // AS OF TIMESTAMP expr, spand's stale read
+		AsOf        Expr // AS OF TIMESTAMP expr behind a whole query; behind a table it is Table.AsOf
 	}
 	// Target is one output column; Alias "" when not given.
 	Target struct {
@@ -419,6 +419,9 @@ type (
 		UsingIndex string
 		Include    []string
 	}
+	// Option is one of WITH (…), COPY's, EXPLAIN's, VACUUM's options; Value is ""
+	// where none was given. COPY's old spelling arrives as the new one, with
+	// "true" for its bare words; lists are joined with commas.
 	Option struct {
 		Name  string
 		Value string

@@ -404,7 +404,7 @@ func (s *Scanner) dollar(t *Token) *sqlstate.Error {
 }
 
 // All reads a whole text, appending to buf; the last token is EOF. Identifier
-// texts are folded names.
+// texts are folded names. With an error come the tokens before it, without EOF.
 func All(src string, buf []Token) ([]Token, *sqlstate.Error) {
 	var s Scanner
 	s.Init(src)
@@ -412,7 +412,7 @@ func All(src string, buf []Token) ([]Token, *sqlstate.Error) {
 		buf = append(buf, Token{})
 		t := &buf[len(buf)-1]
 		if err := s.Next(t); err != nil {
-			return nil, err
+			return buf[:len(buf)-1], err
 		}
 		t.Fold()
 		if t.Kind == EOF {

@@ -14,6 +14,7 @@ func (p *Parser) AlterTable() Frag {
 	n.Only = p.Accept("only")
 	pos := p.Pos()
 	n.Name = p.relationName()
+	p.table = n.Name.Last()
 	if !n.Only {
 		p.AcceptOp("*")
 	}

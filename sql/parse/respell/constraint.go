@@ -2,6 +2,7 @@ package respell
 
 import (
 	"github.com/spandb/spand/sql/parse/pgast"
+	"github.com/spandb/spand/sql/parse/pglex"
 	"github.com/spandb/spand/sql/sqlstate"
 )
 
@@ -58,8 +59,11 @@ func (p *Parser) references(c *ConstraintNote) Frag {
 	seen := map[string]bool{}
 	for p.Is("on") {
 		p.Next()
+		if p.Tok().Kind == pglex.Ident && seen[p.Tok().Text] {
+			p.Unexpected()
+		}
 		ev := p.AcceptAny("delete", "update")
-		if ev == "" || seen[ev] {
+		if ev == "" {
 			p.Unexpected()
 		}
 		seen[ev] = true
@@ -107,6 +111,8 @@ func (p *Parser) constraintAttrs(c *ConstraintNote, kind string) {
 		case p.AcceptSeq("initially", "deferred"):
 			c.Deferrable, c.Deferred = true, true
 		case p.AcceptSeq("initially", "immediate"):
+		case kind == "check" && p.AcceptSeq("no", "inherit"):
+			continue
 		case kind != "" && p.AcceptSeq("not", "valid"):
 			c.NotValid = true
 			if kind != "check" && kind != "foreign key" {

@@ -43,6 +43,7 @@ func (p *Parser) CreateTable() Frag {
 	t.IfNotExists = p.ifNotExists()
 	pos := p.Pos()
 	t.Name = p.relationName()
+	p.table = t.Name.Last()
 	var elems []Frag
 	asColumns := false
 	switch {
@@ -297,19 +298,19 @@ func (p *Parser) columnDef(typed bool) Frag {
 		switch kind {
 		case "default":
 			if hasDefault {
-				p.FailAt(sqlstate.SyntaxError, d.Pos, "multiple default values specified for column \"%s\" of table", d.Name)
+				p.FailAt(sqlstate.SyntaxError, d.Pos, "multiple default values specified for column \"%s\" of table \"%s\"", d.Name, p.table)
 			}
 			hasDefault = true
 		case "generated":
 			generated = true
 		}
 		if hasDefault && generated {
-			p.FailAt(sqlstate.SyntaxError, d.Pos, "both default and generation expression specified for column \"%s\"", d.Name)
+			p.FailAt(sqlstate.SyntaxError, d.Pos, "both default and generation expression specified for column \"%s\" of table \"%s\"", d.Name, p.table)
 		}
 		f = p.cat(f, o)
 	}
 	if d.NotNull && d.Null {
-		p.FailAt(sqlstate.SyntaxError, d.Pos, "conflicting NULL/NOT NULL declarations for column \"%s\"", d.Name)
+		p.FailAt(sqlstate.SyntaxError, d.Pos, "conflicting NULL/NOT NULL declarations for column \"%s\" of table \"%s\"", d.Name, p.table)
 	}
 	return f
 }
@@ -323,7 +324,7 @@ func (p *Parser) columnConstraint(n *ColumnDefNote) (f Frag, kind string, ok boo
 		c.Name = p.ColID()
 	}
 	keep := func(f Frag, kind string) (Frag, string, bool) {
-		p.constraintAttrs(&c, kind)
+		p.constraintAttrs(&c, "")
 		n.Constraints = append(n.Constraints, c)
 		return f, kind, true
 	}
@@ -355,7 +356,7 @@ func (p *Parser) columnConstraint(n *ColumnDefNote) (f Frag, kind string, ok boo
 		return p.cat(p.raw("DEFAULT"), p.call(&DefaultExprNote{}, -1, e)), "default", true
 	case p.Accept("generated"):
 		return p.generated(d)
-	case p.Accept("collate"):
+	case !named && p.Accept("collate"):
 		d.Collation = p.AnyName()
 		return Frag{}, "", true
 	}
@@ -366,6 +367,7 @@ func (p *Parser) columnConstraint(n *ColumnDefNote) (f Frag, kind string, ok boo
 }
 
 func (p *Parser) generated(d *pgast.ColumnDef) (Frag, string, bool) {
+	pos := p.Pos()
 	byDefault := p.AcceptSeq("by", "default")
 	if !byDefault {
 		p.Expect("always")
@@ -384,8 +386,8 @@ func (p *Parser) generated(d *pgast.ColumnDef) (Frag, string, bool) {
 		}
 		return Frag{}, "", true
 	}
-	if byDefault {
-		p.Unexpected()
+	if byDefault && p.IsPunct("(") {
+		p.FailAt(sqlstate.SyntaxError, pos, "for a generated column, GENERATED ALWAYS must be specified")
 	}
 	p.ExpectPunct("(")
 	from := p.i

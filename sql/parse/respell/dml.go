@@ -255,9 +255,16 @@ func (p *Parser) parts0(f Frag) Frag {
 // DEFAULT, or a subquery.
 func (p *Parser) multiSource() Frag {
 	pos := p.Pos()
-	row := p.Accept("row")
+	row := p.IsThen("row", "(")
+	if row {
+		p.Next()
+	}
+	bad := func() {
+		p.FailAt(sqlstate.FeatureNotSupported, pos, "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression")
+	}
 	if !p.IsPunct("(") {
-		p.Unexpected()
+		p.Expr()
+		bad()
 	}
 	if !row && p.queryAhead() {
 		return p.Expr()
@@ -276,6 +283,9 @@ func (p *Parser) multiSource() Frag {
 		}
 	}
 	p.ExpectPunct(")")
+	if !row && len(elems) < 2 {
+		bad()
+	}
 	return p.row(elems, pos)
 }
 

@@ -109,7 +109,10 @@ func (p *Parser) infixAt(b bool) (infix, bool) {
 	case "between", "in", "like", "ilike":
 		return infix{kind: word, prec: precLike, toks: 1}, true
 	case "similar":
-		return infix{kind: word, prec: precLike, toks: 2}, true
+		if isWord(p.Peek(1), "to") {
+			return infix{kind: word, prec: precLike, toks: 2}, true
+		}
+		p.far = max(p.far, p.i+1)
 	case "not":
 		switch n := p.Peek(1); {
 		case n.Kind != pglex.Ident:
@@ -424,16 +427,16 @@ func (p *Parser) like(left Frag, in infix, pos int) (Frag, bool) {
 func (p *Parser) queryAhead() bool {
 	i := p.i
 	for isPunct(&p.toks[i], "(") {
-		i++
+		if i++; i-p.i > MaxDepth {
+			p.tooDeep()
+		}
 	}
 	t := &p.toks[i]
 	if t.Kind != pglex.Ident {
 		return false
 	}
 	switch t.Text {
-	case "select", "values", "with":
-		return true
-	case "table":
+	case "select", "values", "with", "table":
 		return true
 	}
 	return false
@@ -457,7 +460,7 @@ func (p *Parser) parenBody() (*query, Frag) {
 			elems = append(elems, p.Expr())
 		}
 		p.ExpectPunct(")")
-		return nil, p.exprFrom(p.indirection(p.row(elems, p.Pos())))
+		return nil, p.exprFrom(p.casts(p.row(elems, p.Pos())))
 	}
 	if q != nil && q.parens && p.IsPunct(",") {
 		elems := []Frag{p.subquery(q)}
@@ -465,7 +468,7 @@ func (p *Parser) parenBody() (*query, Frag) {
 			elems = append(elems, p.Expr())
 		}
 		p.ExpectPunct(")")
-		return nil, p.exprFrom(p.indirection(p.row(elems, p.Pos())))
+		return nil, p.exprFrom(p.casts(p.row(elems, p.Pos())))
 	}
 	p.ExpectPunct(")")
 	if q == nil {

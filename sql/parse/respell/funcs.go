@@ -18,6 +18,7 @@ func (p *Parser) funcCall(name pgast.Name, start, pos int) Frag {
 	n := &FuncNote{Name: name}
 	var args []Frag
 	plain := true
+	mixed := -1 // where a positional argument follows a named one
 	p.ExpectPunct("(")
 	switch {
 	case p.AcceptPunct(")"):
@@ -49,8 +50,8 @@ func (p *Parser) funcCall(name pgast.Name, start, pos int) Frag {
 				}
 				n.ArgNames = append(n.ArgNames, label)
 				plain = false
-			} else if n.ArgNames != nil {
-				p.FailAt(sqlstate.SyntaxError, p.Pos(), "positional argument cannot follow named argument")
+			} else if n.ArgNames != nil && mixed < 0 {
+				mixed = p.Pos()
 			}
 			args = append(args, p.Expr())
 			if n.Variadic || !p.AcceptPunct(",") {
@@ -58,6 +59,9 @@ func (p *Parser) funcCall(name pgast.Name, start, pos int) Frag {
 			}
 		}
 		n.NArgs = len(args)
+		if mixed >= 0 {
+			p.FailAt(sqlstate.SyntaxError, mixed, "positional argument cannot follow named argument")
+		}
 		if p.IsSeq("order", "by") {
 			plain = false
 			args = p.orderInto(n, args)
@@ -273,6 +277,8 @@ func (p *Parser) frame() (Frag, string) {
 func (p *Parser) keywordExpr(word string, pos int) (Frag, bool) {
 	paren := isPunct(p.Peek(1), "(")
 	switch word {
+	case "default":
+		p.FailAt(sqlstate.SyntaxError, pos, "DEFAULT is not allowed in this context")
 	case "null":
 		p.Next()
 		return p.fixed(pgast.Null, "", pos), true

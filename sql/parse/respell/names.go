@@ -21,7 +21,18 @@ func (p *Parser) category() (pglex.Category, bool) {
 // IsColID reports whether the current token can name a column or a table.
 func (p *Parser) IsColID() bool {
 	c, ok := p.category()
-	return ok && (c == pglex.NotKeyword || c == pglex.Unreserved || c == pglex.ColName)
+	return ok && (c == pglex.NotKeyword || c == pglex.Unreserved || c == pglex.ColName) && !p.joinedWord()
+}
+
+// TypeFuncName reads the name of a function's parameter.
+func (p *Parser) TypeFuncName() string {
+	c, ok := p.category()
+	if !ok || c == pglex.Reserved || c == pglex.ColName {
+		p.Unexpected()
+	}
+	s := p.Tok().Text
+	p.Next()
+	return s
 }
 
 // ColID reads the name of a column or table.

@@ -23,7 +23,7 @@ func (p *Parser) primary() Frag {
 		return p.nameExpr()
 	case pglex.Ident:
 		if f, ok := p.keywordExpr(t.Text, pos); ok {
-			return p.indirection(f)
+			return p.casts(f)
 		}
 		return p.nameExpr()
 	}
@@ -76,13 +76,16 @@ func (p *Parser) rowExpr(elems []Frag, pos int) Frag {
 		p.Accept("row")
 		p.ExpectPunct("(")
 		right := p.exprList()
+		if len(right) < 2 {
+			p.Unexpected()
+		}
 		p.ExpectPunct(")")
 		if len(elems) != 2 || len(right) != 2 {
 			p.FailAt("42601", at, "wrong number of parameters on OVERLAPS expression")
 		}
 		return p.plainFunc("overlaps", at, append(elems, right...)...)
 	}
-	return p.indirection(p.row(elems, pos))
+	return p.casts(p.row(elems, pos))
 }
 
 func (p *Parser) row(elems []Frag, pos int) Frag {
@@ -157,9 +160,18 @@ func (p *Parser) nameExpr() Frag {
 		switch kw.Category {
 		case pglex.Reserved:
 			p.Unexpected()
+		case pglex.Unreserved:
+			if t.Text == "double" && isWord(p.Peek(1), "precision") && p.Peek(2).Kind == pglex.Str {
+				typed, _ := p.typedLiteral()
+				return p.casts(typed)
+			}
 		case pglex.ColName:
 			if typed, ok := p.typedLiteral(); ok {
 				return p.casts(typed)
+			}
+			if isPunct(p.Peek(1), "(") {
+				p.simpleType() // fails where PostgreSQL does, or at what follows
+				p.Unexpected()
 			}
 		case pglex.TypeFunc:
 			// A function or a type, never a column.
@@ -189,7 +201,7 @@ func (p *Parser) nameExpr() Frag {
 		if p.Tok().Kind == pglex.Str && isPunct(&p.toks[p.i-1], ")") {
 			return p.casts(p.call(&CastNote{Type: p.callAsType(name, open, pos)}, pos, p.slot()))
 		}
-		return p.indirection(f)
+		return p.casts(f)
 	case p.Tok().Kind == pglex.Str:
 		if len(name) == 1 && t.Kind == pglex.Ident && pglex.LookupKeyword(t.Text).Category == pglex.ColName {
 			p.Unexpected()
@@ -230,12 +242,12 @@ func (p *Parser) typedLiteral() (Frag, bool) {
 	end := p.i + 1
 	word := p.Tok().Text
 	switch word {
-	case "interval", "int", "integer", "smallint", "bigint", "real", "float", "decimal", "dec", "numeric",
+	case "double", "interval", "int", "integer", "smallint", "bigint", "real", "float", "decimal", "dec", "numeric",
 		"boolean", "bit", "character", "char", "varchar", "national", "nchar", "time", "timestamp":
 	default:
 		return Frag{}, false
 	}
-	for isWord(&p.toks[end], "varying") || isWord(&p.toks[end], "character") || isWord(&p.toks[end], "char") {
+	for isWord(&p.toks[end], "varying") || isWord(&p.toks[end], "precision") || isWord(&p.toks[end], "character") || isWord(&p.toks[end], "char") {
 		end++
 	}
 	if isPunct(&p.toks[end], "(") {
@@ -261,7 +273,7 @@ func (p *Parser) typedLiteral() (Frag, bool) {
 		p.Unexpected()
 	}
 	lit := p.slot()
-	if word == "interval" {
+	if word == "interval" && typ.Mods == nil {
 		if f := p.intervalFields(); len(f) > 0 {
 			typ.Mods = append(f, typ.Mods...)
 		}

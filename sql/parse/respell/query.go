@@ -208,6 +208,7 @@ func (p *Parser) render(q *query) Frag {
 func (p *Parser) tail(q *query) {
 	pos := p.Pos()
 	if p.IsSeq("order", "by") {
+		pos = int(p.Peek(2).Start)
 		items, _ := p.orderBy(true)
 		if !q.order.Empty() {
 			p.FailAt(sqlstate.SyntaxError, pos, "multiple ORDER BY clauses not allowed")
@@ -242,7 +243,7 @@ func (p *Parser) limits(q *query) {
 			p.Next()
 			seenLimit = true
 			if q.hasLimit {
-				p.FailAt(sqlstate.SyntaxError, pos, "multiple LIMIT clauses not allowed")
+				p.FailAt(sqlstate.SyntaxError, p.Pos(), "multiple LIMIT clauses not allowed")
 			}
 			q.hasLimit = true
 			if p.Accept("all") {
@@ -285,7 +286,7 @@ func (p *Parser) limits(q *query) {
 			p.Next()
 			seenOffset = true
 			if !q.offset.Empty() {
-				p.FailAt(sqlstate.SyntaxError, pos, "multiple OFFSET clauses not allowed")
+				p.FailAt(sqlstate.SyntaxError, p.Pos(), "multiple OFFSET clauses not allowed")
 			}
 			q.offset = p.Expr()
 			p.AcceptAny("row", "rows")
@@ -422,84 +423,4 @@ func (p *Parser) exprOrDefault() Frag {
 		return f
 	}
 	return p.Expr()
-}
-
-// with reads WITH [RECURSIVE] …
-func (p *Parser) with() Frag {
-	p.Expect("with")
-	f := p.raw("WITH")
-	if p.Accept("recursive") {
-		f = p.raw("WITH RECURSIVE")
-	}
-	for {
-		f = p.cat(f, p.cte())
-		if !p.AcceptPunct(",") {
-			return f
-		}
-		f = p.cat(f, p.raw(","))
-	}
-}
-
-func (p *Parser) cte() Frag {
-	pos := p.Pos()
-	name := p.ColID()
-	var cols Frag
-	if p.IsPunct("(") {
-		var ids []Frag
-		for _, c := range p.columnList() {
-			ids = append(ids, p.ident(c, -1))
-		}
-		cols = p.cat(p.raw("("), p.list(ids), p.raw(")"))
-	}
-	p.Expect("as")
-	n := &CTENote{}
-	if p.AcceptSeq("not", "materialized") {
-		n.Materialized = new(bool)
-	} else if p.Accept("materialized") {
-		yes := true
-		n.Materialized = &yes
-	}
-	p.ExpectPunct("(")
-	p.enter()
-	defer p.leave()
-	var body Frag
-	if f, ok := p.dmlAhead(); ok {
-		n.Part = p.part(f)
-		body = p.raw("( SELECT 0 )")
-	} else {
-		body = p.subquery(p.topQuery())
-	}
-	p.ExpectPunct(")")
-	if p.Is("search") || p.Is("cycle") {
-		p.Unsupported("WITH … " + upper(p.Tok().Text) + " is")
-	}
-	return p.cat(p.named(name, n, pos), cols, p.raw("AS"), body)
-}
-
-// dmlAhead reads an INSERT, UPDATE or DELETE if one begins at the cursor,
-// behind a WITH of its own perhaps.
-func (p *Parser) dmlAhead() (Frag, bool) {
-	switch {
-	case p.Is("insert"), p.Is("update"), p.Is("delete"):
-		return p.DML(), true
-	case p.Is("with"):
-		// The WITH list must be crossed to know; its text is balanced.
-		depth := 0
-		for i := p.i; i < len(p.toks)-1; i++ {
-			t := &p.toks[i]
-			switch {
-			case isPunct(t, "("):
-				depth++
-			case isPunct(t, ")"):
-				if depth--; depth < 0 {
-					return Frag{}, false
-				}
-			case depth == 0 && (isWord(t, "insert") || isWord(t, "update") || isWord(t, "delete")) && isPunct(&p.toks[i-1], ")"):
-				return p.DML(), true
-			case depth == 0 && i > p.i && isPunct(&p.toks[i-1], ")") && (isWord(t, "select") || isWord(t, "values") || isWord(t, "table")):
-				return Frag{}, false
-			}
-		}
-	}
-	return Frag{}, false
 }

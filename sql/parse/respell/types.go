@@ -13,7 +13,7 @@ func (p *Parser) TypeName() pgast.TypeName {
 	from := p.i
 	setof := p.Accept("setof")
 	t := p.simpleType()
-	if t.Name.Last() == "interval" && len(t.Name) == 1 {
+	if t.Name.Last() == "interval" && len(t.Name) == 1 && t.Mods == nil {
 		if f := p.intervalFields(); len(f) > 0 {
 			t.Mods = append(f, t.Mods...)
 		}
@@ -111,7 +111,7 @@ func (p *Parser) simpleType() pgast.TypeName {
 			return mk("float4", nil)
 		case "float":
 			p.Next()
-			at := p.Pos()
+			at := int(p.Peek(1).Start)
 			m := p.oneMod()
 			if m == nil {
 				return mk("float8", nil)
@@ -208,13 +208,13 @@ func (p *Parser) intervalFields() []string {
 	f := from
 	if to[from] != "" && p.Is("to") {
 		p.Next()
-		switch w := p.AcceptAny("month", "hour", "minute", "second"); {
-		case w != "" && contains(to[from], w):
-			f += " to " + w
-			from = w
-		default:
+		w := p.Tok().Text
+		if p.Tok().Kind != pglex.Ident || !contains(to[from], w) {
 			p.Unexpected()
 		}
+		p.Next()
+		f += " to " + w
+		from = w
 	}
 	out := []string{f}
 	if from == "second" {

@@ -91,7 +91,9 @@ func Parse(text string) ([]ast.StmtNode, error) {
 	p := pool.Get().(*parser.Parser)
 	stmts, _, err := p.ParseSQL(text)
 	if err != nil {
-		pool.Put(p)
+		if len(text) <= maxPooled {
+			pool.Put(p)
+		}
 		return nil, &SyntaxError{Offset: errOffset(text, err), Err: err}
 	}
 	// The slice belongs to the parser's next run.

@@ -18,6 +18,9 @@ func (p *parser) copy() Build {
 	isDML := false
 	if p.IsPunct("(") {
 		p.Next()
+		if p.Is("create") || p.Is("alter") || p.Is("split") {
+			p.Unexpected()
+		}
 		f, ok := p.Statement()
 		if !ok {
 			p.Unexpected()
@@ -222,6 +225,12 @@ func (p *parser) maintenance() pgast.Stmt {
 			flag("verbose")
 		}
 		if !p.AtEnd() {
+			if n := p.Peek(1); n.Kind == pglex.Ident && n.Text == "on" && len(s.Options) == 0 {
+				s.Options = append(s.Options, pgast.Option{Name: "using", Value: p.ColID()})
+				p.Next()
+				s.Tables = []pgast.Name{p.AnyName()}
+				return s
+			}
 			s.Tables = []pgast.Name{p.AnyName()}
 			if p.Accept("using") {
 				s.Options = append(s.Options, pgast.Option{Name: "using", Value: p.ColID()})
@@ -359,6 +368,8 @@ func (p *parser) fetch() pgast.Stmt {
 	}
 	number := func() bool { return p.Tok().Kind == pglex.Int || p.IsOp("-") || p.IsOp("+") }
 	switch {
+	case p.Peek(1).Kind == pglex.EOF:
+		// A cursor can be called like a direction.
 	case p.Accept("next"):
 	case p.Accept("prior"):
 		s.Direction = "backward"
@@ -408,14 +419,7 @@ func (p *parser) lock() pgast.Stmt {
 	p.Expect("lock")
 	p.Accept("table")
 	s := &pgast.Lock{Mode: "access exclusive"}
-	for {
-		p.Accept("only")
-		s.Names = append(s.Names, p.AnyName())
-		p.AcceptOp("*")
-		if !p.AcceptPunct(",") {
-			break
-		}
-	}
+	s.Names = p.relations()
 	if p.Accept("in") {
 		switch {
 		case p.AcceptSeq("access", "share"):
@@ -474,6 +478,9 @@ func (p *parser) explain() Build {
 		if !ok {
 			inner = p.statement()
 			break
+		}
+		if !p.CreatesAs() {
+			p.Unexpected()
 		}
 		p.root, p.has = f, true
 	default:

@@ -9,14 +9,7 @@ func (p *parser) truncate() pgast.Stmt {
 	p.Expect("truncate")
 	p.Accept("table")
 	s := &pgast.Truncate{}
-	for {
-		p.Accept("only")
-		s.Names = append(s.Names, p.AnyName())
-		p.AcceptOp("*")
-		if !p.AcceptPunct(",") {
-			break
-		}
-	}
+	s.Names = p.relations()
 	if p.Is("restart") || p.Is("continue") {
 		s.RestartIdentity = p.Is("restart")
 		p.Next()
@@ -24,6 +17,25 @@ func (p *parser) truncate() pgast.Stmt {
 	}
 	s.Cascade = p.Cascade()
 	return s
+}
+
+// relations reads [ONLY] name [*], …
+func (p *parser) relations() []pgast.Name {
+	var out []pgast.Name
+	for {
+		only := p.Accept("only")
+		paren := only && p.AcceptPunct("(")
+		out = append(out, p.AnyName())
+		if paren {
+			p.ExpectPunct(")")
+		}
+		if !only {
+			p.AcceptOp("*")
+		}
+		if !p.AcceptPunct(",") {
+			return out
+		}
+	}
 }
 
 // dropKinds maps the words behind DROP to a kind whose names are plain lists.
@@ -178,20 +190,32 @@ func (p *parser) funcSignature(agg bool) {
 
 // funcArg reads [mode] [name] type [DEFAULT expr].
 func (p *parser) funcArg(withDefault bool) {
+	mode := true
 	if !p.Accept("in") {
-		p.AcceptAny("out", "inout", "variadic")
+		mode = p.AcceptAny("out", "inout", "variadic") != ""
 	} else {
 		p.Accept("out")
 	}
 	if n := p.Peek(1); (n.Kind == pglex.Ident || n.Kind == pglex.QuotedIdent) && !p.typeWords() {
-		p.NonReserved()
-		p.AcceptAny("in", "out", "inout", "variadic")
+		p.TypeFuncName()
+		if !mode {
+			p.AcceptAny("in", "out", "inout", "variadic")
+		}
 	}
-	p.TypeName()
+	p.funcType()
 	if withDefault && (p.AcceptOp("=") || p.Accept("default")) {
 		from := p.Index()
 		p.AddExpr()
 		p.PinAll(from, p.Index())
+	}
+}
+
+// funcType reads a type, or table.column%TYPE.
+func (p *parser) funcType() {
+	p.TypeName()
+	if p.IsOp("%") {
+		p.Next()
+		p.Expect("type")
 	}
 }
 
@@ -220,7 +244,7 @@ func (p *parser) comment() pgast.Stmt {
 	s := &pgast.Comment{}
 	kinds := [][]string{
 		{"materialized", "view"}, {"foreign", "table"}, {"event", "trigger"}, {"access", "method"}, {"text", "search", "configuration"},
-		{"column"}, {"table"}, {"view"}, {"index"}, {"sequence"}, {"schema"}, {"type"}, {"domain"}, {"database"}, {"extension"},
+		{"text", "search", "dictionary"}, {"text", "search", "parser"}, {"text", "search", "template"}, {"column"}, {"table"}, {"view"}, {"index"}, {"sequence"}, {"schema"}, {"type"}, {"domain"}, {"database"}, {"extension"},
 		{"role"}, {"collation"}, {"conversion"}, {"statistics"}, {"tablespace"}, {"language"}, {"publication"}, {"subscription"}, {"server"},
 	}
 	found := false

@@ -1,0 +1,63 @@
+// Command spand is the whole database: one process is one node.
+//
+//	spand start     run a node
+//	spand status    show a running node, its peers and its tablets
+//	spand version   print the version
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/spandb/spand/internal/node"
+)
+
+// Exit codes, as in the documentation.
+const (
+	exitOK = iota
+	exitFailed
+	exitUsage
+)
+
+const usage = `spand: a distributed SQL database with external consistency
+
+Usage:
+  spand start [flags]     run a node; with no flags a single-node store in ./spand-data
+  spand status [flags]    show a running node, its peers and its tablets
+  spand version           print the version
+
+spand COMMAND --help lists the flags of a command.
+`
+
+func main() {
+	// fsync and page faults hold a P for as long as they take; with fewer than
+	// four a two-core machine has nobody left to run the other goroutines.
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
+		runtime.GOMAXPROCS(4)
+	}
+	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	switch command, args := args[0], args[1:]; command {
+	case "start":
+		return start(args, environ, stdout, stderr)
+	case "status":
+		return status(args, stdout, stderr)
+	case "version":
+		fmt.Fprintf(stdout, "spand %s %s %s/%s\n", node.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return exitOK
+	case "help", "-h", "--help", "-help":
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	default:
+		fmt.Fprintf(stderr, "spand: no command %q\n\n%s", command, usage)
+		return exitUsage
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/spandb/spand/internal/node/adminpb"
+)
+
+func status(args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("spand status", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	addr := fs.String("addr", "127.0.0.1:15433", "rpc address of a node")
+	asJSON := fs.Bool("json", false, "print JSON")
+	timeout := fs.Duration("timeout", 5*time.Second, "how long to wait for the node")
+	if err := fs.Parse(args); err != nil {
+		fs.SetOutput(stderr)
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(stdout)
+			fs.PrintDefaults()
+			return exitOK
+		}
+		fmt.Fprintf(stderr, "spand status: %v\n", err)
+		fs.PrintDefaults()
+		return exitUsage
+	}
+	st, err := fetchStatus(*addr, *timeout)
+	if err != nil {
+		fmt.Fprintf(stderr, "spand status: no answer from %s: %v\n", *addr, err)
+		return exitFailed
+	}
+	if *asJSON {
+		out, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(st)
+		if err != nil {
+			fmt.Fprintf(stderr, "spand status: %v\n", err)
+			return exitFailed
+		}
+		fmt.Fprintln(stdout, string(out))
+		return exitOK
+	}
+	printStatus(stdout, st)
+	return exitOK
+}
+
+func fetchStatus(addr string, timeout time.Duration) (*adminpb.StatusResponse, error) {
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
+}
+
+func printStatus(out io.Writer, st *adminpb.StatusResponse) {
+	clock := fmt.Sprintf("ε %v (%s)", time.Duration(st.Clock.EpsilonNs), st.Clock.Source)
+	if st.Clock.Error != "" {
+		clock = "NOT TRUSTED: " + st.Clock.Error
+	}
+	fmt.Fprintf(out, "node %s of cluster %s, spand %s, clock %s\n\n", st.Node, st.ClusterId, st.Version, clock)
+
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	names := map[uint32]string{0: "-"}
+	fmt.Fprintln(w, "NODE\tRPC ADDRESS\tSTATE")
+	for _, n := range st.Nodes {
+		names[n.NodeId] = n.Name
+		state := "unreachable"
+		switch {
+		case n.Self:
+			state = "this node"
+		case n.Connected:
+			state = "connected"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", n.Name, n.RpcAddr, state)
+	}
+	w.Flush()
+	fmt.Fprintln(out)
+
+	fmt.Fprintln(w, "TABLET\tSTART\tEND\tLEADER\tTERM\tLEASE\tAPPLIED\tCOMMITTED\tLAST\tLAG\tSTATE")
+	for _, t := range st.Tablets {
+		lease := "-"
+		if t.LeaseEndNs != 0 {
+			lease = time.Duration(t.LeaseEndNs - st.Clock.LatestNs).Round(time.Millisecond).String()
+		}
+		lag := ""
+		for _, l := range t.Lag {
+			lag += fmt.Sprintf(" %s:%d", names[l.NodeId], l.Entries)
+		}
+		if lag == "" {
+			lag = " -"
+		}
+		state := "active"
+		if t.Quiesced {
+			state = "quiesced"
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\n", t.Group, hex.EncodeToString(t.StartKey), hex.EncodeToString(t.EndKey),
+			names[t.Leader], t.Term, lease, t.Applied, t.Committed, t.Last, lag[1:], state)
+	}
+	w.Flush()
+}

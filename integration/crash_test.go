@@ -1,0 +1,286 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// writer inserts numbered rows through one node, reconnecting for ever, and
+// remembers which were acknowledged, and which may or may not be there.
+type writer struct {
+	node   *Node
+	base   int
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu    sync.Mutex
+	acked []int
+	next  chan struct{} // closed and replaced at every acknowledgement
+}
+
+func startWriter(t *testing.T, n *Node, base int) *writer {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &writer{node: n, base: base, cancel: cancel, done: make(chan struct{}), next: make(chan struct{})}
+	go w.run(ctx)
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *writer) run(ctx context.Context) {
+	defer close(w.done)
+	var conn *pgx.Conn
+	for i := w.base; ctx.Err() == nil; i++ {
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = tryConnect(ctx, w.node); err != nil {
+				conn = nil
+				time.Sleep(10 * time.Millisecond) // the node is down; nothing announces its return
+				continue
+			}
+		}
+		if _, err := conn.Exec(ctx, "insert into numbers values ($1)", i); err == nil {
+			w.mu.Lock()
+			w.acked = append(w.acked, i)
+			close(w.next)
+			w.next = make(chan struct{})
+			w.mu.Unlock()
+		}
+	}
+	if conn != nil {
+		conn.Close(context.Background())
+	}
+}
+
+// awaitProgress returns after n more acknowledgements.
+func (w *writer) awaitProgress(t *testing.T, n int) {
+	t.Helper()
+	timeout := time.After(60 * time.Second)
+	for range n {
+		w.mu.Lock()
+		next := w.next
+		w.mu.Unlock()
+		select {
+		case <-next:
+		case <-timeout:
+			t.Fatalf("writer at %s makes no progress", w.node.Name)
+		}
+	}
+}
+
+func (w *writer) stop() { w.cancel(); <-w.done }
+
+// check demands that every acknowledged row is there, exactly once, through n.
+func (w *writer) check(t *testing.T, n *Node) {
+	t.Helper()
+	conn := connect(t, n)
+	rows, err := conn.Query(t.Context(), "select k, count(*) from numbers group by k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[int]int{}
+	var k, count int
+	if _, err := pgx.ForEachRow(rows, []any{&k, &count}, func() error { found[k] = count; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.acked {
+		if found[k] != 1 {
+			t.Fatalf("%s: acknowledged row %d is there %d times", n.Name, k, found[k])
+		}
+	}
+	if len(w.acked) == 0 {
+		t.Fatal("nothing was acknowledged")
+	}
+}
+
+// TestKillNineOneNode (R1, X5): what was acknowledged before kill -9 is there after it.
+func TestKillNineOneNode(t *testing.T) {
+	c := Start(t, Options{})
+	n := c.Nodes[0]
+	psql(t, n, "create table numbers (k int)") // no key: a doubled row would show
+	w := startWriter(t, n, 0)
+	for range 3 {
+		w.awaitProgress(t, 50)
+		n.Kill(t)
+		n.Restart(t)
+	}
+	w.awaitProgress(t, 10)
+	w.stop()
+	w.check(t, n)
+}
+
+// TestKillNineOfThree kills each node in turn, leaders included, while writers
+// work through the others; then all three at once.
+func TestKillNineOfThree(t *testing.T) {
+	c := Start(t, Options{Nodes: 3})
+	psql(t, c.Nodes[0], "create table numbers (k int)")
+	var writers []*writer
+	for i, n := range c.Nodes {
+		writers = append(writers, startWriter(t, n, i*10_000_000))
+	}
+	for i, n := range c.Nodes {
+		survivor := writers[(i+1)%3]
+		survivor.awaitProgress(t, 20)
+		n.Kill(t)
+		survivor.awaitProgress(t, 50)
+		n.Restart(t)
+		writers[i].awaitProgress(t, 20)
+	}
+	for _, n := range c.Nodes {
+		n.Kill(t)
+	}
+	for _, n := range c.Nodes {
+		n.Launch(t)
+	}
+	for _, n := range c.Nodes {
+		n.AwaitReady(t)
+	}
+	for _, w := range writers {
+		w.awaitProgress(t, 5)
+		w.stop()
+	}
+	for _, n := range c.Nodes {
+		for _, w := range writers {
+			w.check(t, n)
+		}
+	}
+}
+
+// TestPausedLeader (R2): a node that sleeps through its leases answers nothing
+// stale when it wakes, and loses and doubles nothing.
+func TestPausedLeader(t *testing.T) {
+	c := Start(t, Options{Nodes: 3})
+	psql(t, c.Nodes[0], "create table numbers (k int)")
+	psql(t, c.Nodes[0], "create table register (id int primary key, v int)")
+	psql(t, c.Nodes[0], "insert into register values (1, 0)")
+	for i, n := range c.Nodes {
+		other := c.Nodes[(i+1)%3]
+		w := startWriter(t, other, (i+1)*10_000_000)
+		w.awaitProgress(t, 5)
+
+		sleeper := connect(t, n) // open before the pause: its next read meets a node that just woke
+		n.Pause(t)
+		w.awaitProgress(t, 50) // longer than the lease: another leader serves by now
+		psql(t, other, fmt.Sprintf("update register set v = %d where id = 1", i+1))
+		n.Resume(t)
+		var v int
+		if err := sleeper.QueryRow(t.Context(), "select v from register where id = 1").Scan(&v); err != nil {
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) {
+				t.Fatal(err)
+			}
+		} else if v != i+1 {
+			t.Fatalf("%s read %d after its pause, but %d was acknowledged before it woke", n.Name, v, i+1)
+		}
+		w.stop()
+		for _, m := range c.Nodes {
+			w.check(t, m)
+		}
+	}
+}
+
+// TestTransfersOverTablets: over four tablets led by different nodes, transfers
+// preserve the total that concurrent full reads see, while nodes die.
+func TestTransfersOverTablets(t *testing.T) {
+	const accounts, total = 400, 400 * 100
+	c := Start(t, Options{Nodes: 3})
+	n := c.Nodes[0]
+	psql(t, n, "create table account (id int primary key, balance int not null)")
+	psql(t, n, fmt.Sprintf("insert into account select i, 100 from generate_series(0, %d) as i", accounts-1))
+	psql(t, n, "split table account by (100), (200), (300)")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	moved := make(chan int, 1024)
+	for i, n := range c.Nodes {
+		for j := range 2 {
+			wg.Go(func() { transfer(ctx, n, rand.New(rand.NewPCG(uint64(i), uint64(j))), accounts, moved) })
+		}
+		wg.Go(func() { readTotals(ctx, t, n, total) })
+	}
+	await := func(count int) {
+		t.Helper()
+		timeout := time.After(60 * time.Second)
+		for range count {
+			select {
+			case <-moved:
+			case <-timeout:
+				t.Fatal("no transfer commits")
+			}
+		}
+	}
+	await(100)
+	for _, n := range c.Nodes {
+		n.Kill(t)
+		await(50)
+		n.Restart(t)
+		await(50)
+	}
+	cancel()
+	wg.Wait()
+	for _, n := range c.Nodes {
+		if got := psql(t, n, "select sum(balance), count(*) from account"); got != fmt.Sprintf("%d|%d", total, accounts) {
+			t.Errorf("%s: sum|count is %s", n.Name, got)
+		}
+	}
+}
+
+func transfer(ctx context.Context, n *Node, rng *rand.Rand, accounts int, moved chan<- int) {
+	var conn *pgx.Conn
+	for ctx.Err() == nil {
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = tryConnect(ctx, n); err != nil {
+				conn = nil
+				time.Sleep(10 * time.Millisecond) // the node is down; nothing announces its return
+				continue
+			}
+		}
+		from, to, amount := rng.IntN(accounts), rng.IntN(accounts), rng.IntN(10)
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "update account set balance = balance - $1 where id = $2", amount, from); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "update account set balance = balance + $1 where id = $2", amount, to)
+			return err
+		})
+		if err == nil {
+			select {
+			case moved <- amount:
+			default:
+			}
+		}
+	}
+	if conn != nil {
+		conn.Close(context.Background())
+	}
+}
+
+func readTotals(ctx context.Context, t *testing.T, n *Node, total int) {
+	for ctx.Err() == nil {
+		conn, err := tryConnect(ctx, n)
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // the node is down; nothing announces its return
+			continue
+		}
+		for ctx.Err() == nil && !conn.IsClosed() {
+			var sum int
+			err := conn.QueryRow(ctx, "select sum(balance) from account").Scan(&sum)
+			if err == nil && sum != total {
+				t.Errorf("%s: a full read saw the total %d, not %d", n.Name, sum, total)
+				conn.Close(context.Background())
+				return
+			}
+		}
+		conn.Close(context.Background())
+	}
+}

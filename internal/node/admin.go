@@ -1,0 +1,53 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+
+	"github.com/spandb/spand/internal/node/adminpb"
+)
+
+// admin implements spand.admin.v1.Admin.
+type admin struct {
+	adminpb.UnimplementedAdminServer
+	n *Node
+}
+
+func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.StatusResponse, error) {
+	n := a.n
+	now := n.clock.Now()
+	st := &adminpb.StatusResponse{
+		Node: n.cfg.Node, NodeId: uint32(n.self), ClusterId: hex.EncodeToString(n.cluster[:]), Version: Version,
+		Clock: &adminpb.Clock{EarliestNs: int64(now.Earliest), LatestNs: int64(now.Latest), EpsilonNs: int64(now.Epsilon()), Source: n.source},
+	}
+	if err := n.clock.Err(); err != nil {
+		st.Clock.Error = err.Error()
+	}
+	for _, m := range n.members {
+		st.Nodes = append(st.Nodes, &adminpb.Peer{
+			NodeId: uint32(m.ID), Name: m.Name, RpcAddr: m.Addr, Self: m.ID == n.self, Connected: n.net.Connected(m.ID),
+		})
+	}
+	for _, r := range n.replicas.all() {
+		st.Tablets = append(st.Tablets, tabletStatus(r))
+	}
+	return st, nil
+}
+
+func tabletStatus(r replica) *adminpb.Tablet {
+	d, g := r.tablet.Descriptor(), r.group.Status()
+	t := &adminpb.Tablet{
+		Group: uint64(d.Group), StartKey: d.Span.Start, EndKey: d.Span.End, Generation: d.Generation,
+		Leader: uint32(g.Leader), Term: g.Term, Applied: g.Applied, Committed: g.Commit, Last: g.Last,
+		Quiesced: g.Quiesced, SafeTimeNs: int64(r.group.SafeTime()),
+	}
+	if g.Serving {
+		t.LeaseEndNs = int64(g.LeaseEnd)
+		for _, x := range d.Replicas {
+			if match, ok := g.Match[x.Node]; ok && match < g.Last {
+				t.Lag = append(t.Lag, &adminpb.Lag{NodeId: uint32(x.Node), Entries: g.Last - match})
+			}
+		}
+	}
+	return t
+}

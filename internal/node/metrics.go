@@ -1,0 +1,74 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/spandb/spand/tablet"
+)
+
+// registerMetrics exposes what the rooms count. They keep plain counters; this
+// is the one place that knows of Prometheus for all of them but pgwire, which
+// measures per message.
+func (n *Node) registerMetrics(reg *prometheus.Registry) {
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "spand", Name: name, Help: help}, f))
+	}
+	counter := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "spand", Name: name, Help: help}, f))
+	}
+	gauge("clock_epsilon_seconds", "Half the width of the clock's interval.", func() float64 { return n.clock.Now().Epsilon().Seconds() })
+	gauge("clock_trusted", "1 while the clock vouches for true time.", func() float64 {
+		if n.clock.Err() != nil {
+			return 0
+		}
+		return 1
+	})
+
+	gauge("tablets", "Replicas of tablets on this node.", func() float64 { return float64(len(n.replicas.all())) })
+	gauge("tablets_leading", "Tablets that this node leads with a valid lease.", func() float64 {
+		led := 0
+		for _, r := range n.replicas.all() {
+			if r.group.Status().Serving {
+				led++
+			}
+		}
+		return float64(led)
+	})
+
+	gauge("storage_table_keys", "Keys applied and not yet checkpointed.", func() float64 { return float64(n.store.Stats().TableKeys) })
+	counter("storage_checkpoints_total", "Checkpoints completed.", func() float64 { return float64(n.store.Stats().Checkpoints) })
+	counter("log_syncs_total", "fdatasync calls of the log.", func() float64 { return float64(n.store.Stats().LogBatches) })
+	counter("log_appends_total", "Records appended to the log.", func() float64 { return float64(n.store.Stats().LogAppends) })
+	counter("log_bytes_total", "Bytes appended to the log.", func() float64 { return float64(n.store.Stats().LogBytes) })
+	counter("log_sync_seconds_total", "Time spent in fdatasync.", func() float64 { return n.store.Stats().LogSyncTime.Seconds() })
+	gauge("storage_full", "1 while the disk is below its reserve and writes are refused.", func() float64 {
+		if n.store.Full() {
+			return 1
+		}
+		return 0
+	})
+
+	tablets := func(f func(*tablet.Stats) int64) func() float64 {
+		return func() float64 {
+			var sum int64
+			for _, r := range n.replicas.all() {
+				sum += f(r.tablet.Stats())
+			}
+			return float64(sum)
+		}
+	}
+	gauge("locks_held", "Locks held now.", tablets(func(s *tablet.Stats) int64 { return s.LocksHeld.Load() }))
+	counter("lock_waits_total", "Requests that queued for a lock.", tablets(func(s *tablet.Stats) int64 { return s.LockWaits.Load() }))
+	counter("wounds_total", "Transactions wounded by older ones.", tablets(func(s *tablet.Stats) int64 { return s.Wounds.Load() }))
+	counter("tablet_reads_total", "Reads answered by tablets.", tablets(func(s *tablet.Stats) int64 { return s.Reads.Load() }))
+	counter("tablet_commits_total", "One-phase commits.", tablets(func(s *tablet.Stats) int64 { return s.Commits.Load() }))
+	counter("tablet_prepares_total", "Prepares.", tablets(func(s *tablet.Stats) int64 { return s.Prepares.Load() }))
+	counter("tablet_decides_total", "Two-phase decisions.", tablets(func(s *tablet.Stats) int64 { return s.Decides.Load() }))
+
+	tx := n.client.Stats()
+	counter("transactions_begun_total", "Read-write transactions begun at this gateway.", func() float64 { return float64(tx.Begun.Load()) })
+	counter("transactions_read_only_total", "Read-only transactions at this gateway.", func() float64 { return float64(tx.ReadOnly.Load()) })
+	counter("transactions_one_phase_total", "Commits in one phase.", func() float64 { return float64(tx.OnePhase.Load()) })
+	counter("transactions_two_phase_total", "Commits in two phases.", func() float64 { return float64(tx.TwoPhase.Load()) })
+	counter("transactions_aborted_total", "Transactions ended by a retryable conflict.", func() float64 { return float64(tx.Aborted.Load()) })
+}

@@ -1,0 +1,354 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/rpc"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/pgwire"
+	"github.com/spandb/spand/sql"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/tablet/directory"
+	"github.com/spandb/spand/truetime"
+	"github.com/spandb/spand/txn"
+)
+
+// Node is a running node.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	members []Member
+	self    keys.NodeID
+	cluster [16]byte
+
+	ports    ports
+	clock    *truetime.Adjustable
+	source   string // of the clock, for people
+	store    *storage.Store
+	net      *rpc.Network
+	grpc     *grpc.Server
+	host     *paxosgroup.Host
+	replicas *replicas
+	hooks    tablet.Hooks // of every tablet
+	dir      *directory.Directory
+	cache    *directory.Cache
+	client   *txn.Client
+	engine   *sql.Engine
+	wire     *pgwire.Server
+	http     *http.Server
+	health   *health.Server
+
+	wg      sync.WaitGroup
+	cancel  context.CancelFunc // ends what Start began in the background
+	failed  chan error
+	closers []func() // in the order of opening
+	closed  sync.Once
+	serving serving
+}
+
+// serving is what /healthz tells.
+type serving struct {
+	mu  sync.Mutex
+	err error // why the node does not serve; nil: it does
+}
+
+func (s *serving) set(err error) {
+	s.mu.Lock()
+	s.err = err
+	s.mu.Unlock()
+}
+
+func (s *serving) get() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Addrs are the addresses that a node listens on.
+type Addrs struct{ SQL, RPC, HTTP string }
+
+type ports struct{ sql, rpc, http net.Listener }
+
+// Start opens a node and returns when it serves SQL, which in a cluster needs a
+// majority of the nodes. ctx ends the waiting, not the node. The error is one line for the
+// operator.
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: log, failed: make(chan error, 1)}
+	n.serving.set(errors.New("starting"))
+	if err := n.open(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) open(ctx context.Context) (err error) {
+	if n.members, err = n.cfg.Members(); err != nil {
+		return err
+	}
+	for _, m := range n.members {
+		if m.Name == n.cfg.Node {
+			n.self = m.ID
+		}
+	}
+	if err := n.openPorts(); err != nil {
+		return err
+	}
+	if err := n.openClock(); err != nil {
+		return err
+	}
+	recovered, err := n.openStore()
+	if err != nil {
+		return err
+	}
+	background, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	n.closers = append(n.closers, cancel)
+
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.openNetwork()
+	if err := n.openHost(recovered); err != nil {
+		return err
+	}
+	if err := n.openSQL(reg); err != nil {
+		return err
+	}
+	n.registerMetrics(reg)
+	n.serveRPC()
+	n.http = newHTTP(reg, n.serving.get)
+	n.wg.Go(func() { n.http.Serve(n.ports.http) })
+	n.closers = append(n.closers, func() { n.http.Close() })
+	if err := n.net.Start(); err != nil {
+		return err
+	}
+	n.host.Start()
+	n.store.Start()
+
+	if err := n.awaitCluster(ctx); err != nil {
+		return err
+	}
+	n.wg.Go(func() {
+		if err := n.dir.Ensure(background); err != nil && background.Err() == nil {
+			n.log.Warn("could not publish the first tablets", "err", err)
+		}
+	})
+	n.wg.Go(func() {
+		if err := n.wire.Serve(background, n.ports.sql); err != nil && background.Err() == nil {
+			n.fail(fmt.Errorf("serving SQL: %w", err))
+		}
+	})
+	n.serving.set(nil)
+	n.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	return nil
+}
+
+// openPorts listens before anything else is touched.
+func (n *Node) openPorts() error {
+	for _, p := range []struct {
+		flag, addr string
+		ln         *net.Listener
+	}{
+		{"--sql-addr", n.cfg.SQLAddr, &n.ports.sql},
+		{"--rpc-addr", n.cfg.RPCAddr, &n.ports.rpc},
+		{"--http-addr", n.cfg.HTTPAddr, &n.ports.http},
+	} {
+		ln, err := net.Listen("tcp", p.addr)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w; is another spand running? stop it or choose another port", p.flag, p.addr, err)
+		}
+		*p.ln = ln
+		n.closers = append(n.closers, func() { ln.Close() })
+	}
+	return nil
+}
+
+func (n *Node) openClock() error {
+	bound, kernel, err := n.cfg.ClockBound()
+	if err != nil {
+		return err
+	}
+	var clock truetime.Clock
+	if kernel {
+		k, err := truetime.NewKernel(truetime.KernelOptions{})
+		if err != nil {
+			return err
+		}
+		n.closers = append(n.closers, k.Close)
+		clock, n.source = k, "kernel"
+	} else {
+		s, err := truetime.NewSystem(truetime.Options{Bound: bound, Isolated: len(n.members) == 1})
+		if err != nil {
+			return err
+		}
+		clock, n.source = s, fmt.Sprintf("vouched %v", bound)
+	}
+	n.clock = truetime.NewAdjustable(clock)
+	return nil
+}
+
+// clusterID is the identity that a cluster's first nodes agree on without
+// talking: a digest of the list that all of them were given.
+func clusterID(members []Member) (id [16]byte) {
+	h := sha256.New()
+	fmt.Fprintln(h, "spand cluster 1")
+	for _, m := range members {
+		fmt.Fprintln(h, m.Name, m.Addr)
+	}
+	copy(id[:], h.Sum(nil))
+	return id
+}
+
+// membersKey holds, durably, the --cluster list that the data directory was made with.
+var membersKey = []byte{byte(storage.ClassNode), 'm'}
+
+func (n *Node) openStore() (map[keys.GroupID]storage.Recovered, error) {
+	id := storage.Identity{Node: n.self, Name: n.cfg.Node}
+	var list string
+	if n.cfg.Cluster != "" {
+		id.Cluster = clusterID(n.members)
+		names := make([]string, len(n.members))
+		for i, m := range n.members {
+			names[i] = m.Name + "=" + m.Addr
+		}
+		list = strings.Join(names, ",")
+	}
+	store, recovered, err := storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Logger: n.log.With("room", "storage")})
+	if err != nil {
+		return nil, err
+	}
+	n.store = store
+	n.closers = append(n.closers, func() { store.Close() })
+	n.cluster = store.Identity().Cluster
+	known, ok, err := store.GetNode(membersKey)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return recovered, store.PutNode(membersKey, []byte(list))
+	case string(known) != list:
+		return nil, fmt.Errorf("%s belongs to a node of the cluster %s, not to a store of its own: start it with --cluster as it was made", n.cfg.DataDir, known)
+	}
+	return recovered, nil
+}
+
+func (n *Node) openNetwork() {
+	addrs := map[keys.NodeID]string{}
+	for _, m := range n.members {
+		addrs[m.ID] = m.Addr
+	}
+	n.net = rpc.New(rpc.Config{Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc")})
+	n.net.HandleCalls(n.handleCall)
+	n.closers = append(n.closers, n.net.Close)
+}
+
+func (n *Node) serveRPC() {
+	n.grpc = grpc.NewServer(append(rpc.Authorize(n.cfg.Insecure),
+		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(16<<20), grpc.MaxRecvMsgSize(16<<20))...)
+	n.net.Register(n.grpc)
+	adminpb.RegisterAdminServer(n.grpc, &admin{n: n})
+	n.health = health.NewServer()
+	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(n.grpc, n.health)
+	reflection.Register(n.grpc)
+	n.wg.Go(func() { n.grpc.Serve(n.ports.rpc) })
+	n.closers = append(n.closers, n.grpc.Stop)
+}
+
+// awaitCluster returns when the directory and the catalog answer: when this node
+// reaches leaders for both, wherever they are.
+func (n *Node) awaitCluster(ctx context.Context) error {
+	const patience = 5 * time.Second
+	for {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		err := n.engine.Start(attempt)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !errors.Is(err, context.DeadlineExceeded) && !unavailable(err) {
+			return err
+		}
+		n.log.Warn("waiting for a majority of the cluster", "members", len(n.members), "err", err)
+	}
+}
+
+func (n *Node) fail(err error) {
+	n.log.Error("node failed", "err", err)
+	n.serving.set(err)
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// Failed yields the error that ended the node from within.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// Addrs returns the addresses that the node listens on.
+func (n *Node) Addrs() Addrs {
+	return Addrs{SQL: n.ports.sql.Addr().String(), RPC: n.ports.rpc.Addr().String(), HTTP: n.ports.http.Addr().String()}
+}
+
+// Shutdown drains: statements under way get a moment, leaderships are handed over,
+// a checkpoint makes the next start quick. It returns ctx's error when that
+// took too long; the node is closed either way, and nothing acknowledged is lost.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.serving.set(errors.New("shutting down"))
+	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	// SQL first, while the node can still finish what clients are in the middle
+	// of; a third of the time each, so that handing over gets its turn.
+	third := func() (context.Context, context.CancelFunc) {
+		d, ok := ctx.Deadline()
+		if !ok {
+			return context.WithCancel(ctx)
+		}
+		return context.WithTimeout(ctx, time.Until(d)/3)
+	}
+	sqlCtx, cancel := third()
+	err := n.wire.Shutdown(sqlCtx)
+	cancel()
+	drainCtx, cancel := third()
+	err = errors.Join(err, n.host.Drain(drainCtx))
+	cancel()
+	ckptCtx, cancel := third()
+	err = errors.Join(err, n.store.Checkpoint(ckptCtx))
+	cancel()
+	n.Close()
+	return err
+}
+
+// Close stops everything at once, as a crash would but for the exit code.
+func (n *Node) Close() {
+	n.closed.Do(func() {
+		for i := len(n.closers) - 1; i >= 0; i-- {
+			n.closers[i]()
+		}
+		n.wg.Wait()
+	})
+}

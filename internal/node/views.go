@@ -1,0 +1,123 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/sql"
+	"github.com/spandb/spand/sql/types"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/truetime"
+)
+
+// maxLocksShown bounds spand.locks per tablet: the view is for people.
+const maxLocksShown = 1000
+
+func columns(spec string) []sql.ViewColumn {
+	oids := map[string]types.OID{"bigint": types.OIDInt8, "text": types.OIDText, "boolean": types.OIDBool, "timestamptz": types.OIDTimestampTZ, "float": types.OIDFloat8}
+	var cols []sql.ViewColumn
+	for _, c := range strings.Split(spec, ", ") {
+		name, typ, _ := strings.Cut(c, " ")
+		cols = append(cols, sql.ViewColumn{Name: name, Type: types.T(oids[typ])})
+	}
+	return cols
+}
+
+// views are the tables of schema spand that show this node's inside. What other
+// nodes know better, such as who leads, is shown as this one believes it.
+func (n *Node) views() []sql.View {
+	return []sql.View{
+		{Schema: "spand", Name: "nodes", Columns: columns("node_id bigint, name text, rpc_addr text, is_self boolean, connected boolean"), Rows: n.nodeRows},
+		{Schema: "spand", Name: "tablets", Columns: columns("tablet bigint, start_key text, end_key text, generation bigint, leader text, replicas text"), Rows: n.tabletRows},
+		{Schema: "spand", Name: "replicas", Columns: columns("tablet bigint, role text, term bigint, leader text, serving boolean, lease_end timestamptz, safe_time timestamptz, applied bigint, committed bigint, last bigint, quiesced boolean"), Rows: n.replicaRows},
+		{Schema: "spand", Name: "locks", Columns: columns("tablet bigint, key text, mode text, txn text, gateway text, phase text, granted boolean"), Rows: n.lockRows},
+		{Schema: "spand", Name: "clock", Columns: columns("node text, source text, epsilon_seconds float, earliest timestamptz, latest timestamptz, error text"), Rows: n.clockRows},
+	}
+}
+
+func (n *Node) name(id keys.NodeID) types.Datum {
+	for _, m := range n.members {
+		if m.ID == id {
+			return types.Text(m.Name)
+		}
+	}
+	return types.Null
+}
+
+// postgresEpoch is 2000-01-01 UTC, from which timestamps in datums count.
+const postgresEpoch = 946684800_000_000_000
+
+func timestamp(t truetime.Timestamp) types.Datum {
+	if t <= 0 || t == truetime.Max {
+		return types.Null
+	}
+	return types.Timestamp((int64(t) - postgresEpoch) / 1000)
+}
+
+func count[T ~uint64 | ~uint32](v T) types.Datum { return types.Int(int64(v)) }
+
+func (n *Node) nodeRows(_ context.Context, emit func([]types.Datum) error) error {
+	for _, m := range n.members {
+		self := m.ID == n.self
+		if err := emit([]types.Datum{count(m.ID), types.Text(m.Name), types.Text(m.Addr), types.Bool(self), types.Bool(self || n.net.Connected(m.ID))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) tabletRows(ctx context.Context, emit func([]types.Datum) error) error {
+	list, err := n.dir.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		var replicas []string
+		for _, r := range d.Replicas {
+			replicas = append(replicas, n.name(r.Node).Str())
+		}
+		if err := emit([]types.Datum{count(d.Group), types.Text(hex.EncodeToString(d.Span.Start)), types.Text(hex.EncodeToString(d.Span.End)),
+			count(d.Generation), n.name(n.Leader(d.Group)), types.Text(strings.Join(replicas, ","))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) replicaRows(_ context.Context, emit func([]types.Datum) error) error {
+	for _, r := range n.replicas.all() {
+		s := r.group.Status()
+		if err := emit([]types.Datum{count(s.Group), types.Text(s.Role), count(s.Term), n.name(s.Leader), types.Bool(s.Serving), timestamp(s.LeaseEnd),
+			timestamp(s.SafeTime), count(s.Applied), count(s.Commit), count(s.Last), types.Bool(s.Quiesced)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) lockRows(_ context.Context, emit func([]types.Datum) error) error {
+	for _, r := range n.replicas.all() {
+		for _, l := range r.tablet.Locks(maxLocksShown) {
+			mode := "shared"
+			if l.Strength == tablet.LockExclusive {
+				mode = "exclusive"
+			}
+			if err := emit([]types.Datum{count(r.tablet.Group()), types.Text(l.Span.String()), types.Text(mode), types.Text(l.Txn.String()),
+				n.name(l.Client), types.Text(l.Phase), types.Bool(!l.Waiting)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (n *Node) clockRows(_ context.Context, emit func([]types.Datum) error) error {
+	now := n.clock.Now()
+	reason := types.Null
+	if err := n.clock.Err(); err != nil {
+		reason = types.Text(err.Error())
+	}
+	return emit([]types.Datum{types.Text(n.cfg.Node), types.Text(n.source), types.Float(now.Epsilon().Seconds()), timestamp(now.Earliest), timestamp(now.Latest), reason})
+}

@@ -1,0 +1,392 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/tablet/directory"
+	"github.com/spandb/spand/truetime"
+	"github.com/spandb/spand/txn"
+)
+
+// Node is a machine: a disk and a clock that outlive crashes, and at most one
+// life at a time.
+type Node struct {
+	w    *World
+	id   keys.NodeID
+	disk *storage.MemFS
+	torn *rand.Rand // of crashes; the nemesis's
+
+	mu    sync.Mutex // a leaf
+	life  *Life      // nil: down
+	slow  time.Duration
+	clock clockError
+}
+
+// clockError is how far a machine's clock is off.
+type clockError struct {
+	at  time.Time
+	err time.Duration
+	ppm float64
+}
+
+func (c clockError) now() time.Duration {
+	return c.err + time.Duration(float64(time.Since(c.at))*c.ppm/1e6)
+}
+
+// Life is a node between a start and a crash, assembled like internal/node.Node.
+type Life struct {
+	n     *Node
+	log   *slog.Logger
+	clock *truetime.Manual
+	store *storage.Store
+	end   *Endpoint
+	host  *paxosgroup.Host
+	dir   *directory.Directory
+	cache *directory.Cache
+	txns  *txn.Client
+	hooks tablet.Hooks
+
+	ctx    context.Context // ends with the life
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	dead   atomic.Bool
+
+	mu        sync.RWMutex
+	ended     bool // nothing is spawned any more
+	replicas  map[keys.GroupID]replica
+	recovered map[keys.GroupID]storage.Recovered
+	leaders   map[keys.GroupID]keys.NodeID
+}
+
+type replica struct {
+	tablet *tablet.Tablet
+	group  *paxosgroup.Group
+}
+
+// current returns the node's life, nil while it is down.
+func (n *Node) current() *Life {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.life
+}
+
+// inject is the disk's speed: every sync and commit takes time.
+func (n *Node) inject(op storage.Op, _ string) error {
+	if op != storage.OpSync && op != storage.OpCommit {
+		return nil
+	}
+	n.mu.Lock()
+	d := n.w.plan.DiskLatency + n.slow
+	n.mu.Unlock()
+	time.Sleep(d + time.Duration(n.id)) // a nanosecond of its own
+	return nil
+}
+
+func (n *Node) setSlow(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = d
+}
+
+// setClock moves the machine's clock to an error of e that drifts by ppm.
+func (n *Node) setClock(e time.Duration, ppm float64) {
+	n.mu.Lock()
+	old := n.clock.now()
+	n.clock = clockError{time.Now(), e, ppm}
+	l := n.life
+	n.mu.Unlock()
+	if l != nil {
+		l.clock.SetDrift(ppm)
+		l.clock.Step(e - old)
+	}
+}
+
+// start boots the node.
+func (n *Node) start() error {
+	w := n.w
+	l := &Life{
+		n: n, log: w.trace.logger(w.opts.logLevel()).With("node", n.id),
+		replicas: map[keys.GroupID]replica{}, leaders: map[keys.GroupID]keys.NodeID{},
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	n.mu.Lock()
+	e := n.clock.now()
+	ppm := n.clock.ppm
+	n.mu.Unlock()
+	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: w.plan.Epsilon})
+	l.clock.SetDrift(ppm)
+	p := &w.plan
+	store, recovered, err := storage.Open(storage.Options{
+		FS: n.disk.Boot(), Dir: "/data", Logger: l.log.With("room", "storage"),
+		Identity:       storage.Identity{Node: n.id, Name: fmt.Sprint("n", n.id), Cluster: clusterID},
+		CheckpointKeys: p.CheckpointKeys, CheckpointInterval: p.CheckpointInterval, CheckpointSegments: 2,
+		SegmentBytes: p.SegmentBytes, Gather: -1, MapBytes: 64 << 20, Reserve: -1,
+		Fatal: func(err error) {
+			if !l.dead.Load() {
+				w.violate("R1", "node %d: the store failed: %v", n.id, err)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("opening the store: %w", err)
+	}
+	l.store, l.recovered = store, recovered
+	l.end = w.net.Attach(n.id)
+	l.end.HandleCalls(func(ctx context.Context, _ keys.NodeID, method byte, payload []byte) []byte {
+		return txn.Serve(ctx, localTablets{l}, method, payload)
+	})
+	if err := l.openHost(); err != nil {
+		l.end.Detach()
+		l.stop()
+		return err
+	}
+	l.host.Start()
+	l.store.Start()
+	l.wg.Go(func() {
+		if err := l.dir.Ensure(l.ctx); err != nil && l.ctx.Err() == nil {
+			l.log.Warn("could not publish the first tablets", "err", err)
+		}
+	})
+	n.mu.Lock()
+	n.life = l
+	n.mu.Unlock()
+	return nil
+}
+
+var clusterID = [16]byte{'s', 'i', 'm'}
+
+func (l *Life) openHost() error {
+	w, self := l.n.w, l.n.id
+	boot := directory.Bootstrap(w.ids)
+	host, err := paxosgroup.NewHost(paxosgroup.Config{
+		Node: self, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
+		Logger: l.log, Workers: w.plan.Workers, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
+		ClockSuspect: func(err error) {
+			if !w.opts.LyingClocks {
+				w.violate("T2", "node %d suspects an honest clock: %v", self, err)
+			}
+		},
+		GroupFailed: func(g keys.GroupID, err error) {
+			if !l.dead.Load() {
+				w.violate("R4", "node %d: replica of group %d stopped: %v", self, g, err)
+			}
+		},
+		UnknownGroup: l.unknownGroup,
+	})
+	if err != nil {
+		return err
+	}
+	l.host = host
+	l.store.SetSource(host)
+	l.dir = directory.New(directory.Config{Node: self, Clock: l.clock, Dialer: directoryDialer{l}, Logger: l.log.With("room", "directory"), Boot: boot})
+	l.cache = directory.NewCache(l.dir, 0, boot...)
+	p := &w.plan
+	l.txns = txn.NewClient(txn.Config{
+		Node: self, Clock: l.clock, Router: l.cache, Dialer: l, Directory: l.dir, Logger: l.log.With("room", "txn"),
+		StageAfter: p.StageAfter, ChunkBytes: p.ChunkBytes, InlineBytes: p.InlineBytes,
+	})
+	l.hooks = txn.NewRecovery(l.txns).Hooks()
+	l.hooks.SplitApplied = func(_ *tablet.Tablet, s tablet.SplitApplied) {
+		if err := l.openTablet(s.Child, &s); err != nil && !l.dead.Load() {
+			w.violate("B1", "node %d: opening the child of a split: %v", self, err)
+		}
+	}
+	for _, d := range boot {
+		if err := l.openTablet(d, nil); err != nil {
+			return err
+		}
+	}
+	l.mu.RLock()
+	var rest []keys.GroupID
+	for g, rec := range l.recovered {
+		if len(rec.State.Machine) > 0 {
+			rest = append(rest, g)
+		}
+	}
+	l.mu.RUnlock()
+	slices.Sort(rest)
+	for _, g := range rest {
+		if err := l.openTablet(keys.Descriptor{Group: g}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openTablet mirrors internal/node's.
+func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) error {
+	l.mu.Lock()
+	if _, open := l.replicas[desc.Group]; open {
+		l.mu.Unlock()
+		return nil
+	}
+	rec, known := l.recovered[desc.Group]
+	delete(l.recovered, desc.Group)
+	l.mu.Unlock()
+
+	self := l.n.id
+	gc := paxosgroup.GroupConfig{ID: desc.Group}
+	if known {
+		gc.Recovered = &rec
+	}
+	cfg := l.tabletConfig(desc.Group)
+	t := tablet.New(cfg)
+	switch {
+	case split != nil:
+		t = tablet.NewChild(cfg, *split)
+		gc.Initial, gc.InheritedHolder, gc.Floor = split.State, split.Holder, split.Floor
+	case len(rec.State.Machine) == 0:
+		gc.Initial = tablet.InitialState(desc)
+	default:
+		if err := t.Restore(rec.State.Machine); err != nil {
+			return err
+		}
+		desc = t.Descriptor()
+	}
+	for _, r := range desc.Replicas {
+		if r.Node == self {
+			gc.Replica = r.ID
+		}
+	}
+	if gc.Replica == 0 {
+		return fmt.Errorf("group %d has no replica on node %d", cfg.Group, self)
+	}
+	gc.Replicas, gc.Machine = desc.Replicas, t
+	gc.Preferred = desc.Replicas[int(desc.Group)%len(desc.Replicas)].Node
+	g, err := l.host.Open(gc)
+	if errors.Is(err, paxosgroup.ErrStopped) && l.dead.Load() {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening group %d: %w", cfg.Group, err)
+	}
+	t.Bind(g)
+	l.mu.Lock()
+	l.replicas[desc.Group] = replica{t, g}
+	l.mu.Unlock()
+	return nil
+}
+
+func (l *Life) tabletConfig(g keys.GroupID) tablet.Config {
+	return tablet.Config{
+		Group: g, Node: l.n.id, Clock: l.clock, Reader: l.store, Logger: l.log, Hooks: l.hooks,
+		InDoubtAfter: l.n.w.plan.InDoubtAfter,
+	}
+}
+
+// crash ends the life; what the disk had not synced is lost, or torn.
+func (n *Node) crash(torn bool) {
+	n.mu.Lock()
+	l := n.life
+	n.life = nil
+	n.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.dead.Store(true)
+	l.end.Detach()
+	var r *rand.Rand
+	if torn {
+		r = n.torn
+	}
+	if err := n.disk.Crash(r); err != nil {
+		n.w.violate("R1", "node %d: the simulated disk failed: %v", n.id, err)
+	}
+	l.stop()
+}
+
+// stop ends the goroutines of a detached life.
+func (l *Life) stop() {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	l.cancel()
+	if l.txns != nil {
+		l.txns.Close()
+	}
+	if l.host != nil {
+		l.host.Close()
+		for _, r := range l.all() {
+			r.tablet.Close()
+		}
+	}
+	l.end.Wait()
+	l.wg.Wait()
+	if err := l.store.Close(); err != nil {
+		l.log.Debug("closing the store", "err", err)
+	}
+}
+
+func (l *Life) get(g keys.GroupID) (replica, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	r, ok := l.replicas[g]
+	return r, ok
+}
+
+// all returns the replicas in the order of their groups.
+func (l *Life) all() []replica {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	out := make([]replica, 0, len(l.replicas))
+	for _, r := range l.replicas {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b replica) int { return int(a.tablet.Group()) - int(b.tablet.Group()) })
+	return out
+}
+
+// Participant implements txn.Dialer.
+func (l *Life) Participant(node keys.NodeID, g keys.GroupID) (txn.Participant, error) {
+	if node != l.n.id {
+		return txn.NewRemote(l.end, node, g), nil
+	}
+	r, ok := l.get(g)
+	if !ok {
+		return nil, &paxosgroup.NotLeaderError{Group: g}
+	}
+	return r.tablet, nil
+}
+
+// Leader implements txn.Dialer.
+func (l *Life) Leader(g keys.GroupID) keys.NodeID {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if r, ok := l.replicas[g]; ok {
+		if n := r.group.Leader(); n != 0 {
+			return n
+		}
+	}
+	return l.leaders[g]
+}
+
+// Learned implements txn.Dialer.
+func (l *Life) Learned(g keys.GroupID, leader keys.NodeID) {
+	l.mu.Lock()
+	l.leaders[g] = leader
+	l.mu.Unlock()
+}
+
+type directoryDialer struct{ *Life }
+
+func (d directoryDialer) Replica(node keys.NodeID, g keys.GroupID) (directory.Replica, error) {
+	return d.Participant(node, g)
+}
+
+type localTablets struct{ l *Life }
+
+func (t localTablets) Local(g keys.GroupID) (txn.Participant, error) {
+	return t.l.Participant(t.l.n.id, g)
+}

@@ -1,0 +1,228 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+)
+
+// Plan is everything about a run that the seed decides beforehand.
+type Plan struct {
+	Seed     uint64
+	Nodes    int
+	Epsilon  time.Duration
+	Duration time.Duration // of the faults
+	Noise    Noise         // of the healthy network
+	Faults   []Fault       // by At
+	Workers  int
+
+	DiskLatency                         time.Duration
+	CheckpointKeys                      int
+	CheckpointInterval                  time.Duration
+	SegmentBytes                        int64
+	StageAfter, ChunkBytes, InlineBytes int // 0: txn's defaults
+	InDoubtAfter                        time.Duration
+
+	Splits  []string // made before the faults
+	Clients []string // kinds, one per client
+}
+
+// FaultKind says what goes wrong.
+type FaultKind uint8
+
+const (
+	Crash FaultKind = iota
+	CrashAll
+	Isolate   // a node from all others, both ways
+	OneWay    // messages from Node to To
+	Stall     // a node's network stands still
+	NoisyNet  // Noise
+	SlowDisk  // Amount more per sync
+	ClockMove // to an error of Amount, drifting by PPM
+	Transfer  // leadership of the tablet of Key to Node
+	Split     // at Key
+	Checkpoint
+)
+
+func (k FaultKind) String() string {
+	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint"}[k]
+}
+
+// Fault happens at At and, where it lasts, ends after For.
+type Fault struct {
+	Kind    FaultKind
+	At, For time.Duration
+	Node    keys.NodeID // 0: whoever leads the tablet of Key then
+	To      keys.NodeID
+	Key     string
+	Torn    bool
+	Noise   Noise
+	Amount  time.Duration
+	PPM     float64
+}
+
+func (f Fault) String() string {
+	s := fmt.Sprintf("%v", f.Kind)
+	if f.Node != 0 {
+		s += fmt.Sprintf(" node=%d", f.Node)
+	}
+	if f.To != 0 {
+		s += fmt.Sprintf(" to=%d", f.To)
+	}
+	if f.Key != "" {
+		s += fmt.Sprintf(" key=%s", show(f.Key))
+	}
+	switch f.Kind {
+	case NoisyNet:
+		s += " " + f.Noise.String()
+	case SlowDisk, ClockMove:
+		s += fmt.Sprintf(" %v", f.Amount)
+	}
+	if f.PPM != 0 {
+		s += fmt.Sprintf(" %.1fppm", f.PPM)
+	}
+	if f.For != 0 {
+		s += fmt.Sprintf(" for=%v", f.For)
+	}
+	return s
+}
+
+// draw is a source of choices.
+type draw struct{ *rand.Rand }
+
+func (d draw) between(lo, hi time.Duration) time.Duration {
+	if hi <= lo {
+		return lo
+	}
+	return lo + time.Duration(d.Int64N(int64(hi-lo)))
+}
+
+func pick[T any](d draw, xs ...T) T { return xs[d.IntN(len(xs))] }
+
+// Streams of a seed's choices, so that none disturbs another.
+const (
+	streamPlan = iota + 1
+	streamFaults
+	streamTorn
+	streamClients // and on: one each
+)
+
+func newDraw(seed, stream uint64) draw { return draw{rand.New(rand.NewPCG(seed, stream))} }
+
+// splitKeys are where tablets may be divided; the workloads' keys lie around them.
+var splitKeys = []string{acct(3), acct(6), reg(0), reg(3), mix(0), mix(4), mix(8), uniq(0, 0)}
+
+// NewPlan draws a plan.
+func NewPlan(seed uint64, o Options) Plan {
+	d := newDraw(seed, streamPlan)
+	p := Plan{
+		Seed: seed, Nodes: 3, Workers: 1,
+		Epsilon:            pick(d, 0, time.Millisecond, 4*time.Millisecond, 4*time.Millisecond, 20*time.Millisecond, 50*time.Millisecond),
+		Duration:           o.Duration,
+		DiskLatency:        pick(d, 0, 100*time.Microsecond, 500*time.Microsecond, 3*time.Millisecond),
+		CheckpointKeys:     pick(d, 60, 300, 2000),
+		CheckpointInterval: pick(d, 700*time.Millisecond, 3*time.Second, time.Minute),
+		SegmentBytes:       pick[int64](d, 64<<10, 256<<10),
+		InDoubtAfter:       pick(d, 300*time.Millisecond, 3*time.Second),
+	}
+	p.Noise = Noise{Min: 100 * time.Microsecond, Max: pick(d, 300*time.Microsecond, time.Millisecond, 5*time.Millisecond)}
+	if d.IntN(3) == 0 {
+		p.StageAfter, p.ChunkBytes, p.InlineBytes = 300, 200, 150
+	}
+	for range d.IntN(4) {
+		p.Splits = append(p.Splits, pick(d, splitKeys...))
+	}
+	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
+	p.drawFaults(newDraw(seed, streamFaults), o)
+	if o.Adjust != nil {
+		o.Adjust(&p, newDraw(seed, streamPlan+100))
+	}
+	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return int(a.At - b.At) })
+	return p
+}
+
+func (p *Plan) node(d draw) keys.NodeID { return keys.NodeID(1 + d.IntN(p.Nodes)) }
+
+// victim is a node, or in half of the cases whoever leads some tablet then.
+func (p *Plan) victim(d draw) (keys.NodeID, string) {
+	k := pick(d, splitKeys...)
+	if d.IntN(2) == 0 {
+		return 0, k
+	}
+	return p.node(d), ""
+}
+
+func (p *Plan) drawFaults(d draw, o Options) {
+	kinds := []FaultKind{
+		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Stall, NoisyNet, NoisyNet,
+		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Checkpoint,
+	}
+	at := 200 * time.Millisecond
+	for {
+		at += d.between(10*time.Millisecond, 700*time.Millisecond)
+		if at >= p.Duration {
+			break
+		}
+		f := Fault{Kind: pick(d, kinds...), At: at}
+		long := d.between(50*time.Millisecond, 4*time.Second)
+		switch f.Kind {
+		case Crash:
+			if d.IntN(8) == 0 {
+				f.Kind = CrashAll
+			}
+			f.Node, f.Key = p.victim(d)
+			f.For, f.Torn = pick(d, 5*time.Millisecond, d.between(10*time.Millisecond, 300*time.Millisecond), long), d.IntN(2) == 0
+		case Isolate:
+			f.Node, f.Key = p.victim(d)
+			f.For = long
+		case OneWay:
+			f.Node = p.node(d)
+			if f.To = p.node(d); f.To == f.Node {
+				f.To = f.Node%keys.NodeID(p.Nodes) + 1
+			}
+			f.For = long
+		case Stall:
+			f.Node, f.Key = p.victim(d)
+			f.For = long
+		case NoisyNet:
+			f.For = long
+			f.Noise = Noise{
+				Drop: pick(d, 0, 0.02, 0.1, 0.3), Duplicate: pick(d, 0, 0.02, 0.2), Reorder: d.IntN(2) == 0,
+				Min: 50 * time.Microsecond, Max: pick(d, time.Millisecond, 20*time.Millisecond, 200*time.Millisecond),
+			}
+		case SlowDisk:
+			f.Node, f.For, f.Amount = p.node(d), long, pick(d, 5*time.Millisecond, 50*time.Millisecond, 400*time.Millisecond)
+		case ClockMove:
+			f.Node = p.node(d)
+			f.Amount, f.PPM = p.honestClock(d)
+		case Transfer:
+			f.Node, f.Key = p.node(d), pick(d, splitKeys...)
+		case Split:
+			f.Key = pick(d, splitKeys...)
+			if d.IntN(3) == 0 {
+				f.Key = uniq(d.IntN(12), d.IntN(40))
+			}
+		case Checkpoint:
+			f.Node = p.node(d)
+		}
+		p.Faults = append(p.Faults, f)
+	}
+}
+
+// honestClock draws an error and a drift that stay within ε for as long as a
+// world lasts.
+func (p *Plan) honestClock(d draw) (time.Duration, float64) {
+	if p.Epsilon == 0 {
+		return 0, 0
+	}
+	most := p.Epsilon * 8 / 10
+	e := pick(d, -most, most, d.between(-most, most))
+	ppm := 1e6 * (p.Epsilon - most).Seconds() / worldLife.Seconds()
+	return e, ppm * (2*d.Float64() - 1)
+}
+
+// worldLife bounds the virtual time that a world lasts.
+const worldLife = 5 * time.Minute

@@ -1,0 +1,424 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/truetime"
+	"github.com/spandb/spand/txn"
+)
+
+// Options of a run, beside the seed.
+type Options struct {
+	// Duration of the faults; 0: 8 s of virtual time.
+	Duration time.Duration
+	// Adjust changes the plan that the seed gave.
+	Adjust func(*Plan, draw)
+	// LyingClocks says that some clock may err beyond ε: then suspicion is no violation.
+	LyingClocks bool
+	// Log adds the rooms' log lines to the trace; LogDebug their debug lines too.
+	Log, LogDebug bool
+}
+
+func (o *Options) logLevel() slog.Level {
+	switch {
+	case o.LogDebug:
+		return slog.LevelDebug
+	case o.Log:
+		return slog.LevelInfo
+	}
+	return slog.LevelError
+}
+
+// Report of a run.
+type Report struct {
+	Plan       Plan
+	Violations []Violation
+	Trace      []string
+	Ops        []*Op
+	Stats      Stats
+}
+
+// Stats say what happened in a run.
+type Stats struct {
+	OK, Failed, Unknown int
+	Settled             int // unknown ones that the versions or an inquiry settled
+	Crashes, Tablets    int
+	Virtual, Real       time.Duration
+}
+
+func (s Stats) String() string {
+	return fmt.Sprintf("%d ok, %d failed, %d unknown, %d crashes, %d tablets, %v virtual in %v", s.OK, s.Failed, s.Unknown, s.Crashes, s.Tablets, s.Virtual.Round(time.Millisecond), s.Real.Round(time.Millisecond))
+}
+
+// World is a cluster in a bubble.
+type World struct {
+	opts    Options
+	plan    Plan
+	trace   *Trace
+	net     *Network
+	ids     []keys.NodeID
+	nodes   []*Node
+	history *History
+	settled truetime.Timestamp // of the initial rows
+	stats   Stats
+	truth   Versions
+
+	mu         sync.Mutex // a leaf
+	violations []Violation
+}
+
+func (w *World) violate(inv, format string, args ...any) {
+	v := Violation{inv, fmt.Sprintf(format, args...)}
+	w.trace.Addf("VIOLATION %v", v)
+	w.mu.Lock()
+	w.violations = append(w.violations, v)
+	w.mu.Unlock()
+}
+
+func (w *World) violated() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.violations) > 0
+}
+
+// Run runs one seed in a bubble of t and judges it. It fails t only when the
+// simulation itself cannot go on.
+func Run(t *testing.T, seed uint64, o Options) *Report {
+	if o.Duration == 0 {
+		o.Duration = 8 * time.Second
+	}
+	began := time.Now()
+	w := &World{opts: o, plan: NewPlan(seed, o)}
+	temp := make([]string, w.plan.Nodes)
+	for i := range temp {
+		temp[i] = tempDir(t)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		defer func() {
+			if r := recover(); r != nil {
+				w.violate("F1", "panic: %v\n%s", r, debug.Stack())
+			}
+		}()
+		w.run(temp)
+	})
+	w.violations = append(w.violations, Check(w.history.ops, w.truth)...)
+	w.count()
+	w.stats.Real = time.Since(began)
+	return &Report{Plan: w.plan, Violations: w.violations, Trace: w.trace.Lines(), Ops: w.history.ops, Stats: w.stats}
+}
+
+func (w *World) count() {
+	for _, op := range w.history.ops {
+		switch op.Status {
+		case OK:
+			w.stats.OK++
+		case Failed:
+			w.stats.Failed++
+		default:
+			w.stats.Unknown++
+		}
+	}
+}
+
+func (w *World) run(temp []string) {
+	w.trace = newTrace()
+	w.history = &History{trace: w.trace}
+	p := &w.plan
+	w.trace.Addf("seed %d: ε=%v %v disk=%v checkpoints at %d keys or %v, segments %d, staging from %d bytes", p.Seed, p.Epsilon, p.Noise, p.DiskLatency, p.CheckpointKeys, p.CheckpointInterval, p.SegmentBytes, p.StageAfter)
+	w.net = NewNetwork(p.Seed, p.Noise)
+	d := newDraw(p.Seed, streamPlan+200)
+	for i := range p.Nodes {
+		id := keys.NodeID(i + 1)
+		n := &Node{w: w, id: id, disk: storage.NewMemFS(temp[i]), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
+		e, ppm := p.honestClock(d)
+		n.clock = clockError{time.Now(), e, ppm}
+		n.disk.Inject(n.inject)
+		w.ids, w.nodes = append(w.ids, id), append(w.nodes, n)
+	}
+	defer w.close()
+	for _, n := range w.nodes {
+		if err := n.start(); err != nil {
+			w.violate("F1", "node %d does not start: %v", n.id, err)
+			return
+		}
+		time.Sleep(1_000_037 * time.Nanosecond) // so that the nodes' timers never coincide
+	}
+	if !w.setup() {
+		return
+	}
+	until := time.Now().Add(p.Duration)
+	var clients sync.WaitGroup
+	for i, kind := range p.Clients {
+		c := &client{w: w, id: i, kind: kind, d: newDraw(p.Seed, streamClients+uint64(i))}
+		clients.Go(func() { c.run(until) })
+	}
+	w.nemesis()
+	w.heal()
+	clients.Wait()
+	if w.converge() {
+		w.finale()
+		w.compare()
+	}
+	w.stats.Virtual = time.Since(w.trace.start)
+}
+
+// close ends everything in the bubble.
+func (w *World) close() {
+	for _, n := range w.nodes {
+		n.crash(false)
+	}
+	w.net.Close()
+	// Look-ups that outlive their callers end by their own timeouts.
+	time.Sleep(time.Minute)
+	synctest.Wait()
+}
+
+// setup divides the keyspace as planned and writes the initial rows.
+func (w *World) setup() bool {
+	l := w.nodes[0].current()
+	ctx, cancel := context.WithTimeout(l.ctx, 30*time.Second)
+	defer cancel()
+	for _, k := range w.plan.Splits {
+		if err := l.txns.Split(ctx, keys.Key(k)); err != nil {
+			w.violate("B1", "first split at %s: %v", show(k), err)
+			return false
+		}
+	}
+	c := &client{w: w, id: -1, d: newDraw(w.plan.Seed, streamPlan+300)}
+	op, err := c.rw(ctx, l, "init", func(ctx context.Context, t *txn.Txn, op *Op) error {
+		for i := range accounts {
+			if err := op.put(ctx, t, acct(i), fmt.Sprint(opening)); err != nil {
+				return err
+			}
+		}
+		for i := range registers {
+			if err := op.put(ctx, t, reg(i), "first"); err != nil {
+				return err
+			}
+		}
+		for i := 0; i < mixed; i += 2 {
+			if err := op.put(ctx, t, mix(i), "first"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.violate("F1", "no first rows in a healthy cluster: %v", err)
+		return false
+	}
+	w.settled = op.TS
+	return true
+}
+
+// event is a fault's beginning or end.
+type event struct {
+	at    time.Duration
+	fault *Fault
+	end   bool
+}
+
+// nemesis carries out the plan's faults.
+func (w *World) nemesis() {
+	start := time.Now()
+	var events []event
+	for i := range w.plan.Faults {
+		f := &w.plan.Faults[i]
+		events = append(events, event{f.At, f, false})
+		if f.For > 0 && f.At+f.For < w.plan.Duration {
+			events = append(events, event{f.At + f.For, f, true})
+		}
+	}
+	slices.SortStableFunc(events, func(a, b event) int { return int(a.at - b.at) })
+	active := map[*Fault]bool{}
+	for _, e := range events {
+		time.Sleep(time.Until(start.Add(e.at)))
+		if e.end {
+			w.trace.Addf("FAULT ends: %v", e.fault)
+			delete(active, e.fault)
+			w.surroundings(active)
+			if e.fault.Kind == Crash || e.fault.Kind == CrashAll {
+				w.restart(active)
+			}
+			continue
+		}
+		w.strike(e.fault, active)
+	}
+	time.Sleep(time.Until(start.Add(w.plan.Duration)))
+}
+
+// strike begins a fault.
+func (w *World) strike(f *Fault, active map[*Fault]bool) {
+	if f.Node == 0 && f.Key != "" {
+		if f.Node = w.leaderOf(f.Key); f.Node == 0 {
+			f.Node = 1
+		}
+	}
+	w.trace.Addf("FAULT %v", f)
+	if f.For > 0 {
+		active[f] = true
+	}
+	switch f.Kind {
+	case Crash:
+		w.stats.Crashes++
+		w.nodes[f.Node-1].crash(f.Torn)
+	case CrashAll:
+		for _, n := range w.nodes {
+			w.stats.Crashes++
+			n.crash(f.Torn)
+		}
+	case ClockMove:
+		w.nodes[f.Node-1].setClock(f.Amount, f.PPM)
+	case Transfer:
+		w.background(f.Node, func(ctx context.Context, _ *Life) {
+			for _, n := range w.nodes {
+				l := n.current()
+				if l == nil {
+					continue
+				}
+				for _, r := range l.all() {
+					if d := r.tablet.Descriptor(); d.Span.Contains(keys.Key(f.Key)) && r.group.Leader() == n.id {
+						err := r.group.Transfer(ctx, f.Node)
+						w.trace.Addf("transfer of group %d from %d to %d: %v", d.Group, n.id, f.Node, err)
+						return
+					}
+				}
+			}
+		})
+	case Split:
+		at := keys.NodeID(1 + int(f.At)%len(w.nodes))
+		w.background(at, func(ctx context.Context, l *Life) {
+			err := l.txns.Split(ctx, keys.Key(f.Key))
+			w.trace.Addf("split at %s from node %d: %v", show(f.Key), at, err)
+		})
+	case Checkpoint:
+		w.background(f.Node, func(ctx context.Context, l *Life) {
+			if err := l.store.Checkpoint(ctx); err != nil {
+				w.trace.Addf("checkpoint at node %d: %v", f.Node, err)
+			}
+		})
+	}
+	w.surroundings(active)
+}
+
+// background runs f in the present life of a node, if it has one.
+func (w *World) background(id keys.NodeID, f func(context.Context, *Life)) {
+	l := w.nodes[id-1].current()
+	if l == nil {
+		return
+	}
+	w.spawn(l, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		f(ctx, l)
+	})
+}
+
+// spawn runs f in a goroutine that l's end waits for, unless l has ended.
+func (w *World) spawn(l *Life, f func(context.Context)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	l.wg.Go(func() { f(l.ctx) })
+}
+
+// surroundings sets network and disks as the active faults demand.
+func (w *World) surroundings(active map[*Fault]bool) {
+	cut, stalled, slow := map[pair]bool{}, map[keys.NodeID]bool{}, map[keys.NodeID]time.Duration{}
+	var noise *Noise
+	for i := range w.plan.Faults { // in order, so that the last one wins
+		f := &w.plan.Faults[i]
+		if !active[f] {
+			continue
+		}
+		switch f.Kind {
+		case Isolate:
+			for _, id := range w.ids {
+				cut[pair{f.Node, id}], cut[pair{id, f.Node}] = true, true
+			}
+		case OneWay:
+			cut[pair{f.Node, f.To}] = true
+		case Stall:
+			stalled[f.Node] = true
+		case NoisyNet:
+			noise = &f.Noise
+		case SlowDisk:
+			slow[f.Node] = max(slow[f.Node], f.Amount)
+		}
+	}
+	w.net.SetCuts(cut)
+	w.net.SetStalled(stalled)
+	w.net.SetNoise(noise)
+	for _, n := range w.nodes {
+		n.setSlow(slow[n.id])
+	}
+}
+
+// restart boots every node that no active fault keeps down.
+func (w *World) restart(active map[*Fault]bool) {
+	down := map[keys.NodeID]bool{}
+	for f := range active {
+		switch f.Kind {
+		case Crash:
+			down[f.Node] = true
+		case CrashAll:
+			return
+		}
+	}
+	for _, n := range w.nodes {
+		if down[n.id] || n.current() != nil {
+			continue
+		}
+		w.trace.Addf("node %d starts", n.id)
+		if err := n.start(); err != nil {
+			w.violate("R1", "node %d does not start again: %v", n.id, err)
+		}
+	}
+}
+
+// heal ends all faults.
+func (w *World) heal() {
+	w.trace.Addf("HEAL")
+	w.surroundings(nil)
+	w.restart(nil)
+}
+
+// leaderOf returns who leads the tablet that holds k, by whatever replica claims it.
+func (w *World) leaderOf(k string) keys.NodeID {
+	for _, n := range w.nodes {
+		l := n.current()
+		if l == nil {
+			continue
+		}
+		for _, r := range l.all() {
+			if r.tablet.Descriptor().Span.Contains(keys.Key(k)) && r.group.Leader() == n.id {
+				return n.id
+			}
+		}
+	}
+	return 0
+}
+
+// tempDir is where bbolt's files lie: in memory where the system has such a
+// place, because their syncs cost real time and prove nothing here.
+func tempDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "spand-sim-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

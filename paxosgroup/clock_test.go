@@ -1,0 +1,204 @@
+package paxosgroup
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/truetime"
+)
+
+// T1: a leader whose clock stops vouching stops serving at once; the others take
+// over when its promises end.
+func TestT1_FailedClockDoesNotServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		term := g.leadTerm.Load()
+		n.clock.Fail(errors.New("unsynchronised"))
+		if g.Valid(term) == nil || g.Promise(term, n.clock.Now().Earliest) == nil {
+			t.Error("T1: serves on a clock that does not vouch")
+		}
+		if _, err := n.propose(1, "x"); err == nil {
+			t.Error("T1: assigned a timestamp")
+		}
+		// It still follows and votes not: the group goes on with the two others once
+		// its node is silent.
+		w.net.Isolate(n.id, true)
+		m := w.leader(1)
+		if m == n {
+			t.Fatal("leads again")
+		}
+		w.net.Isolate(n.id, false)
+		if _, err := m.propose(1, "y"); err != nil {
+			t.Fatal(err)
+		}
+		n.clock.Fail(nil)
+		time.Sleep(time.Second)
+		w.converged(1)
+	})
+}
+
+// A leader whose clock fails while its node stays up must not keep its
+// followers waiting for ever.
+func TestT1_FailedClockGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		n.clock.Fail(errors.New("unsynchronised"))
+		m := w.leader(1)
+		if m == n {
+			t.Fatal("serves on a failed clock")
+		}
+		if _, err := m.propose(1, "y"); err != nil {
+			t.Fatal(err)
+		}
+		n.clock.Fail(nil)
+		time.Sleep(time.Second)
+		w.converged(1)
+	})
+}
+
+func TestT2_PeerThatDisagreesIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, 3)
+		var reports [4]atomic.Int64
+		w.conf = func(c *Config) {
+			id := c.Node
+			c.ClockSuspect = func(err error) {
+				var pe *truetime.PeerError
+				if !errors.As(err, &pe) {
+					t.Errorf("%v", err)
+				}
+				reports[id].Add(1)
+			}
+		}
+		defer w.close()
+		w.start(1)
+		w.leader(1)
+		time.Sleep(time.Second)
+		for i := range reports {
+			if n := reports[i].Load(); n != 0 {
+				t.Errorf("node %d: %d reports about right clocks", i, n)
+			}
+		}
+		w.nodes[3].clock.SetOffset(100 * time.Millisecond) // ε is 4 ms
+		time.Sleep(time.Second)
+		if reports[1].Load() == 0 || reports[2].Load() == 0 || reports[3].Load() == 0 {
+			t.Errorf("reports: %d %d %d", reports[1].Load(), reports[2].Load(), reports[3].Load())
+		}
+	})
+}
+
+// T2: a node whose clock jumped far ahead must not poison the others' logs.
+func TestT2_TimestampsFarAheadAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "sane"); err != nil {
+			t.Fatal(err)
+		}
+		term := n.groups[1].leadTerm.Load()
+		done := make(chan error, 1)
+		// As if the lease did not bound it: straight into Raft.
+		far := truetime.FromTime(time.Now().Add(time.Hour))
+		if err := n.groups[1].ask(func() {
+			g := n.groups[1]
+			g.mu.Lock()
+			g.mu.flights = append(g.mu.flights, flight{p: &Proposal{Done: func(_ any, _ truetime.Timestamp, err error) { done <- err }}})
+			g.mu.Unlock()
+			if err := g.propose(rawEntries(encodeEntry(entryHeader{kindCommand, term, far}, []byte("poison")))); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		for _, id := range w.ids {
+			for _, e := range w.nodes[id].toys[1].history() {
+				if e.Data == "poison" {
+					t.Errorf("T2: applied at node %d", id)
+				}
+			}
+		}
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Error("T2: acknowledged")
+			}
+		default:
+		}
+		if w.nodes[2].host.Stats().Implausible+w.nodes[3].host.Stats().Implausible == 0 {
+			t.Error("nobody refused it")
+		}
+		// A leader that steps down for want of followers takes it along.
+		w.net.Isolate(n.id, true)
+		time.Sleep(4 * time.Second)
+		m := w.leader(1)
+		if _, err := m.propose(1, "sane again"); err != nil {
+			t.Fatal(err)
+		}
+		w.net.Isolate(n.id, false)
+		time.Sleep(3 * time.Second)
+		w.converged(1)
+	})
+}
+
+// B1, R3: the child of a split begins under its parent's holder, above what the
+// parent promised, without a pause; with the holder dead, after its lease.
+func TestB1_ChildInheritsLease(t *testing.T) {
+	for _, dead := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 4, 3)
+			defer w.close()
+			w.start(1)
+			n := w.leader(1)
+			g := n.groups[1]
+			far := n.clock.Now().Latest.Add(time.Second)
+			if err := g.Promise(g.leadTerm.Load(), far); err != nil {
+				t.Fatal(err)
+			}
+			w.promise(2, far)
+			until := truetime.Timestamp(g.lease.Load())
+			if dead {
+				n.crash()
+			}
+			at := time.Now()
+			for _, id := range w.ids {
+				m := w.nodes[id]
+				if m.host == nil {
+					continue
+				}
+				s := GroupConfig{ID: 2, Replica: keys.ReplicaID(200 + uint64(id)), Replicas: w.replicas(2),
+					InheritedHolder: n.id, InheritedUntil: until, Floor: far, Preferred: id}
+				m.specs = append(m.specs, s)
+				m.open(s)
+			}
+			m := w.leader(2)
+			took := time.Since(at)
+			if dead == (m == n) {
+				t.Errorf("dead %v: node %d leads", dead, m.id)
+			}
+			if !dead && took > 100*time.Millisecond {
+				t.Errorf("the holder needed %v", took)
+			}
+			if dead && !truetime.After(m.clock, until) {
+				t.Errorf("B1: a successor before the inherited lease was over")
+			}
+			if _, err := m.propose(2, "x"); err != nil {
+				t.Fatal(err)
+			}
+			w.converged(2)
+		})
+	}
+}

@@ -1,0 +1,235 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/spandb/spand/sql/catalog"
+	"github.com/spandb/spand/sql/exec"
+	"github.com/spandb/spand/sql/kv"
+	"github.com/spandb/spand/sql/sqlstate"
+	"github.com/spandb/spand/sql/types"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/truetime"
+)
+
+// Conn is one client's session. It implements Session, and expr.Session for the
+// statements that it runs.
+type Conn struct {
+	eng    *Engine
+	opts   SessionOptions
+	dbName string
+	db     *catalog.Database
+	ctx    context.Context // ends with Close and with the engine
+	stop   context.CancelCauseFunc
+
+	set       sessionSettings
+	planSpace string     // database and search path, part of plan cache keys
+	reported  []*setting // changed and to be told to the client
+
+	txn        txnState
+	inherit    truetime.Timestamp // age for the next transaction after a 40001 (X2)
+	lastCommit truetime.Timestamp
+
+	stmts   map[string]*prepared
+	unnamed *prepared
+	portals map[string]*portal
+
+	free    *exec.Context // an idle execution context
+	key     []byte        // scratch for plan cache keys
+	stmtCtx context.Context
+	closed  bool
+
+	cancelMu struct {
+		sync.Mutex
+		parent context.Context // that derived was made from
+		ctx    context.Context
+		cancel context.CancelCauseFunc
+		busy   bool
+	}
+}
+
+var _ Session = (*Conn)(nil)
+
+// Reasons for a statement's context to end, as the client is told.
+var (
+	errUserCancel = sqlstate.Newf(sqlstate.QueryCanceled, "canceling statement due to user request")
+	errTimeout    = sqlstate.Newf(sqlstate.QueryCanceled, "canceling statement due to statement timeout")
+	errShutdown   = sqlstate.Newf(sqlstate.AdminShutdown, "terminating connection due to administrator command")
+)
+
+// begin makes the context of a statement: it ends with ctx, with Cancel, and with
+// statement_timeout. done must be called.
+func (c *Conn) begin(ctx context.Context) (context.Context, func()) {
+	m := &c.cancelMu
+	m.Lock()
+	if m.ctx == nil || m.parent != ctx || m.ctx.Err() != nil {
+		if m.cancel != nil {
+			m.cancel(nil)
+		}
+		m.parent = ctx
+		m.ctx, m.cancel = context.WithCancelCause(ctx)
+	}
+	m.busy = true
+	out := m.ctx
+	m.Unlock()
+	c.stmtCtx = out
+	if c.set.stmtMS == 0 {
+		return out, c.done
+	}
+	timed, cancel := context.WithTimeoutCause(out, time.Duration(c.set.stmtMS)*time.Millisecond, errTimeout)
+	c.stmtCtx = timed
+	return timed, func() {
+		cancel()
+		c.done()
+	}
+}
+
+func (c *Conn) done() {
+	c.cancelMu.Lock()
+	c.cancelMu.busy = false
+	c.cancelMu.Unlock()
+}
+
+// Cancel interrupts the running statement, if any.
+func (c *Conn) Cancel() {
+	c.cancelMu.Lock()
+	if c.cancelMu.busy {
+		c.cancelMu.cancel(errUserCancel)
+	}
+	c.cancelMu.Unlock()
+}
+
+// Close rolls back and frees everything.
+func (c *Conn) Close() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	c.Cancel()
+	c.closePortals()
+	c.rollback()
+	c.cancelMu.Lock()
+	if c.cancelMu.cancel != nil {
+		c.cancelMu.cancel(nil)
+	}
+	c.cancelMu.Unlock()
+	c.stop(nil)
+	c.eng.mu.Lock()
+	delete(c.eng.mu.sessions, c)
+	c.eng.mu.Unlock()
+}
+
+// Status is what ReadyForQuery reports.
+func (c *Conn) Status() TxnStatus {
+	switch {
+	case !c.txn.explicit:
+		return TxnIdle
+	case c.txn.failed:
+		return TxnFailed
+	}
+	return TxnOpen
+}
+
+// Fail makes an open transaction block failed.
+func (c *Conn) Fail() { c.failTxn() }
+
+// clientError gives every error the form that clients see.
+func (c *Conn) clientError(err error) error {
+	var se *sqlstate.Error
+	var aborted *tablet.AbortedError
+	var locked *tablet.LockUnavailableError
+	var unknown *kv.UnknownOutcomeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unknown):
+		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
+			Message: "the outcome of transaction " + unknown.Txn.String() + " is not known",
+			Hint:    "The transaction may or may not have committed."}
+	case errors.As(err, &aborted):
+		return &sqlstate.Error{Code: sqlstate.SerializationFailure, Cause: err,
+			Message: "could not serialize access: " + aborted.Reason.String(),
+			Hint:    "The transaction might succeed if retried."}
+	case errors.As(err, &locked):
+		return &sqlstate.Error{Code: sqlstate.LockNotAvailable, Message: "could not obtain lock on row", Cause: err}
+	case errors.As(err, &se):
+		return se
+	case c.eng.ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return errShutdown
+	case errors.Is(err, context.DeadlineExceeded):
+		return errTimeout
+	case errors.Is(err, context.Canceled):
+		return errUserCancel
+	}
+	return &sqlstate.Error{Code: sqlstate.InternalError, Message: err.Error(), Cause: err}
+}
+
+// retryable reports a conflict that another attempt may not meet.
+func retryable(err error) bool {
+	var aborted *tablet.AbortedError
+	if errors.As(err, &aborted) {
+		return true
+	}
+	var unknown *kv.UnknownOutcomeError
+	return !errors.As(err, &unknown) && sqlstate.CodeOf(err) == sqlstate.SerializationFailure
+}
+
+// context returns an execution context for a statement; release gives it back.
+func (c *Conn) execContext(ctx context.Context) *exec.Context {
+	x := c.free
+	c.free = nil
+	if x == nil {
+		x = new(exec.Context)
+	}
+	x.Init(ctx, c)
+	x.View, x.DB, x.Txn = c.txn.view, c.db, c.txn.kv
+	x.Bulk = &c.txn.bulk
+	x.Lock = tablet.LockShared
+	if c.txn.kv != nil && c.txn.kv.ReadOnly() {
+		x.Lock = tablet.LockNone
+	}
+	x.Eval.StatementTime = time.Now()
+	if c.txn.start.IsZero() {
+		c.txn.start = x.Eval.StatementTime
+	}
+	x.Eval.TransactionTime = c.txn.start
+	x.Eval.Location = c.set.format.Location
+	return x
+}
+
+func (c *Conn) release(x *exec.Context) {
+	x.Txn, x.Stats = nil, nil
+	c.free = x
+}
+
+// User is the session's user.
+func (c *Conn) User() string { return c.opts.User }
+
+// Database is the session's database.
+func (c *Conn) Database() string { return c.dbName }
+
+// SearchPath lists the schemas that are searched, in order.
+func (c *Conn) SearchPath() []string { return c.set.searchPath }
+
+// BackendPID is the session's number.
+func (c *Conn) BackendPID() int32 { return c.opts.BackendPID }
+
+// NextRowID returns a row id that nobody else has.
+func (c *Conn) NextRowID() int64 { return c.eng.rowIDs.next() }
+
+// FormatNames resolves reg* values for output.
+var _ types.RegNames = (*Conn)(nil)
+
+// format are the settings for conversions from and to text.
+func (c *Conn) format() *types.FormatSettings { return &c.set.format }
+
+// now is the transaction's time, which the words now and today mean.
+func (c *Conn) now() time.Time {
+	if c.txn.start.IsZero() {
+		return time.Now()
+	}
+	return c.txn.start
+}

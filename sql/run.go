@@ -1,0 +1,373 @@
+package sql
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/spandb/spand/sql/exec"
+	"github.com/spandb/spand/sql/expr"
+	"github.com/spandb/spand/sql/parse"
+	"github.com/spandb/spand/sql/parse/pgast"
+	"github.com/spandb/spand/sql/plan"
+	"github.com/spandb/spand/sql/sqlstate"
+	"github.com/spandb/spand/sql/types"
+)
+
+// request is one statement to run.
+type request struct {
+	st     *pgast.Statement
+	tree   pgast.Stmt // st.Tree, or the statement inside it
+	prep   *prepared  // nil: not prepared
+	params []types.Datum
+	sink   sink
+	// single: the statement is an implicit transaction of its own, committed before
+	// its completion is reported.
+	single bool
+
+	portal    *portal // for suspending; nil: run to the end
+	maxRows   int     // of the portal; -1: only open it
+	suspended bool
+	quiet     bool // no Complete: the caller reports it
+}
+
+// maxAttempts bounds how often a statement that the client has seen nothing of is
+// tried again after a conflict. Its age grows, so it wins long before.
+const maxAttempts = 100
+
+// Simple runs a query string.
+func (c *Conn) Simple(ctx context.Context, query string, w ResultWriter) (err error) {
+	ctx, done := c.begin(ctx)
+	defer done()
+	sts, err := c.eng.parse.Parse(query)
+	if err != nil {
+		c.failTxn()
+		return c.clientError(err)
+	}
+	if len(sts) == 0 {
+		return w.Empty()
+	}
+	from := 0
+	for i, st := range sts {
+		r := request{st: st, tree: st.Tree}
+		r.sink = sink{c: c, w: w}
+		r.single = !c.txn.open && (len(sts) == 1 || i == len(sts)-1)
+		if !r.single && i == len(sts)-1 && !c.txn.explicit {
+			r.single = true // the last one commits the implicit transaction before it completes
+		}
+		if at := strings.Index(query[from:], st.SQL); at >= 0 {
+			from += at
+		}
+		if err := c.dispatch(ctx, &r); err != nil {
+			return shift(err, query, from)
+		}
+		from += len(st.SQL)
+	}
+	return nil
+}
+
+// shift moves an error's position from a statement to the query string around it.
+func shift(err error, query string, from int) error {
+	if e, ok := err.(*sqlstate.Error); ok && e.Position > 0 && from > 0 {
+		moved := *e
+		moved.Position += len([]rune(query[:from]))
+		return &moved
+	}
+	return err
+}
+
+// dispatch runs one statement in the transaction it belongs to, and reports its end.
+func (c *Conn) dispatch(ctx context.Context, r *request) error {
+	if tc, ok := r.tree.(*pgast.Transaction); ok {
+		err := c.clientError(c.control(ctx, tc, &r.sink))
+		if err == nil {
+			err = c.tellSettings(r.sink.w)
+		}
+		return err
+	}
+	t := &c.txn
+	if t.failed {
+		return errInFailed
+	}
+	for attempt := 1; ; attempt++ {
+		if !t.open {
+			c.openTxn(false)
+		}
+		again := !t.ran && len(t.marks) == 0 && attempt < maxAttempts && !reads(r.tree)
+		r.sink.start(again && (r.single || t.explicit))
+		tag, err := c.perform(ctx, r)
+		if err == nil && r.single && !t.explicit {
+			// What was read or written becomes visible with the commit.
+			if r.sink.hold || t.kv == nil || !t.kv.ReadOnly() {
+				err = c.commit(ctx)
+			} else if err = r.sink.flush(ctx); err == nil {
+				err = c.commit(ctx)
+			}
+		}
+		if err == nil {
+			if t.open {
+				t.ran = true
+			}
+			if r.suspended || r.quiet {
+				return c.clientError(r.sink.flush(ctx))
+			}
+			if err = r.sink.finish(ctx, tag); err == nil {
+				err = c.tellSettings(r.sink.w)
+			}
+			if err != nil {
+				c.failTxn()
+			}
+			return c.clientError(err)
+		}
+		if again && retryable(err) && !r.sink.sent && ctx.Err() == nil {
+			c.restart(err)
+			continue
+		}
+		c.noteAbort(err)
+		c.failTxn()
+		return c.clientError(c.cause(ctx, err))
+	}
+}
+
+// cause prefers the reason why ctx ended to what its end made fail.
+func (c *Conn) cause(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	if se, ok := context.Cause(ctx).(*sqlstate.Error); ok {
+		return se
+	}
+	return err
+}
+
+// reads reports statements that consume the client's input, which is gone after one attempt.
+func reads(tree pgast.Stmt) bool {
+	cp, ok := tree.(*pgast.Copy)
+	return ok && cp.From
+}
+
+// restart prepares another attempt of the first statement of a transaction.
+func (c *Conn) restart(err error) {
+	t := &c.txn
+	if !t.open {
+		return // the commit failed and has ended it
+	}
+	c.noteAbort(err)
+	if t.kv != nil {
+		t.kv.Rollback(c.ctx)
+		t.kv = nil
+	}
+	t.view.Abandon()
+	t.view.Reset()
+	t.bulk = exec.Bulk{IsNew: t.view.IsNewPhys}
+}
+
+// perform runs a statement inside the open transaction and returns its tag.
+func (c *Conn) perform(ctx context.Context, r *request) (string, error) {
+	switch r.tree.(type) {
+	case *pgast.Select, *pgast.Insert, *pgast.Update, *pgast.Delete:
+		return c.planned(ctx, r)
+	}
+	return c.utility(ctx, r)
+}
+
+// planned runs a statement that has a plan.
+func (c *Conn) planned(ctx context.Context, r *request) (string, error) {
+	t := &c.txn
+	if err := t.view.Begin(ctx); err != nil {
+		return "", err
+	}
+	var cp *compiled
+	for {
+		var err error
+		if cp, err = c.compiled(ctx, r.st, r.tree, r.prep); err != nil {
+			return "", err
+		}
+		if t.readOnly && cp.plan.Locks {
+			return "", sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
+		}
+		if len(cp.plan.Uses) == 0 {
+			break // no table is read: no store is needed
+		}
+		changed, err := c.needKV(ctx, !cp.plan.Locks && (t.readOnly || r.single && !t.explicit && !t.ran))
+		if err != nil {
+			return "", err
+		}
+		if !changed {
+			break
+		}
+	}
+	t.view.Used(cp.plan.Uses)
+	if len(r.params) < len(cp.params) {
+		return "", sqlstate.Newf(sqlstate.UndefinedParameter, "there is no parameter $%d", len(r.params)+1)
+	}
+	x := c.execContext(ctx)
+	x.Eval.Reset(r.st.Consts, r.params)
+	x.Eval.Format = c.format()
+	if r.portal != nil && r.maxRows != 0 {
+		return c.startPortal(ctx, r, cp, x)
+	}
+	tag, err := c.runPlan(ctx, cp, x, &r.sink)
+	c.release(x)
+	return tag, err
+}
+
+func verb(p *plan.Plan) string {
+	switch {
+	case p.Insert != nil:
+		return "INSERT"
+	case p.Query != nil:
+		return "SELECT FOR UPDATE"
+	case p.Modify.Set != nil:
+		return "UPDATE"
+	}
+	return "DELETE"
+}
+
+// runPlan runs a plan to its end.
+func (c *Conn) runPlan(ctx context.Context, cp *compiled, x *exec.Context, s *sink) (string, error) {
+	if cp.cols != nil {
+		s.columns(cp.cols)
+	}
+	if cp.plan.Query == nil {
+		n, err := x.Run(cp.plan, func(row []types.Datum) error { return s.row(ctx, row) })
+		return dmlTag(cp.plan, n), err
+	}
+	if c.txn.kv != nil && c.txn.kv.ReadOnly() {
+		s.hold = false // a lock-free read meets no conflict
+	}
+	rows, err := x.Open(cp.plan)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	n := int64(0)
+	for {
+		row, err := rows.Next()
+		if err != nil {
+			return "", err
+		}
+		if row == nil {
+			return countTag(selectTags[:], "SELECT ", n), nil
+		}
+		if err := s.row(ctx, row); err != nil {
+			return "", err
+		}
+		n++
+	}
+}
+
+// Tags of small counts, made once.
+var selectTags, updateTags, deleteTags, insertTags [101]string
+
+func init() {
+	for i := range selectTags {
+		n := strconv.Itoa(i)
+		selectTags[i], updateTags[i], deleteTags[i], insertTags[i] = "SELECT "+n, "UPDATE "+n, "DELETE "+n, "INSERT 0 "+n
+	}
+}
+
+func countTag(known []string, prefix string, n int64) string {
+	if n < int64(len(known)) {
+		return known[n]
+	}
+	return prefix + strconv.FormatInt(n, 10)
+}
+
+func dmlTag(p *plan.Plan, n int64) string {
+	switch {
+	case p.Insert != nil:
+		return countTag(insertTags[:], "INSERT 0 ", n)
+	case p.Modify.Set != nil:
+		return countTag(updateTags[:], "UPDATE ", n)
+	}
+	return countTag(deleteTags[:], "DELETE ", n)
+}
+
+// planCatalog is how the planner sees this session's names.
+func (c *Conn) planCatalog() *plan.Catalog {
+	return &plan.Catalog{View: c.txn.view, DB: c.db, SearchPath: c.set.searchPath, Virtual: c.eng.views, UserFunction: c.userFunction}
+}
+
+// compiled returns the statement's plan for the pinned schema version: the prepared
+// statement's own, the shared cache's, or a new one.
+func (c *Conn) compiled(ctx context.Context, st *pgast.Statement, tree pgast.Stmt, prep *prepared) (*compiled, error) {
+	view := c.txn.view
+	private := view.Changed()
+	if prep != nil && !private {
+		if cp := prep.compiled; cp != nil && cp.plan.Version == view.Version() && prep.space == c.planSpace {
+			return cp, nil
+		}
+	}
+	var oids []types.OID
+	if prep != nil {
+		oids = prep.params
+	}
+	shared := !private && st.Shape != "" && tree == st.Tree
+	if shared {
+		c.planKey(st, oids)
+		if cp := c.eng.plans.get(c.key, view.Version()); cp != nil {
+			return cp, prep.install(cp, c.planSpace)
+		}
+	}
+	p, err := plan.Build(ctx, c.planCatalog(), st, tree, oids)
+	if err != nil {
+		return nil, c.positioned(ctx, err, st, oids)
+	}
+	cp := compile(p)
+	// A descriptor read may have renewed the lease: the plan is of that version then.
+	p.Version = view.Version()
+	if shared && !p.ValueDependent {
+		c.planKey(st, oids)
+		c.eng.plans.put(append([]byte(nil), c.key...), cp)
+	}
+	if private {
+		return cp, prep.sameResult(cp)
+	}
+	return cp, prep.install(cp, c.planSpace)
+}
+
+// planKey makes the cache key of a statement in c.key.
+func (c *Conn) planKey(st *pgast.Statement, oids []types.OID) {
+	k := append(c.key[:0], st.Shape...)
+	k = append(k, 0)
+	for i := range st.Consts {
+		k = append(k, expr.ConstClass(st.Consts[i]))
+	}
+	k = append(k, 0)
+	for _, o := range oids {
+		k = append(k, byte(o), byte(o>>8), byte(o>>16), byte(o>>24))
+	}
+	k = append(k, 0)
+	c.key = append(k, c.planSpace...)
+}
+
+// positioned plans a statement whose tree came from another text of its shape once
+// more from its own text, so that the error's position is right.
+func (c *Conn) positioned(ctx context.Context, err error, st *pgast.Statement, oids []types.OID) error {
+	e, ok := err.(*sqlstate.Error)
+	if !ok || e.Position == 0 || st.Tokens == nil {
+		return err
+	}
+	own, perr := parse.Parse(st.SQL)
+	if perr != nil || len(own) != 1 {
+		return err
+	}
+	if _, again := plan.Build(ctx, c.planCatalog(), own[0], own[0].Tree, oids); again != nil {
+		return again
+	}
+	return err
+}
+
+// tellSettings reports changed settings that clients track.
+func (c *Conn) tellSettings(w ResultWriter) error {
+	for len(c.reported) > 0 {
+		d := c.reported[0]
+		c.reported = c.reported[1:]
+		v, _ := c.Setting(d.name)
+		if err := w.ParameterStatus(d.name, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

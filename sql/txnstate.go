@@ -1,0 +1,268 @@
+package sql
+
+import (
+	"context"
+	"time"
+
+	"github.com/spandb/spand/sql/catalog"
+	"github.com/spandb/spand/sql/exec"
+	"github.com/spandb/spand/sql/sqlstate"
+	"github.com/spandb/spand/truetime"
+)
+
+// txnState is the session's transaction.
+type txnState struct {
+	open     bool // a transaction is open: explicit or implicit
+	explicit bool // a block: BEGIN … COMMIT
+	failed   bool // only its end is accepted
+	readOnly bool
+	ran      bool // a statement has run in it: it cannot be started anew unseen
+	kv       Txn  // nil until the first statement that needs the store
+	view     *catalog.View
+	start    time.Time // of the first statement: now()
+	bulk     exec.Bulk
+	marks    []savepoint
+
+	settings map[string]string  // as they were before the first SET, for rollback
+	locals   map[string]*string // what SET LOCAL changed: old values
+}
+
+type savepoint struct {
+	name string
+	mark int // of the store's transaction; -1: it had not begun
+	view any
+	ran  bool
+}
+
+// open starts a transaction; the store's begins with the first statement that needs it.
+func (c *Conn) openTxn(explicit bool) {
+	t := &c.txn
+	t.open, t.explicit = true, t.explicit || explicit
+	t.readOnly = c.set.vals["default_transaction_read_only"] == "on" || c.set.defaults["default_transaction_read_only"] == "on"
+	t.view.Reset()
+	t.bulk = exec.Bulk{IsNew: t.view.IsNewPhys}
+}
+
+// needKV begins the store's transaction. readOnly asks for one without locks; the
+// view must have begun, and begins anew when its lease does not cover the timestamp:
+// then changed reports that plans must be looked up again.
+func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err error) {
+	t := &c.txn
+	if t.kv != nil {
+		return false, nil
+	}
+	if !readOnly {
+		age := c.inherit
+		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: age})
+		return false, nil
+	}
+	ro := c.eng.kv.ReadOnly(c.ctx, 0)
+	if t.view.Pin(ro.ReadTimestamp()) {
+		t.kv = ro
+		return false, nil
+	}
+	ro.Rollback(c.ctx)
+	version := t.view.Version()
+	for {
+		if err := t.view.Begin(ctx); err != nil {
+			return false, err
+		}
+		ro := c.eng.kv.ReadOnly(c.ctx, 0)
+		if t.view.Pin(ro.ReadTimestamp()) {
+			t.kv = ro
+			return t.view.Version() != version, nil
+		}
+		ro.Rollback(c.ctx)
+	}
+}
+
+// commit ends the transaction. Whatever the result, none is open afterwards. The
+// commit itself is not interrupted by a cancelled statement: its outcome counts.
+func (c *Conn) commit(ctx context.Context) error {
+	t := &c.txn
+	if t.kv == nil {
+		t.view.Abandon()
+		c.endTxn(true)
+		return nil
+	}
+	err := c.commitKV(ctx)
+	if err != nil {
+		c.noteAbort(err)
+		t.kv.Rollback(c.ctx)
+		if sqlstate.CodeOf(c.clientError(err)) != sqlstate.TransactionResolutionUnknown {
+			t.view.Abandon()
+		}
+	} else {
+		t.view.Committed()
+		if !t.kv.ReadOnly() {
+			c.inherit = 0
+		}
+	}
+	c.endTxn(err == nil)
+	return err
+}
+
+func (c *Conn) commitKV(ctx context.Context) error {
+	t := &c.txn
+	if t.kv.ReadOnly() {
+		_, err := t.kv.Commit(c.ctx)
+		return err
+	}
+	if t.view.Changed() {
+		if err := t.view.CommitChanges(ctx, t.kv); err != nil {
+			return err
+		}
+		return c.committed(t.kv.Commit(c.ctx))
+	}
+	lease, err := t.view.EnterCommit(ctx, t.kv)
+	if err != nil {
+		return err
+	}
+	err = c.committed(t.kv.Commit(c.ctx))
+	if lease != nil {
+		c.eng.catalog.LeaveCommit(lease)
+	}
+	return err
+}
+
+func (c *Conn) committed(ts truetime.Timestamp, err error) error {
+	if err == nil {
+		c.lastCommit = ts
+	}
+	return err
+}
+
+// rollback ends the transaction without effect.
+func (c *Conn) rollback() {
+	t := &c.txn
+	if !t.open {
+		return
+	}
+	if t.kv != nil {
+		t.kv.Rollback(c.ctx)
+	}
+	t.view.Abandon()
+	c.endTxn(false)
+}
+
+// noteAbort remembers the age of a transaction that lost a conflict, so that the
+// connection's next one does not starve (X2).
+func (c *Conn) noteAbort(err error) {
+	if t := c.txn.kv; t != nil && !t.ReadOnly() && retryable(err) {
+		c.inherit = t.ID().Age
+	}
+}
+
+func (c *Conn) endTxn(committed bool) {
+	t := &c.txn
+	c.closePortals()
+	if t.settings != nil && !committed {
+		c.restoreSettings(t.settings)
+	} else if len(t.locals) > 0 {
+		vals := c.set.vals
+		for k, old := range t.locals {
+			if old == nil {
+				delete(vals, k)
+			} else {
+				vals[k] = *old
+			}
+		}
+		c.restoreSettings(vals)
+	}
+	view := t.view
+	view.Reset()
+	marks := t.marks[:0]
+	*t = txnState{view: view, marks: marks}
+}
+
+// restoreSettings installs a set of values and reports what clients track.
+func (c *Conn) restoreSettings(vals map[string]string) {
+	old := c.set.vals
+	c.set.vals = vals
+	c.settingsChanged()
+	for k, d := range settingDefs {
+		if d.report && old[k] != vals[k] {
+			c.reported = append(c.reported, d)
+		}
+	}
+}
+
+// failTxn notes an error: a block waits for its end, an implicit transaction is over.
+// Locks are released at once: nothing of it can commit any more.
+func (c *Conn) failTxn() {
+	t := &c.txn
+	if !t.open {
+		return
+	}
+	if !t.explicit {
+		c.rollback()
+		return
+	}
+	if t.failed {
+		return
+	}
+	t.failed = true
+	c.closeSQLCursors()
+	if len(t.marks) == 0 {
+		if t.kv != nil {
+			t.kv.Rollback(c.ctx)
+		}
+	}
+}
+
+var errInFailed = sqlstate.Newf(sqlstate.InFailedTransaction, "current transaction is aborted, commands ignored until end of transaction block")
+
+// savepoint starts a subtransaction.
+func (c *Conn) savepoint(name string) {
+	t := &c.txn
+	sp := savepoint{name: name, mark: -1, view: t.view.Mark(), ran: t.ran}
+	if t.kv != nil && !t.kv.ReadOnly() {
+		sp.mark = t.kv.Savepoint()
+	}
+	t.marks = append(t.marks, sp)
+	t.bulk.NoLoad = true
+}
+
+func (c *Conn) findSavepoint(name string) (int, error) {
+	for i := len(c.txn.marks) - 1; i >= 0; i-- {
+		if c.txn.marks[i].name == name {
+			return i, nil
+		}
+	}
+	return 0, sqlstate.Newf("3B001", "savepoint %q does not exist", name)
+}
+
+// rollbackTo drops what came after a savepoint, which stays.
+func (c *Conn) rollbackTo(name string) error {
+	t := &c.txn
+	i, err := c.findSavepoint(name)
+	if err != nil {
+		return err
+	}
+	sp := t.marks[i]
+	t.marks = t.marks[:i+1]
+	c.closeSQLCursors()
+	if t.kv != nil && !t.kv.ReadOnly() {
+		mark := sp.mark
+		if mark < 0 {
+			mark = 0
+		}
+		if err := t.kv.RollbackTo(mark); err != nil {
+			return err
+		}
+	}
+	t.view.Restore(sp.view)
+	t.failed = false
+	return nil
+}
+
+// release forgets a savepoint and those after it.
+func (c *Conn) releaseSavepoint(name string) error {
+	i, err := c.findSavepoint(name)
+	if err != nil {
+		return err
+	}
+	c.txn.marks = c.txn.marks[:i]
+	c.txn.bulk.NoLoad = i > 0
+	return nil
+}

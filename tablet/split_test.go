@@ -1,0 +1,299 @@
+package tablet
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/truetime"
+)
+
+func (w *world) splitAt(key string) (*SplitResponse, error) {
+	return w.lead().Split(context.Background(), &SplitRequest{Key: []byte(key), Child: 8,
+		Replicas: []keys.Replica{{Node: 1, ID: 81}, {Node: 2, ID: 82}, {Node: 3, ID: 83}}})
+}
+
+// childOf opens the child of the last split on the parent's engines, as a group
+// of its own led by the same node.
+func childOf(w *world, n int) *world {
+	c := &world{t: w.t, clock: w.clock, seq: 1000}
+	c.g = &fakeGroup{tb: w.t, clock: w.clock, lead: -1, term: 5}
+	splits := w.splits[len(w.splits)-len(w.g.replicas):]
+	for i, r := range w.g.replicas {
+		s := splits[i]
+		cr := &fakeReplica{g: c.g, n: i, engine: r.engine, batch: &storage.Batch{}}
+		cr.sm = NewChild(Config{Group: 8, Node: keys.NodeID(i + 1), Clock: w.clock, Reader: r.engine, WoundGrace: -1, Hooks: c.hooks()}, s)
+		if err := cr.sm.Restore(s.State); err != nil {
+			w.t.Fatal(err)
+		}
+		cr.sm.Bind(cr)
+		c.g.replicas = append(c.g.replicas, cr)
+		c.g.floor = max(c.g.floor, s.Floor)
+	}
+	c.g.elect(n, false)
+	return c
+}
+
+func TestB1_SplitPartitionsAtEveryTimestamp(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		s1 := w.commit(w.txn(0), put("c", "1"), put("q", "1"))
+		left := w.txn(1)
+		w.prepare(left, "d", put("d", "p"))
+		right := w.txn(2)
+		pts := w.prepare(right, "r", put("r", "p"))
+		open := w.txn(3)
+		w.locked(&open, LockExclusive, "t")
+		promised := w.now().Add(time.Second)
+		get(t, w.lead(), promised, "q")
+		r, err := w.splitAt("m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(r.Left.Span.End) != "m" || string(r.Right.Span.Start) != "m" || string(r.Right.Span.End) != "z" || r.Left.Generation != 4 || r.Right.Generation != 4 || r.Right.Group != 8 {
+			t.Fatalf("%+v", r)
+		}
+		var re *RangeError
+		for _, k := range []string{"m", "q"} {
+			if _, err := w.lead().Read(context.Background(), &ReadRequest{At: s1, Gets: []keys.Key{[]byte(k)}}); !errors.As(err, &re) || len(re.Descriptors) != 2 {
+				t.Fatalf("parent answers for %s: %v", k, err)
+			}
+		}
+		if _, err := w.splitAt("m"); !errors.As(err, &re) || re.Descriptors[1].Group != 8 {
+			t.Fatalf("split again: %v", err)
+		}
+		c := childOf(w, 0)
+		defer c.close()
+		defer c.sameState()
+		if got := get(t, c.lead(), s1, "q"); got != "1" {
+			t.Fatal(got)
+		}
+		if _, err := c.lead().Read(context.Background(), &ReadRequest{At: s1, Gets: []keys.Key{[]byte("c")}}); !errors.As(err, &re) {
+			t.Fatalf("child answers for c: %v", err)
+		}
+		// R3: nothing at or below what the parent has promised.
+		if s := c.commit(c.txn(5), put("q", "2")); s <= promised {
+			t.Fatalf("child commits at %d under the parent's promise %d", s, promised)
+		}
+		// Prepared transactions went where their keys are, and end there.
+		if p := w.lead().Prepared(); len(p) != 1 || p[0].Txn != left.ID {
+			t.Fatalf("%+v", p)
+		}
+		if p := c.lead().Prepared(); len(p) != 1 || p[0].Txn != right.ID || len(c.indoubt) != 1 {
+			t.Fatalf("%+v", p)
+		}
+		c.resolve(right, "r", Outcome{OutcomeCommitted, pts + 5})
+		if got := get(t, c.lead(), c.now(), "r"); got != "p" {
+			t.Fatal(got)
+		}
+		w.resolve(left, "d", Outcome{Status: OutcomeAborted})
+		// Unprepared locks too: the child honours them, under the parent's term.
+		_, err = c.lead().Commit(context.Background(), &CommitRequest{Txn: c.txn(9), Writes: []Write{put("t", "x")}})
+		aborts(t, err, AbortRefused)
+		c.commit(open, put("t", "mine"))
+		// X5: the outcome of a commit from before is known on both sides.
+		again := TxnRef{ID: keys.TxnID{Age: left.ID.Age - 1, Node: 1, Seq: 1}}
+		if got := c.commit(again, put("q", "1")); got != s1 {
+			t.Fatalf("a copy of the first commit at %d, not %d", got, s1)
+		}
+	})
+}
+
+// TestB1_CommandOvertakenBySplit: evaluated before, applied after.
+func TestB1_CommandOvertakenBySplit(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		straddle, stays := w.txn(1), w.txn(2)
+		w.g.hold()
+		split := async(func() error { _, err := w.splitAt("m"); return err })
+		split()
+		var ts truetime.Timestamp
+		a := async(func() error {
+			_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: straddle, Writes: []Write{put("c", "half"), put("q", "half")}})
+			return err
+		})
+		b := async(func() error {
+			r, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: stays, Writes: []Write{put("d", "whole")}})
+			if err == nil {
+				ts = r.TS
+			}
+			return err
+		})
+		a()
+		b()
+		w.g.release()
+		if ended, err := split(); !ended || err != nil {
+			t.Fatal(err)
+		}
+		var re *RangeError
+		if ended, err := a(); !ended || !errors.As(err, &re) {
+			t.Fatalf("straddling commit: %v %v", ended, err)
+		}
+		if ended, err := b(); !ended || err != nil {
+			t.Fatalf("commit on the left: %v %v", ended, err)
+		}
+		if got := get(t, w.lead(), w.now(), "c") + get(t, w.lead(), ts, "d"); got != "-whole" {
+			t.Fatal(got)
+		}
+	})
+}
+
+// TestX2_LocksMovedBySplit: a transaction whose locks went to the child cannot
+// commit at the parent alone.
+func TestX2_LocksMovedBySplit(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		both, pair := w.txn(1), w.txn(2)
+		w.locked(&both, LockShared, "c", "q")
+		w.locked(&pair, LockShared, "d", "r")
+		waiter := async(func() error {
+			_, err := w.read(w.txn(9), LockExclusive, "q")
+			return err
+		})
+		waiter()
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		var re *RangeError
+		if ended, err := waiter(); !ended || !errors.As(err, &re) {
+			t.Fatalf("waiter in the moved range: %v %v", ended, err)
+		}
+		_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: both, Writes: []Write{put("c", "x")}})
+		aborts(t, err, AbortLocksLost)
+		c := childOf(w, 0)
+		defer c.close()
+		// Together with the child it can.
+		if _, err := c.lead().Prepare(context.Background(), &PrepareRequest{Txn: pair, AnchorKey: []byte("r"), Coordinator: Anchor{Group: 7, Key: []byte("d")}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.lead().Decide(context.Background(), &DecideRequest{Txn: pair, AnchorKey: []byte("d"), Writes: []Write{put("d", "x")},
+			Participants: []Anchor{{Group: 8, Key: []byte("r")}}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestX2_ChildLocksOnlyFromTheFirstLeader: another leader of the child did not
+// know the parent's locks; after it has committed anything they are worthless.
+func TestX2_ChildLocksOnlyFromTheFirstLeader(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		w.locked(&ref, LockShared, "q")
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		c := childOf(w, 1)
+		defer c.close()
+		c.commit(c.txn(5), put("q", "2"))
+		c.g.elect(0, true)
+		_, err := c.lead().Commit(context.Background(), &CommitRequest{Txn: ref, Writes: []Write{put("q", "3")}})
+		aborts(t, err, AbortLocksLost)
+	})
+}
+
+// TestB1_SplitWaitsForWhatCannotBeDivided: prepared on both sides.
+func TestB1_SplitWaitsForWhatCannotBeDivided(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		w.locked(&ref, LockShared, "q")
+		pts := w.prepare(ref, "c", put("c", "v"))
+		split := async(func() error { _, err := w.splitAt("m"); return err })
+		if ended, err := split(); ended {
+			t.Fatalf("divided a prepared transaction: %v", err)
+		}
+		// New ones of the kind are kept out, others are not.
+		_, err := w.lead().Prepare(context.Background(), &PrepareRequest{Txn: w.txn(2), Writes: []Write{put("d", "v"), put("r", "v")}, AnchorKey: []byte("d")})
+		aborts(t, err, AbortRefused)
+		w.prepare(w.txn(3), "e", put("e", "v"))
+		w.resolve(ref, "c", Outcome{OutcomeCommitted, pts + 1})
+		if ended, err := split(); !ended || err != nil {
+			t.Fatalf("%v %v", ended, err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := w.lead().Split(ctx, &SplitRequest{Key: []byte("a"), Child: 9, Replicas: []keys.Replica{{Node: 1, ID: 91}}}); err == nil {
+			t.Fatal("split at the first key")
+		}
+	})
+}
+
+// TestX4_ChildWaitsForTheParentsBatch: the child may lead before the batch that
+// holds the parent's last writes, and the split, is visible.
+func TestX4_ChildWaitsForTheParentsBatch(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.g.setHidden(true)
+		ref := w.txn(1)
+		commit := async(func() error {
+			_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: ref, Writes: []Write{put("q", "v")}})
+			return err
+		})
+		commit()
+		split := async(func() error { _, err := w.splitAt("m"); return err })
+		split()
+		c := childOf(w, 0)
+		defer c.close()
+		var nl *paxosgroup.NotLeaderError
+		if _, err := c.lead().Read(context.Background(), &ReadRequest{At: c.now(), Gets: []keys.Key{[]byte("q")}}); !errors.As(err, &nl) {
+			t.Fatalf("the child answers before it can see: %v", err)
+		}
+		w.g.setHidden(false)
+		if ended, err := commit(); !ended || err != nil {
+			t.Fatal(err)
+		}
+		if got := get(t, c.lead(), c.now(), "q"); got != "v" {
+			t.Fatal(got)
+		}
+		// The commit was applied before the split: its locks went nowhere.
+		c.commit(c.txn(9), put("q", "w"))
+	})
+}
+
+func TestB1_SplitDropsOpenStagesThatReachOver(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		over, within := w.txn(1), w.txn(2)
+		w.stage(&over, 0, put("c", "x"), put("q", "x"))
+		w.stage(&within, 0, put("d", "x"))
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: over, Staged: 1})
+		aborts(t, err, AbortLocksLost)
+		if _, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: within, Staged: 1}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if got := get(t, w.lead(), w.now(), "c") + get(t, w.lead(), w.now(), "d"); got != "-x" {
+			t.Fatal(got)
+		}
+		// Left: the split's witness.
+		for _, r := range w.g.replicas {
+			if n := stagedLeft(r); n != 1 {
+				t.Fatalf("replica %d keeps %d keys", r.n, n)
+			}
+		}
+	})
+}
+
+// TestR3_ChildFloorCoversReadsDuringTheSplit: the parent goes on serving the right
+// side until the split is applied, at timestamps above the split's own.
+func TestR3_ChildFloorCoversReadsDuringTheSplit(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.g.hold()
+		split := async(func() error { _, err := w.splitAt("m"); return err })
+		split()
+		at := w.now().Add(time.Second)
+		if got := get(t, w.lead(), at, "q"); got != "-" {
+			t.Fatal(got)
+		}
+		w.g.release()
+		if ended, err := split(); !ended || err != nil {
+			t.Fatal(err)
+		}
+		c := childOf(w, 0)
+		defer c.close()
+		if s := c.commit(c.txn(5), put("q", "v")); s <= at {
+			t.Fatalf("child commits at %d; the parent has promised %d", s, at)
+		}
+	})
+}
