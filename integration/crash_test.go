@@ -200,7 +200,7 @@ func TestTransfersOverTablets(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	moved := make(chan int, 1024)
+	moved := make(chan int) // unbuffered: only transfers that commit while somebody waits count
 	for i, n := range c.Nodes {
 		for j := range 2 {
 			wg.Go(func() { transfer(ctx, n, rand.New(rand.NewPCG(uint64(i), uint64(j))), accounts, moved) })

@@ -510,6 +510,9 @@ func TestR3_DeposedLeaderHonoursItsOwnLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := time.Now()
+		// b must not learn of it from the notice, which would make it wait by itself.
+		time.Sleep(2 * time.Millisecond)
+		n.host.peer(b.id).retract(1, noteResign)
 		m := w.leader(1)
 		if m == b && time.Since(at) < time.Second {
 			t.Errorf("R2: node %d leads %v after the deposition, with the deposed leader's vote", b.id, time.Since(at))

@@ -117,8 +117,9 @@ func NewHost(c Config) (*Host, error) {
 	h.unknowns.m = make(map[keys.GroupID]time.Time)
 	h.mu.active, h.mu.electing = make(map[*Group]struct{}), make(map[*Group]struct{})
 	h.mu.awaiting, h.mu.buckets = make(map[*Group]struct{}), make(map[string]*bucket)
-	// Unique among the transfers of all lives of this node, and growing.
-	h.snapID.Store(c.Incarnation)
+	// Growing within this life, and not those of another: acknowledgements to a
+	// transfer of an earlier life must find nothing.
+	h.snapID.Store(c.Rand.Uint64() >> 1)
 	for _, n := range c.Nodes {
 		if n != c.Node {
 			h.peer(n)
@@ -282,7 +283,7 @@ func (h *Host) receive(from keys.NodeID, class Class, frame []byte) {
 	case class == ClassSnapshot && hd.kind == frameSnap:
 		var f snapFrame
 		if f, err = decodeSnapFrame(r); err == nil {
-			h.receiveSnap(p, f)
+			h.receiveSnap(p, hd.inc, f)
 		}
 	case class == ClassSnapshot && hd.kind == frameSnack:
 		var a snack

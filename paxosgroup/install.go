@@ -20,6 +20,7 @@ import (
 // restart, with the term and the vote it had.
 
 type install struct {
+	inc   uint64 // the sender's incarnation
 	id    uint64
 	head  snapHead
 	next  uint64 // frame wanted
@@ -30,7 +31,7 @@ type install struct {
 const maxMachineState = 1 << 30
 
 // receiveSnap handles one frame.
-func (h *Host) receiveSnap(p *peer, f snapFrame) {
+func (h *Host) receiveSnap(p *peer, inc uint64, f snapFrame) {
 	g := h.Group(f.group)
 	if g == nil {
 		h.unknown(f.group, f.to, p.node)
@@ -48,8 +49,8 @@ func (h *Host) receiveSnap(p *peer, f snapFrame) {
 	h.installs.Lock()
 	in := h.installs.m[key]
 	h.installs.Unlock()
-	if in == nil || in.id != f.id {
-		if f.kind != snapBegin || f.seq != 0 || in != nil && f.id < in.id {
+	if in == nil || in.inc != inc || in.id != f.id {
+		if f.kind != snapBegin || f.seq != 0 || in != nil && in.inc == inc && f.id < in.id {
 			if in == nil {
 				answer(0, snackRefused) // of a transfer that this life knows nothing of
 			}
@@ -61,7 +62,7 @@ func (h *Host) receiveSnap(p *peer, f snapFrame) {
 			answer(0, st)
 			return
 		}
-		in = &install{id: f.id, next: 1}
+		in = &install{inc: inc, id: f.id, next: 1}
 		in.head, _ = decodeSnapHead(f.payload)
 		h.installs.Lock()
 		h.installs.m[key] = in

@@ -122,7 +122,7 @@ func TestR1_OnTheRealStore(t *testing.T) {
 			disks[3].crash(w.nodes[3], r)
 			w.leader(1)
 			w.leader(2)
-			write(90, strings.Repeat("x", 60<<10))
+			write(140, strings.Repeat("x", 60<<10))
 			disks[3].boot(w.nodes[3])
 			write(50, "")
 			time.Sleep(20 * time.Second)

@@ -272,6 +272,7 @@ type toy struct {
 	leases []Lease
 	leads  bool
 	refuse bool
+	mute   bool // keeps nothing, for benchmarks
 }
 
 func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
@@ -279,6 +280,9 @@ func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
 	defer m.mu.Unlock()
 	if m.refuse || string(c.Data) == "unknown" {
 		return nil, errors.New("unknown command")
+	}
+	if m.mute {
+		return c.Index, nil
 	}
 	m.events = append(m.events, event{c.TS, string(c.Data)})
 	k := m.key(c.Index)

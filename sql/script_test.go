@@ -107,9 +107,10 @@ func engineRunner(t *testing.T) func(session, query, data string) string {
 // textResult prints results for scripts.
 type textResult struct {
 	strings.Builder
-	fs   *types.FormatSettings
-	cols []sql.Column
-	data string
+	fs     *types.FormatSettings
+	cols   []sql.Column
+	data   string
+	header string
 }
 
 func (r *textResult) Columns(cols []sql.Column) error {
@@ -118,11 +119,19 @@ func (r *textResult) Columns(cols []sql.Column) error {
 	for i, c := range cols {
 		names[i] = c.Name
 	}
-	fmt.Fprintf(r, "[%s]\n", strings.Join(names, "|"))
+	r.header = fmt.Sprintf("[%s]\n", strings.Join(names, "|"))
 	return nil
 }
 
+// open prints the header with the first row, or the end: PostgreSQL sends it before it
+// finds out about errors, which scripts do not care about.
+func (r *textResult) open() {
+	r.WriteString(r.header)
+	r.header = ""
+}
+
 func (r *textResult) Row(row []types.Datum) error {
+	r.open()
 	for i, d := range row {
 		if i > 0 {
 			r.WriteByte('|')
@@ -137,8 +146,12 @@ func (r *textResult) Row(row []types.Datum) error {
 	return nil
 }
 
-func (r *textResult) Complete(tag string) error { fmt.Fprintln(r, tag); return nil }
-func (r *textResult) Empty() error              { fmt.Fprintln(r, "empty"); return nil }
+func (r *textResult) Complete(tag string) error {
+	r.open()
+	fmt.Fprintln(r, tag)
+	return nil
+}
+func (r *textResult) Empty() error { fmt.Fprintln(r, "empty"); return nil }
 func (r *textResult) Notice(severity string, e *sqlstate.Error) error {
 	fmt.Fprintf(r, "%s: %s\n", severity, e.Message)
 	return nil
@@ -163,6 +176,7 @@ func (r *textResult) fail(err error) {
 }
 
 func (r *textResult) failed(code, msg, detail, hint string, pos int, constraint string) {
+	r.header = ""
 	fmt.Fprintf(r, "ERROR %s: %s", code, msg)
 	if pos > 0 {
 		fmt.Fprintf(r, " at %d", pos)
@@ -244,9 +258,10 @@ func (r *textResult) postgres(ctx context.Context, c *pgconn.PgConn, query, data
 				for _, f := range fds {
 					names = append(names, f.Name)
 				}
-				fmt.Fprintf(r, "[%s]\n", strings.Join(names, "|"))
+				r.header = fmt.Sprintf("[%s]\n", strings.Join(names, "|"))
 			}
 			for rr.NextRow() {
+				r.open()
 				for i, v := range rr.Values() {
 					if i > 0 {
 						r.WriteByte('|')
@@ -261,6 +276,7 @@ func (r *textResult) postgres(ctx context.Context, c *pgconn.PgConn, query, data
 			}
 			tag, rerr := rr.Close()
 			if rerr == nil {
+				r.open()
 				fmt.Fprintln(r, tag)
 			}
 		}

@@ -134,7 +134,9 @@ func (s *story) run(req string, f func(context.Context) error) {
 }
 
 func (s *story) step(t *testing.T, d *datadriven.TestData) string {
+	s.mu.Lock()
 	s.events = nil
+	s.mu.Unlock()
 	arg := func(i int) string { return d.CmdArgs[i].Key }
 	switch d.Cmd {
 	case "table":

@@ -205,8 +205,8 @@ func randomHistory(t *testing.T, seed int64) {
 	}
 	var wg sync.WaitGroup
 	for c := range 6 {
-		rng := rand.New(rand.NewSource(seed*100 + int64(c)))
 		wg.Go(func() {
+			rng := rand.New(rand.NewSource(seed*100 + int64(c)))
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(rng.Intn(5000)) * time.Microsecond)
 				tb, ref := leader(), newTxn()
@@ -272,6 +272,7 @@ func randomHistory(t *testing.T, seed int64) {
 			}
 		})
 		wg.Go(func() {
+			rng := rand.New(rand.NewSource(seed*100 + 50 + int64(c)))
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(rng.Intn(8000)) * time.Microsecond)
 				req := &ReadRequest{At: w.clock.Now().Latest, Scans: []Scan{{Span: all, Reverse: rng.Intn(2) == 0}}}

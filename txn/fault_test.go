@@ -155,6 +155,50 @@ func TestX5_UnknownOnlyWhenNobodyAnswers(t *testing.T) {
 	})
 }
 
+// Nobody answers for the coordinator, which has committed: the gateway must not
+// undo what it does not know.
+func TestX5_UnknownUndoesNothing(t *testing.T) {
+	for _, writes := range [][]string{{"a", "1"}, {"a", "long enough to be the coordinator", "z", "1"}} {
+		run(t, 0, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
+			var mu sync.Mutex
+			dead := false
+			w.setFault(func(c call) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if c.after && (c.method == "Commit" || c.method == "Decide") {
+					dead = true
+				}
+				if dead && (c.group == 2 || c.from == 2) { // recovery runs at node 2
+					return errLinkDown
+				}
+				return nil
+			})
+			if got := outcome(g.tryCommit(writes...)); got != "unknown" {
+				t.Errorf("told %s", got)
+			}
+			time.Sleep(time.Minute)
+			eq(t, w.count("Abort"), 0)
+			w.setFault(nil)
+			time.Sleep(time.Minute)
+			for i := 0; i < len(writes); i += 2 {
+				g.expect(t, writes[i], writes[i+1])
+			}
+			w.expectIdle(t)
+		})
+	}
+}
+
+// Participants of a commit that fails are told at once, not after they have
+// waited in vain.
+func TestX3_AbortIsTold(t *testing.T) {
+	run(t, 0, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
+		w.setFault(once("Decide", 0, false, lost))
+		eq(t, outcome(g.tryCommit("a", "1", "z", "1")), "aborted")
+		time.Sleep(100 * time.Millisecond)
+		w.expectIdle(t)
+	})
+}
+
 // A copy of a commit that arrives after its inquiry does nothing.
 func TestX5_LateCopyIsRefused(t *testing.T) {
 	run(t, 0, nil, func(t *testing.T, w *world, g *gateway) {

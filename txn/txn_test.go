@@ -268,8 +268,18 @@ func TestX1_CommitWait(t *testing.T) {
 		if !truetime.After(w.clock, s) {
 			t.Error("X1: the client is shown a version before After(s)")
 		}
-		// The same through Commit, which is what confirms the locks.
 		must(tx.Commit(ctx))(t)
+		// Commit alone does the same, before it lets go of the locks.
+		tw.mu.Lock()
+		s, _ = tw.assign(0, 0)
+		tw.put([]tablet.Write{{Key: k("a"), Value: []byte("newer")}}, s)
+		tw.mu.Unlock()
+		tx = g.Begin(ctx, TxnOptions{})
+		eq(t, get(t, tx, tablet.LockShared, "a"), "[newer]")
+		must(tx.Commit(ctx))(t)
+		if !truetime.After(w.clock, s) {
+			t.Error("X1: a commit that only read returned before After(s)")
+		}
 	})
 }
 

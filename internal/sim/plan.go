@@ -26,8 +26,9 @@ type Plan struct {
 	StageAfter, ChunkBytes, InlineBytes int // 0: txn's defaults
 	InDoubtAfter                        time.Duration
 
-	Splits  []string // made before the faults
-	Clients []string // kinds, one per client
+	Think   time.Duration // a client's longest pause
+	Splits  []string      // made before the faults
+	Clients []string      // kinds, one per client
 }
 
 // FaultKind says what goes wrong.
@@ -128,6 +129,7 @@ func NewPlan(seed uint64, o Options) Plan {
 		SegmentBytes:       pick[int64](d, 64<<10, 256<<10),
 		InDoubtAfter:       pick(d, 300*time.Millisecond, 3*time.Second),
 	}
+	p.Think = pick(d, 10*time.Millisecond, 40*time.Millisecond)
 	p.Noise = Noise{Min: 100 * time.Microsecond, Max: pick(d, 300*time.Microsecond, time.Millisecond, 5*time.Millisecond)}
 	if d.IntN(3) == 0 {
 		p.StageAfter, p.ChunkBytes, p.InlineBytes = 300, 200, 150
@@ -161,8 +163,9 @@ func (p *Plan) drawFaults(d draw, o Options) {
 		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Checkpoint,
 	}
 	at := 200 * time.Millisecond
+	pace := pick(d, 600*time.Millisecond, 1500*time.Millisecond, 3*time.Second)
 	for {
-		at += d.between(10*time.Millisecond, 700*time.Millisecond)
+		at += d.between(10*time.Millisecond, pace)
 		if at >= p.Duration {
 			break
 		}

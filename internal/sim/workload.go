@@ -51,7 +51,7 @@ type client struct {
 func (c *client) run(until time.Time) {
 	for time.Now().Before(until) {
 		// A nanosecond of its own, so that clients do not meet by their pauses.
-		time.Sleep(c.d.between(time.Millisecond, 40*time.Millisecond).Truncate(time.Microsecond) + time.Duration(100+c.id))
+		time.Sleep(c.d.between(time.Millisecond, c.w.plan.Think).Truncate(time.Microsecond) + time.Duration(100+c.id))
 		l := c.w.nodes[c.d.IntN(len(c.w.nodes))].current()
 		if l == nil {
 			continue

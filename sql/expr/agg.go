@@ -111,6 +111,8 @@ func (b *binder) aggCall(name string, n *pgast.Func) (*AggCall, error) {
 		call.Result = types.T(tInt8)
 		call.Agg = aggregate{func() Accumulator { return new(countStar) }}
 		call.Key = "count(*)"
+	} else if name == "count" && len(n.Args) == 0 {
+		return nil, b.errf(n.Pos, sqlstate.WrongObjectType, "count(*) must be used to call a parameterless aggregate function")
 	} else {
 		args, err := in.binds(n.Args)
 		if err != nil {

@@ -83,7 +83,7 @@ func (b *binder) function(n *pgast.Func) (Expr, error) {
 		what := "DISTINCT"
 		switch {
 		case n.Star:
-			return nil, b.errf(n.Pos, sqlstate.WrongObjectType, "%s(*) specified, but %s is not an aggregate function", name, name)
+			return nil, b.at(errNoFunction(strings.Join(n.Name, "."), nil, false), n.Pos)
 		case n.Filter != nil:
 			what = "FILTER"
 		case n.WithinGroup:

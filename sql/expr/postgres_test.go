@@ -202,35 +202,10 @@ func failure(err error) string {
 	return "! " + err.Error()
 }
 
-func askPostgres(t *testing.T, c *pgconn.PgConn, text string) string {
-	var cols []string
-	for _, k := range rowColumns {
-		v := "NULL"
-		if k.value != "NULL" {
-			v = "'" + k.value + "'"
-		}
-		cols = append(cols, v+"::"+k.typ+" AS "+k.name)
-	}
-	q := "SELECT " + text + " FROM (SELECT " + strings.Join(cols, ", ") + " OFFSET 0) r"
-	rs, err := c.Exec(context.Background(), q).ReadAll()
-	if err != nil {
-		var pe *pgconn.PgError
-		if errors.As(err, &pe) {
-			return "! " + pe.Code + " " + pe.Message
-		}
-		t.Fatal(err)
-	}
-	r := rs[0]
-	v := "NULL"
-	if d := r.Rows[0][0]; d != nil {
-		v = strings.ReplaceAll(string(d), "\n", `\n`)
-	}
-	return "= " + v + " : " + types.BaseName(types.OID(r.FieldDescriptions[0].DataTypeOID))
-}
-
-// TestPostgres checks every recorded expression.
-func TestPostgres(t *testing.T) {
-	files, err := filepath.Glob("testdata/postgres/*.txt")
+// recorded runs every line of the files under testdata/dir: eval answers it, ask
+// gives the query to PostgreSQL that means the same.
+func recorded(t *testing.T, dir string, eval func(w *world, line string) string, ask func(line string) string) {
+	files, err := filepath.Glob("testdata/" + dir + "/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no testdata", err)
 	}
@@ -268,7 +243,7 @@ func TestPostgres(t *testing.T) {
 			for i := 0; i < len(lines); i++ {
 				l := lines[i]
 				out = append(out, l)
-				if l == "" || strings.HasPrefix(l, "#") {
+				if l == "" || strings.HasPrefix(l, "# ") {
 					continue
 				}
 				want := ""
@@ -277,10 +252,10 @@ func TestPostgres(t *testing.T) {
 					want = lines[i]
 				}
 				if conn != nil {
-					want = askPostgres(t, conn, l)
+					want = askPostgres(t, conn, ask(l))
 				}
 				out = append(out, want)
-				if got := w.eval(l); got != want {
+				if got := eval(w, l); got != want {
 					t.Errorf("%s\n  got  %s\n  want %s", l, got, want)
 				}
 			}
@@ -291,4 +266,211 @@ func TestPostgres(t *testing.T) {
 			}
 		})
 	}
+}
+
+func askPostgres(t *testing.T, c *pgconn.PgConn, q string) string {
+	rs, err := c.Exec(context.Background(), q).ReadAll()
+	if err != nil {
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) {
+			return "! " + pe.Code + " " + pe.Message
+		}
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, r := range rs[0].Rows {
+		var cells []string
+		for _, d := range r {
+			v := "NULL"
+			if d != nil {
+				v = strings.ReplaceAll(string(d), "\n", `\n`)
+			}
+			cells = append(cells, v)
+		}
+		rows = append(rows, strings.Join(cells, ","))
+	}
+	d, err := c.Prepare(context.Background(), "", q, nil) // no rows: no fields above
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "= " + strings.Join(rows, " | ") + " : " + types.BaseName(types.OID(d.Fields[0].DataTypeOID))
+}
+
+// TestPostgres checks every recorded expression over one row of all types.
+func TestPostgres(t *testing.T) {
+	recorded(t, "postgres", (*world).eval, func(l string) string {
+		var cols []string
+		for _, k := range rowColumns {
+			v := "NULL"
+			if k.value != "NULL" {
+				v = "'" + k.value + "'"
+			}
+			cols = append(cols, v+"::"+k.typ+" AS "+k.name)
+		}
+		return "SELECT " + l + " FROM (SELECT " + strings.Join(cols, ", ") + " OFFSET 0) r"
+	})
+}
+
+// aggRows are what aggregates fold.
+var aggColumns = []struct {
+	name, typ string
+	values    []string
+}{
+	{"i2", "int2", []string{"1", "2", "NULL", "4", "2", "32767"}},
+	{"i4", "int4", []string{"1", "2", "NULL", "4", "2", "2147483647"}},
+	{"i8", "int8", []string{"9223372036854775807", "9223372036854775807", "NULL", "-1", "5", "7"}},
+	{"n", "numeric", []string{"1.5", "2.25", "NULL", "100", "0.001", "-7"}},
+	{"f8", "float8", []string{"1.5", "2.25", "NULL", "100", "0.001", "-7"}},
+	{"f4", "float4", []string{"1.5", "2.25", "NULL", "100", "0.5", "-7"}},
+	{"t", "text", []string{"b", "a", "NULL", "", "c", "ä"}},
+	{"b", "bool", []string{"t", "t", "NULL", "t", "f", "t"}},
+	{"d", "date", []string{"2024-01-01", "2023-01-01", "NULL", "2024-02-29", "2020-01-01", "1999-12-31"}},
+	{"iv", "interval", []string{"1 day", "2 days 03:00", "NULL", "1 month", "-1 hour", "00:00:01"}},
+	{"nul", "int4", []string{"NULL", "NULL", "NULL", "NULL", "NULL", "NULL"}},
+	{"one", "int4", []string{"5", "NULL", "NULL", "NULL", "NULL", "NULL"}},
+}
+
+type aggTestEnv struct {
+	*testEnv
+	calls *[]*expr.AggCall
+}
+
+func (e aggTestEnv) Aggregate(c *expr.AggCall) (expr.Column, error) {
+	for i, have := range *e.calls {
+		if have.Key == c.Key {
+			return expr.Column{Index: i, Type: c.Result}, nil
+		}
+	}
+	*e.calls = append(*e.calls, c)
+	return expr.Column{Index: len(*e.calls) - 1, Type: c.Result}, nil
+}
+
+func evalAggregates(w *world, l string) string {
+	stmts, err := parse.Parse("SELECT " + l + " FROM r")
+	if err != nil {
+		return failure(err)
+	}
+	st := stmts[0]
+	var cols []expr.Column
+	var vals [][]types.Datum
+	for i, c := range aggColumns {
+		typ := types.T(map[string]types.OID{"int2": types.OIDInt2, "int4": types.OIDInt4, "int8": types.OIDInt8, "numeric": types.OIDNumeric, "float8": types.OIDFloat8, "float4": types.OIDFloat4,
+			"text": types.OIDText, "bool": types.OIDBool, "date": types.OIDDate, "interval": types.OIDInterval}[c.typ])
+		cols = append(cols, expr.Column{Index: i, Type: typ, Name: c.name})
+		for j, v := range c.values {
+			if i == 0 {
+				vals = append(vals, make([]types.Datum, len(aggColumns)))
+			}
+			if v != "NULL" {
+				if vals[j][i], err = types.ParseText(v, typ, nil); err != nil {
+					return err.Error()
+				}
+			}
+		}
+	}
+	var calls []*expr.AggCall
+	env := aggTestEnv{&testEnv{cols: cols, stmt: st}, &calls}
+	e, err := expr.Bind(st.Tree.(*pgast.Select).Targets[0].Expr, env, types.Type{})
+	if err != nil {
+		return failure(err)
+	}
+	ec := w.context(st)
+	out := make([]types.Datum, len(calls))
+	for i, c := range calls {
+		acc := c.Agg.New()
+	rows:
+		for _, r := range vals {
+			if c.Filter != nil {
+				if d, err := c.Filter.Eval(ec, r); err != nil {
+					return failure(err)
+				} else if d.IsNull() || !d.Bool() {
+					continue
+				}
+			}
+			args := make([]types.Datum, len(c.Args))
+			for k, a := range c.Args {
+				if args[k], err = a.Eval(ec, r); err != nil {
+					return failure(err)
+				}
+				if args[k].IsNull() && c.Distinct {
+					continue rows
+				}
+			}
+			if err := acc.Add(ec, args); err != nil {
+				return failure(err)
+			}
+		}
+		if out[i], err = acc.Result(); err != nil {
+			return failure(err)
+		}
+	}
+	d, err := e.Eval(ec, out)
+	if err != nil {
+		return failure(err)
+	}
+	v := "NULL"
+	if !d.IsNull() {
+		v = types.String(d, e.Type(), nil)
+	}
+	return "= " + v + " : " + types.BaseName(e.Type().OID)
+}
+
+// TestAggregates folds six rows with each recorded aggregate.
+func TestAggregates(t *testing.T) {
+	recorded(t, "aggregates", evalAggregates, func(l string) string {
+		var rows []string
+		for j := range aggColumns[0].values {
+			var cells []string
+			for _, c := range aggColumns {
+				v := c.values[j]
+				if v != "NULL" {
+					v = "'" + v + "'"
+				}
+				cells = append(cells, v+"::"+c.typ)
+			}
+			rows = append(rows, "("+strings.Join(cells, ",")+")")
+		}
+		var names []string
+		for _, c := range aggColumns {
+			names = append(names, c.name)
+		}
+		return "SELECT " + l + " FROM (VALUES " + strings.Join(rows, ",") + ") r(" + strings.Join(names, ",") + ")"
+	})
+}
+
+func (w *world) evalSet(l string) string {
+	stmts, err := parse.Parse("SELECT * FROM " + l + " f")
+	if err != nil {
+		return failure(err)
+	}
+	st := stmts[0]
+	call := st.Tree.(*pgast.Select).From[0].(*pgast.FuncTable).Funcs[0]
+	f, cols, err := expr.BindSetCall(call, &testEnv{stmt: st})
+	if err != nil {
+		return failure(err)
+	}
+	fs := types.DefaultFormat
+	fs.Location = w.loc
+	var rows []string
+	err = f.Run(w.context(st), nil, func(r []types.Datum) (bool, error) {
+		var cells []string
+		for i, d := range r {
+			v := "NULL"
+			if !d.IsNull() {
+				v = types.String(d, cols[i].Type, &fs)
+			}
+			cells = append(cells, v)
+		}
+		rows = append(rows, strings.Join(cells, ","))
+		return len(rows) < 1000, nil
+	})
+	if err != nil {
+		return failure(err)
+	}
+	return "= " + strings.Join(rows, " | ") + " : " + types.BaseName(cols[0].Type.OID)
+}
+
+// TestSetFunctions runs functions in FROM.
+func TestSetFunctions(t *testing.T) {
+	recorded(t, "sets", (*world).evalSet, func(l string) string { return "SELECT * FROM " + l + " f" })
 }

@@ -132,7 +132,7 @@ func TestCacheMulti(t *testing.T) {
 // TestCacheBounded: neither shapes, nor bytes, nor variants grow without end.
 func TestCacheBounded(t *testing.T) {
 	c := NewCache(64, 1<<20)
-	for i := range 5000 {
+	for i := range 1000 {
 		one(t, c, fmt.Sprintf("select c%d from t", i))
 		one(t, c, fmt.Sprintf("select a from t order by %d", i+1))
 	}
@@ -140,7 +140,7 @@ func TestCacheBounded(t *testing.T) {
 		t.Fatalf("%d shapes", n)
 	}
 	long := NewCache(1<<20, 1<<20)
-	for i := range 400 {
+	for i := range 150 {
 		one(t, long, fmt.Sprintf("select c%d%s", i, strings.Repeat(", x", 1000)))
 	}
 	total := 0

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/pingcap/tidb/pkg/parser/ast"
+
 	"github.com/spandb/spand/sql/parse/lift"
 	"github.com/spandb/spand/sql/parse/pgast"
 	"github.com/spandb/spand/sql/parse/pglex"
@@ -201,22 +203,25 @@ func compile(sql string, toks []pglex.Token) (*shape, error) {
 		return sh, nil
 	}
 	res := p.Finish(root)
-	stmts, err := tidbdrv.Parse(res.Text)
+	var tree pgast.Stmt
+	var liftErr error
+	err := tidbdrv.Parse(res.Text, func(stmts []ast.StmtNode) {
+		l := lift.New(res, stmts)
+		tree, liftErr = lift.Run(func() pgast.Stmt {
+			switch {
+			case isUtility:
+				return ut.Build(l)
+			case p.Other() != "":
+				return &pgast.Other{Tag: p.Other(), Text: sql}
+			}
+			return l.Root()
+		})
+	})
 	if err != nil {
 		return nil, grammarError(sql, toks, res, err)
 	}
-	l := lift.New(res, stmts)
-	tree, err := lift.Run(func() pgast.Stmt {
-		switch {
-		case isUtility:
-			return ut.Build(l)
-		case p.Other() != "":
-			return &pgast.Other{Tag: p.Other(), Text: sql}
-		}
-		return l.Root()
-	})
-	if err != nil {
-		return nil, err
+	if liftErr != nil {
+		return nil, liftErr
 	}
 	sh.tree, sh.slots, sh.params = tree, res.Slots, res.Params
 	sh.finish(toks)

@@ -57,14 +57,18 @@ func NumericSqrt(a Datum) (Datum, error) {
 		return Null, sqlstate.Newf("2201F", "cannot take square root of a negative number")
 	}
 	w, _ := d.lead()
-	scale := clampScale(numericMinSigDigits-(w*2+1), d.scale)
+	return d.sqrtTo(clampScale(numericMinSigDigits-(w*2+1), d.scale)).checked()
+}
+
+// sqrtTo is the root of a number not below zero, rounded at scale.
+func (d dec) sqrtTo(scale int32) dec {
 	// sqrt(c * 10^-s) = sqrt(c * 10^(2*scale+2-s)) * 10^-(scale+1)
 	n := 2*int(scale) + 2 - int(d.scale)
 	c := new(big.Int).Mul(d.coef(), bigPow10(max(n, 0)))
 	if n < 0 {
 		c.Quo(c, bigPow10(-n))
 	}
-	return decBig(c.Sqrt(c), scale+1).round(scale, false).checked()
+	return decBig(c.Sqrt(c), scale+1).round(scale, false)
 }
 
 // NumericExp is e to the power of a.
@@ -492,12 +496,10 @@ func NumericVariance(s, q *NumericSum, pop, sqrt bool) (Datum, error) {
 	if !pop {
 		den = mulDec(n, dec{small: s.n - 1})
 	}
-	v, err := divDec(num, den)
-	if err != nil {
-		return Null, err
-	}
-	if sqrt {
-		return NumericSqrt(v.datum())
+	scale := divScale(num, den)
+	v := divTo(num, den, scale)
+	if sqrt { // at the quotient's scale, as PostgreSQL does it
+		v = v.sqrtTo(scale)
 	}
 	return v.checked()
 }

@@ -3,6 +3,8 @@ package lift
 import (
 	"testing"
 
+	"github.com/pingcap/tidb/pkg/parser/ast"
+
 	"github.com/spandb/spand/sql/parse/pgast"
 	"github.com/spandb/spand/sql/parse/respell"
 	"github.com/spandb/spand/sql/parse/tidbdrv"
@@ -35,14 +37,15 @@ func TestForeignNodes(t *testing.T) {
 		"SELECT `a` UNION SELECT `b` UNION SELECT `c`",
 		"SELECT MAX(`a`) OVER ()",
 	} {
-		stmts, err := tidbdrv.Parse(text)
+		err := tidbdrv.Parse(text, func(stmts []ast.StmtNode) {
+			l := New(&respell.Result{Text: text, Notes: []any{&respell.TailNote{}}}, stmts)
+			s, err := Run(l.Root)
+			if s != nil || sqlstate.CodeOf(err) != sqlstate.InternalError {
+				t.Errorf("%q: %v %v", text, s, err)
+			}
+		})
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
-		}
-		l := New(&respell.Result{Text: text, Notes: []any{&respell.TailNote{}}}, stmts)
-		s, err := Run(l.Root)
-		if s != nil || sqlstate.CodeOf(err) != sqlstate.InternalError {
-			t.Errorf("%q: %v %v", text, s, err)
 		}
 	}
 }
@@ -50,12 +53,13 @@ func TestForeignNodes(t *testing.T) {
 // TestMissingParts: a note that points at a part that is not there.
 func TestMissingParts(t *testing.T) {
 	text := "INSERT INTO `t\x000` VALUES ()"
-	stmts, err := tidbdrv.Parse(text)
+	notes := []any{&respell.InsertNote{Table: pgast.Name{"t"}, Defaults: true, Returning: 1}}
+	err := tidbdrv.Parse(text, func(stmts []ast.StmtNode) {
+		if _, err := Run(New(&respell.Result{Text: text, Notes: notes}, stmts).Root); sqlstate.CodeOf(err) != sqlstate.InternalError {
+			t.Errorf("got %v", err)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	notes := []any{&respell.InsertNote{Table: pgast.Name{"t"}, Defaults: true, Returning: 1}}
-	if _, err := Run(New(&respell.Result{Text: text, Notes: notes}, stmts).Root); sqlstate.CodeOf(err) != sqlstate.InternalError {
-		t.Errorf("got %v", err)
 	}
 }

@@ -86,23 +86,23 @@ func (e *SyntaxError) Unwrap() error { return e.Err }
 // its stacks and caches grow with the statement.
 const maxPooled = 1 << 16
 
-// Parse reads one or several statements. The nodes are the caller's.
-func Parse(text string) ([]ast.StmtNode, error) {
+// Parse reads one or several statements and hands them to use. The nodes are
+// use's only until it returns: a parser keeps pointers to what it built and its
+// next run writes positions through them, so it must not run before they are
+// read. The error is a *SyntaxError if the grammar refused the text.
+func Parse(text string, use func([]ast.StmtNode)) error {
 	p := pool.Get().(*parser.Parser)
 	stmts, _, err := p.ParseSQL(text)
 	if err != nil {
-		if len(text) <= maxPooled {
-			pool.Put(p)
-		}
-		return nil, &SyntaxError{Offset: errOffset(text, err), Err: err}
+		err = &SyntaxError{Offset: errOffset(text, err), Err: err}
+	} else {
+		use(stmts)
 	}
-	// The slice belongs to the parser's next run.
-	out := make([]ast.StmtNode, len(stmts))
-	copy(out, stmts)
+	// A panic in use drops the parser, which is as well.
 	if len(text) <= maxPooled {
 		pool.Put(p)
 	}
-	return out, nil
+	return err
 }
 
 // errOffset finds the place in 'line L column C near "rest"'; the text has one line.
