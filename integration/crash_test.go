@@ -209,10 +209,15 @@ func TestTransfersOverTablets(t *testing.T) {
 	}
 	await := func(count int) {
 		t.Helper()
+		began, last := time.Now(), time.Now()
+		var gap time.Duration
+		defer func() { t.Logf("%d transfers in %v, longest wait for one %v", count, time.Since(began), gap) }()
 		timeout := time.After(60 * time.Second)
 		for range count {
 			select {
 			case <-moved:
+				gap = max(gap, time.Since(last))
+				last = time.Now()
 			case <-timeout:
 				t.Fatal("no transfer commits")
 			}
@@ -220,9 +225,11 @@ func TestTransfersOverTablets(t *testing.T) {
 	}
 	await(100)
 	for _, n := range c.Nodes {
+		t.Log("kill -9 ", n.Name)
 		n.Kill(t)
 		await(50)
 		n.Restart(t)
+		t.Log("restarted ", n.Name)
 		await(50)
 	}
 	cancel()

@@ -94,7 +94,7 @@ func parseCopyOptions(opts []pgast.Option, from bool) (copyOptions, error) {
 			return nil
 		}
 		if len(*v) != 1 {
-			return sqlstate.Newf(sqlstate.InvalidParameterValue, "COPY %s must be a single one-byte character", name)
+			return sqlstate.Newf(sqlstate.FeatureNotSupported, "COPY %s must be a single one-byte character", name)
 		}
 		*into = (*v)[0]
 		return nil

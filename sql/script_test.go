@@ -72,7 +72,10 @@ func TestScripts(t *testing.T) {
 			if d.HasArg("session") {
 				d.ScanArgs(t, "session", &session)
 			}
-			query, data, _ := strings.Cut(d.Input, "\n----- data\n")
+			query, data, found := strings.Cut(d.Input, "\n----- data\n")
+			if found {
+				data += "\n" // which the script format cuts off
+			}
 			return run(session, query, data)
 		})
 	})
@@ -172,16 +175,12 @@ func (r *textResult) fail(err error) {
 		fmt.Fprintf(r, "ERROR (no SQLSTATE): %v\n", err)
 		return
 	}
-	r.failed(string(e.Code), e.Message, e.Detail, e.Hint, e.Position, e.Constraint)
+	r.failed(string(e.Code), e.Message, e.Detail, e.Hint, e.Constraint)
 }
 
-func (r *textResult) failed(code, msg, detail, hint string, pos int, constraint string) {
+func (r *textResult) failed(code, msg, detail, hint, constraint string) {
 	r.header = ""
-	fmt.Fprintf(r, "ERROR %s: %s", code, msg)
-	if pos > 0 {
-		fmt.Fprintf(r, " at %d", pos)
-	}
-	r.WriteByte('\n')
+	fmt.Fprintf(r, "ERROR %s: %s\n", code, msg)
 	if detail != "" {
 		fmt.Fprintf(r, "DETAIL: %s\n", detail)
 	}
@@ -288,6 +287,6 @@ func (r *textResult) postgres(ctx context.Context, c *pgconn.PgConn, query, data
 			fmt.Fprintf(r, "ERROR (no SQLSTATE): %v\n", err)
 			return
 		}
-		r.failed(pe.Code, pe.Message, pe.Detail, pe.Hint, int(pe.Position), pe.ConstraintName)
+		r.failed(pe.Code, pe.Message, pe.Detail, pe.Hint, pe.ConstraintName)
 	}
 }

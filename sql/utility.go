@@ -16,7 +16,7 @@ import (
 func (c *Conn) utility(ctx context.Context, r *request) (string, error) {
 	switch x := r.tree.(type) {
 	case *pgast.SetVar:
-		return c.setVar(x, &r.sink)
+		return c.setVar(x, len(r.st.SQL) >= 5 && strings.EqualFold(r.st.SQL[:5], "reset"), &r.sink)
 	case *pgast.ShowVar:
 		return "SHOW", c.showVar(ctx, x, &r.sink)
 	case *pgast.Copy:
@@ -172,7 +172,7 @@ func (c *Conn) characteristics(x *pgast.Transaction) error {
 	return nil
 }
 
-func (c *Conn) setVar(x *pgast.SetVar, s *sink) (string, error) {
+func (c *Conn) setVar(x *pgast.SetVar, reset bool, s *sink) (string, error) {
 	if x.Local && !c.txn.explicit {
 		if err := s.notice("WARNING", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL can only be used in transaction blocks")); err != nil {
 			return "", err
@@ -183,8 +183,8 @@ func (c *Conn) setVar(x *pgast.SetVar, s *sink) (string, error) {
 		if err := c.resetSetting(x.Name, x.Local); err != nil {
 			return "", err
 		}
-		if x.Name == "all" {
-			return "RESET", nil
+		if !reset {
+			return "SET", nil // SET x TO DEFAULT
 		}
 		return "RESET", nil
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -420,6 +421,12 @@ func (w *world) hooks() Hooks {
 		},
 		SplitApplied: func(t *Tablet, s SplitApplied) { w.mu.Lock(); w.splits = append(w.splits, s); w.mu.Unlock() },
 	}
+}
+
+func (w *world) questions() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.asked)
 }
 
 func (w *world) close() {

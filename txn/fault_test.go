@@ -173,8 +173,14 @@ func TestX5_UnknownUndoesNothing(t *testing.T) {
 				}
 				return nil
 			})
-			if got := outcome(g.tryCommit(writes...)); got != "unknown" {
-				t.Errorf("told %s", got)
+			ctx := context.Background()
+			tx := g.Begin(ctx, TxnOptions{})
+			for i := 0; i < len(writes); i += 2 {
+				get(t, tx, tablet.LockExclusive, writes[i])
+				check(t, tx.Put(ctx, k(writes[i]), []byte(writes[i+1])))
+			}
+			if _, err := tx.Commit(ctx); outcome(err) != "unknown" {
+				t.Errorf("told %s", outcome(err))
 			}
 			time.Sleep(time.Minute)
 			eq(t, w.count("Abort"), 0)

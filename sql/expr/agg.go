@@ -294,6 +294,9 @@ func init() {
 			t := at[0]
 			return func() Accumulator { return &jsonAgg{typ: t, binary: binary} }
 		}, tElem)
+		defAgg(strings.Replace(n, "_agg", "_object_agg", 1), res, func(at []types.Type) func() Accumulator {
+			return func() Accumulator { return &jsonObjectAgg{key: at[0], val: at[1], binary: binary} }
+		}, tAny, tAny)
 	}
 }
 

@@ -180,7 +180,7 @@ func init() {
 		return types.Bool(false), nil
 	}, tOid).stable()
 	for _, n := range []string{"pg_type_is_visible", "pg_function_is_visible", "pg_operator_is_visible", "pg_opclass_is_visible", "pg_opfamily_is_visible",
-		"pg_collation_is_visible", "pg_conversion_is_visible", "pg_ts_config_is_visible", "pg_ts_dict_is_visible", "pg_statistics_obj_is_visible"} {
+		"pg_collation_is_visible", "pg_conversion_is_visible", "pg_ts_config_is_visible", "pg_ts_dict_is_visible", "pg_ts_parser_is_visible", "pg_ts_template_is_visible", "pg_statistics_obj_is_visible"} {
 		constant(n, tBool, types.Bool(true), tOid)
 	}
 	defFunc("format_type", tText, func(_ *EvalContext, a, m D) (D, error) {
@@ -254,6 +254,19 @@ func init() {
 	for _, n := range []string{"pg_relation_size", "pg_total_relation_size", "pg_table_size", "pg_indexes_size"} {
 		defExtra(n, tInt8, VolatileFunc, tClass)
 	}
+	defExtra("pg_get_ruledef", tText, Stable, tOid)
+	defExtra("pg_get_ruledef", tText, Stable, tOid, tBool)
+	defExtra("pg_get_function_sqlbody", tText, Stable, tOid)
+	defExtra("pg_describe_object", tText, Stable, tOid, tOid, tInt4)
+	defExtra("pg_tablespace_size", tInt8, VolatileFunc, tOid)
+	defExtra("pg_tablespace_size", tInt8, VolatileFunc, tName)
+	defExtra("pg_index_column_has_property", tBool, Stable, tClass, tInt4, tText)
+	defFunc("pg_char_to_encoding", tInt4, func(_ *EvalContext, a D) (D, error) {
+		if utf8Name(a.Str()) {
+			return types.Int(6), nil
+		}
+		return types.Int(-1), nil
+	}, tName).stable()
 	defExtra("pg_database_size", tInt8, VolatileFunc, tName)
 	defExtra("pg_cancel_backend", tBool, VolatileFunc, tInt4)
 	defExtra("pg_terminate_backend", tBool, VolatileFunc, tInt4)

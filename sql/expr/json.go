@@ -11,15 +11,20 @@ import (
 // JSON values are parsed where they are used: json keeps its text, jsonb its
 // canonical text.
 
-func parseJSON(d D) (types.JSONValue, error) { return types.ParseJSON(d.Str()) }
+func parseJSON(d D) (types.JSONValue, error) {
+	if d.Kind() == types.KindText {
+		return types.ParseJSONText(d.Str())
+	}
+	return types.ParseJSON(d.Str())
+}
 
 // jsonGet is the member key or the element i of v; ok is false when there is none.
 func jsonKey(v types.JSONValue, key string) (types.JSONValue, bool) {
 	if v.Kind != types.JSONObject {
 		return v, false
 	}
-	for i, k := range v.Keys {
-		if k == key {
+	for i := len(v.Keys) - 1; i >= 0; i-- { // the last of equal keys counts
+		if v.Keys[i] == key {
 			return v.Elems[i], true
 		}
 	}
@@ -72,12 +77,18 @@ func jsonText(v types.JSONValue) D {
 	case types.JSONString:
 		return types.Text(v.Str)
 	}
+	if v.Raw != "" {
+		return types.Text(v.Raw)
+	}
 	return types.Text(string(v.Append(nil)))
 }
 
 func jsonDatum(v types.JSONValue, binary bool) D {
 	if binary {
 		return v.Datum()
+	}
+	if v.Raw != "" {
+		return types.Text(v.Raw)
 	}
 	return types.Text(string(v.Append(nil)))
 }
@@ -362,7 +373,10 @@ func initJSONFuncs() {
 		}, t)
 		defFunc(p+"_strip_nulls", t, func(_ *EvalContext, a D) (D, error) {
 			v, err := parseJSON(a)
-			return jsonDatum(stripNulls(v), binary), err
+			if err != nil {
+				return types.Null, err
+			}
+			return jsonOut(stripNulls(v), binary), nil
 		}, t)
 		for _, text := range []bool{false, true} {
 			text, name, res := text, p+"_extract_path", t
@@ -452,6 +466,9 @@ func sortDeep(v types.JSONValue) types.JSONValue {
 }
 
 func jsonCompact(dst []byte, v types.JSONValue) []byte {
+	if v.Raw != "" {
+		return append(dst, v.Raw...)
+	}
 	switch v.Kind {
 	case types.JSONArray:
 		dst = append(dst, '[')
@@ -537,6 +554,9 @@ func buildJSON(ec *EvalContext, v []D, at []types.Type, object, binary bool) (D,
 func stripNulls(v types.JSONValue) types.JSONValue {
 	out := v
 	out.Elems, out.Keys = nil, nil
+	if v.Kind == types.JSONObject || v.Kind == types.JSONArray {
+		out.Raw = ""
+	}
 	for i, e := range v.Elems {
 		if v.Kind == types.JSONObject {
 			if e.Kind == types.JSONNull {
@@ -691,6 +711,67 @@ func (a *jsonAgg) Result() (D, error) {
 		return types.Bytes(s), nil
 	}
 	return types.Text(s), nil
+}
+
+// jsonObjectAgg is json_object_agg and jsonb_object_agg.
+type jsonObjectAgg struct {
+	key, val types.Type
+	binary   bool
+	b        []byte
+	keys     []string
+	elems    []types.JSONValue
+	n, size  int
+}
+
+func (a *jsonObjectAgg) Add(ec *EvalContext, v []D) error {
+	if v[0].IsNull() {
+		return sqlstate.Newf(sqlstate.InvalidParameterValue, "field name must not be null")
+	}
+	j, err := toJSON(ec, v[1], a.val)
+	if err != nil {
+		return err
+	}
+	k := types.String(v[0], a.key, ec.format())
+	a.n++
+	if a.binary {
+		j = sortDeep(j)
+		a.keys, a.elems = append(a.keys, strings.Clone(k)), append(a.elems, detachJSON(j))
+		a.size += len(k) + len(v[1].Str()) + 64
+	} else {
+		if a.n > 1 {
+			a.b = append(a.b, ", "...)
+		}
+		a.b = append(types.AppendJSONString(a.b, k), " : "...)
+		a.b = jsonCompact(a.b, j)
+		a.size = len(a.b)
+	}
+	if a.size > 1<<30 {
+		return sqlstate.Newf(sqlstate.ProgramLimitExceeded, "aggregate result is too large")
+	}
+	return nil
+}
+func (a *jsonObjectAgg) Result() (D, error) {
+	switch {
+	case a.n == 0:
+		return types.Null, nil
+	case a.binary:
+		return jsonObject(a.keys, a.elems).Datum(), nil
+	}
+	return types.Text("{ " + string(a.b) + " }"), nil
+}
+
+// detachJSON copies the strings of v, which may alias a row.
+func detachJSON(v types.JSONValue) types.JSONValue {
+	v.Str, v.Raw = strings.Clone(v.Str), ""
+	v.Keys = append([]string(nil), v.Keys...)
+	for i, k := range v.Keys {
+		v.Keys[i] = strings.Clone(k)
+	}
+	v.Elems = append([]types.JSONValue(nil), v.Elems...)
+	for i, e := range v.Elems {
+		v.Elems[i] = detachJSON(e)
+	}
+	return v
 }
 
 func initJSONSets() {

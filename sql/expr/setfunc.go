@@ -12,7 +12,7 @@ import (
 // returns false; a row is valid during the call.
 type SetFunc interface {
 	Run(ec *EvalContext, row []types.Datum, f func(row []types.Datum) (bool, error)) error
-	// Rows estimates how many rows come, for the planner; 0: unknown.
+	// Args are the bound arguments: what the function reads of the row (LATERAL).
 	Args() []Expr
 }
 

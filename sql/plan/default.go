@@ -60,7 +60,7 @@ func BindText(b *builder, text string, t types.Type, column string) (expr.Expr, 
 	}
 	own := &builder{ctx: b.ctx, cat: b.cat, st: sts[0]}
 	s := own.newScope(nil)
-	s.clause = "DEFAULT expressions"
+	s.clause = defaultClause
 	e, err := expr.Bind(q.Targets[0].Expr, s, t)
 	if err != nil {
 		return nil, err

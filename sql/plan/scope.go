@@ -139,6 +139,9 @@ func (s *scope) SQL() string { return s.b.st.SQL }
 
 // Column resolves a name here or in an enclosing query.
 func (s *scope) Column(name pgast.Name) (expr.Column, error) {
+	if s.clause == defaultClause {
+		return expr.Column{}, sqlstate.Newf(sqlstate.FeatureNotSupported, "cannot use column reference in DEFAULT expression")
+	}
 	level := 0
 	for sc := s; sc != nil; sc = sc.parent {
 		v, err := sc.find(name)
@@ -253,6 +256,9 @@ func hasConsts(call *expr.AggCall) bool {
 	}
 	return call.Filter != nil && len(expr.ConstSlots(call.Filter)) > 0
 }
+
+// defaultClause is the clause of a column's default, which reads no column.
+const defaultClause = "DEFAULT expressions"
 
 // Star expands * or t.*.
 func (s *scope) Star(name pgast.Name) ([]expr.Column, error) {

@@ -28,6 +28,7 @@ type JSONValue struct {
 	Bool  bool
 	Elems []JSONValue // arrays
 	Keys  []string    // objects: in jsonb's order, values in Elems
+	Raw   string      // the source text, when parsed by ParseJSONText
 }
 
 const maxJSONDepth = 6400
@@ -37,6 +38,7 @@ type jsonParser struct {
 	i     int
 	depth int
 	build bool // make values, canonicalise numbers and refuse \u0000
+	raw   bool // keep the text of every value, and objects' members as they come
 }
 
 func (p *jsonParser) err(detail string, args ...any) error {
@@ -81,6 +83,10 @@ func (p *jsonParser) space() {
 
 func (p *jsonParser) value() (v JSONValue, err error) {
 	p.space()
+	if p.raw {
+		start := p.i
+		defer func() { v.Raw = p.s[start:p.i] }()
+	}
 	if p.i >= len(p.s) {
 		return v, p.unexpected("")
 	}
@@ -194,7 +200,7 @@ func (p *jsonParser) object() (v JSONValue, err error) {
 		if p.i < len(p.s) && p.s[p.i] == '}' {
 			p.i++
 			p.depth--
-			if p.build {
+			if p.build && !p.raw {
 				v.SortKeys()
 			}
 			return v, nil
@@ -364,6 +370,20 @@ func (p *jsonParser) hex4() (rune, error) {
 		p.i++
 	}
 	return r, nil
+}
+
+// ParseJSONText parses a value of the type json, which keeps its text: values know
+// theirs, members keep their order and duplicates.
+func ParseJSONText(s string) (JSONValue, error) {
+	p := jsonParser{s: s, build: true, raw: true}
+	v, err := p.value()
+	if err != nil {
+		return v, err
+	}
+	if p.space(); p.i != len(s) {
+		return v, p.unexpected("end of input")
+	}
+	return v, nil
 }
 
 // ParseJSON parses a JSON text into values, canonicalised as jsonb's are.
