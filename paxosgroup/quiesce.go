@@ -166,9 +166,13 @@ func (g *Group) maybeQuiesce() {
 	// Under mu: a peer that comes to life from here on finds the group quiesced,
 	// and wakes it.
 	ready := true
+	matched := make([]*member, 0, len(g.members))
 	g.progress(func(m *member, match uint64) {
 		if m.peer == nil {
 			return
+		}
+		if match == g.w.lastIndex {
+			matched = append(matched, m)
 		}
 		alive, p := m.peer.alive.Load(), m.peer.granted.Load()
 		switch {
@@ -187,11 +191,11 @@ func (g *Group) maybeQuiesce() {
 	g.mu.quiesced = true
 	h := g.host
 	// Announced first: a ping that no longer lists the group as active must list
-	// it as quiesced.
-	for _, m := range g.members {
-		if m.peer != nil {
-			m.peer.announce(note{kind: noteQuiesce, group: g.id, replica: m.ID, term: g.mu.term, index: g.w.lastIndex})
-		}
+	// it as quiesced. Only to replicas whose logs are known to match: one that was
+	// dead may hold entries of an earlier term at the same indexes, which it would
+	// commit on our word (see commitTo). Its return wakes the group.
+	for _, m := range matched {
+		m.peer.announce(note{kind: noteQuiesce, group: g.id, replica: m.ID, term: g.mu.term, index: g.w.lastIndex})
 	}
 	h.mu.Lock()
 	delete(h.mu.active, g)

@@ -446,7 +446,11 @@ func (c *Conn) checkNoNulls(ctx context.Context, d *catalog.Table, names []strin
 
 // tableAs plans the query of CREATE TABLE AS and takes its columns.
 func (c *Conn) tableAs(ctx context.Context, r *request, x *pgast.CreateTable, t *catalog.Table) (*compiled, error) {
-	p, err := plan.Build(ctx, c.planCatalog(), r.st, x.As, nil)
+	var p *plan.Plan
+	err := c.stable(func() (err error) {
+		p, err = plan.Build(ctx, c.planCatalog(), r.st, x.As, nil)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -157,7 +157,12 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	if err := t.view.Begin(ctx); err != nil {
 		return 0, err
 	}
-	p, ords, err := plan.BuildCopy(ctx, c.planCatalog(), r.st, x.Table, x.Columns)
+	var p *plan.Plan
+	var ords []int
+	err := c.stable(func() (err error) {
+		p, ords, err = plan.BuildCopy(ctx, c.planCatalog(), r.st, x.Table, x.Columns)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

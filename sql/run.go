@@ -310,13 +310,15 @@ func (c *Conn) compiled(ctx context.Context, st *pgast.Statement, tree pgast.Stm
 			return cp, prep.install(cp, c.planSpace)
 		}
 	}
-	p, err := plan.Build(ctx, c.planCatalog(), st, tree, oids)
+	var p *plan.Plan
+	err := c.stable(func() (err error) {
+		p, err = plan.Build(ctx, c.planCatalog(), st, tree, oids)
+		return err
+	})
 	if err != nil {
 		return nil, c.positioned(ctx, err, st, oids)
 	}
 	cp := compile(p)
-	// A descriptor read may have renewed the lease: the plan is of that version then.
-	p.Version = view.Version()
 	if shared && !p.ValueDependent {
 		c.planKey(st, oids)
 		c.eng.plans.put(append([]byte(nil), c.key...), cp)
@@ -325,6 +327,18 @@ func (c *Conn) compiled(ctx context.Context, st *pgast.Statement, tree pgast.Stm
 		return cp, prep.sameResult(cp)
 	}
 	return cp, prep.install(cp, c.planSpace)
+}
+
+// stable runs f, which reads descriptors, until it saw one schema version throughout:
+// a descriptor that is not cached may make the view renew its lease (B2).
+func (c *Conn) stable(f func() error) error {
+	for {
+		version := c.txn.view.Version()
+		err := f()
+		if c.txn.view.Version() == version {
+			return err
+		}
+	}
 }
 
 // planKey makes the cache key of a statement in c.key.

@@ -2,11 +2,13 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/sqlstate"
+	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
 )
 
@@ -52,8 +54,10 @@ func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err err
 		return false, nil
 	}
 	if !readOnly {
-		age := c.inherit
-		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: age})
+		if c.inherit != 0 && c.eng.clock.Now().Latest.Sub(c.inherit) > maxInherit {
+			c.inherit = 0
+		}
+		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: c.inherit})
 		return false, nil
 	}
 	ro := c.eng.kv.ReadOnly(c.ctx, 0)
@@ -145,11 +149,19 @@ func (c *Conn) rollback() {
 	c.endTxn(false)
 }
 
+// maxInherit bounds how old an inherited age may be: below every horizon at which
+// commit requests are refused for their age (X5).
+const maxInherit = time.Minute
+
 // noteAbort remembers the age of a transaction that lost a conflict, so that the
 // connection's next one does not starve (X2).
 func (c *Conn) noteAbort(err error) {
 	if t := c.txn.kv; t != nil && !t.ReadOnly() && retryable(err) {
 		c.inherit = t.ID().Age
+		var aborted *tablet.AbortedError
+		if errors.As(err, &aborted) && aborted.Reason == tablet.AbortHorizon {
+			c.inherit = 0
+		}
 	}
 }
 

@@ -48,6 +48,23 @@ func (t *Tablet) checkRead(v *view, req *ReadRequest) error {
 	return nil
 }
 
+// recheck looks again, after the versions were read, at what was checked before:
+// a split that was applied meanwhile took prepared transactions and their locks
+// along, so that a wait for them ended early (B1, X4), and a collection may have
+// dropped versions below its low-water mark.
+func (t *Tablet) recheck(before *view, req *ReadRequest) error {
+	now := t.m.view.Load()
+	if now != before {
+		if err := t.checkRead(now, req); err != nil {
+			return err
+		}
+	}
+	if req.At < now.lowWater {
+		return &TooOldError{At: req.At, LowWater: now.lowWater}
+	}
+	return nil
+}
+
 // snapshotRead reads at a timestamp under the lease: after the promise no write
 // gets a timestamp <= At, and those that have one already are waited for where
 // they overlap.
@@ -78,8 +95,8 @@ func (t *Tablet) snapshotRead(ctx context.Context, l *leader, req *ReadRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if w := t.m.view.Load().lowWater; req.At < w {
-		return nil, &TooOldError{At: req.At, LowWater: w}
+	if err := t.recheck(v, req); err != nil {
+		return nil, err
 	}
 	if err := t.group.Valid(l.term); err != nil {
 		return nil, err
@@ -136,7 +153,8 @@ func (t *Tablet) followerRead(req *ReadRequest) (*ReadResponse, error) {
 	if t.group.SafeTime() < req.At || !t.parentVisible() {
 		return nil, elsewhere
 	}
-	if err := t.checkRead(t.m.view.Load(), req); err != nil {
+	v := t.m.view.Load()
+	if err := t.checkRead(v, req); err != nil {
 		return nil, err
 	}
 	for _, k := range req.Gets {
@@ -153,8 +171,8 @@ func (t *Tablet) followerRead(req *ReadRequest) (*ReadResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w := t.m.view.Load().lowWater; req.At < w {
-		return nil, &TooOldError{At: req.At, LowWater: w}
+	if err := t.recheck(v, req); err != nil {
+		return nil, err
 	}
 	return resp, nil
 }

@@ -59,5 +59,8 @@ func (m *Manager) runSmall(ctx context.Context, f func(kv.Txn) error) error {
 		if !errors.As(err, &aborted) {
 			return err
 		}
+		if aborted.Reason == tablet.AbortHorizon {
+			age = 0
+		}
 	}
 }

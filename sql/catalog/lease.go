@@ -197,6 +197,9 @@ func (m *Manager) renew(ctx context.Context) error {
 		t.Rollback(ctx)
 		var aborted *tablet.AbortedError
 		if errors.As(err, &aborted) {
+			if aborted.Reason == tablet.AbortHorizon {
+				age = 0
+			}
 			continue
 		}
 		if err != nil {

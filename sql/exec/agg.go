@@ -16,6 +16,7 @@ type aggIter struct {
 	agg   *plan.Agg
 	frame []types.Datum // with room for the aggregates
 	in    frameIter
+	mem   budget
 
 	keyTypes []types.Type
 	groups   []*aggGroup
@@ -36,16 +37,20 @@ type aggGroup struct {
 const groupOverhead = 160
 
 func (c *Context) aggregate(core *plan.Core, frame []types.Datum, in frameIter) *aggIter {
-	a := &aggIter{c: c, core: core, agg: core.Agg, frame: frame, in: in}
+	a := &aggIter{c: c, mem: budget{c: c}, core: core, agg: core.Agg, frame: frame, in: in}
 	for _, k := range core.Agg.Keys {
 		a.keyTypes = append(a.keyTypes, k.Type())
 	}
 	return a
 }
 
-func (a *aggIter) Close() { a.in.Close() }
+func (a *aggIter) Close() {
+	a.mem.release()
+	a.in.Close()
+}
 
 func (a *aggIter) Open() error {
+	a.mem.release()
 	a.groups, a.pos = nil, 0
 	a.table = make(map[uint64][]*aggGroup)
 	if err := a.in.Open(); err != nil {
@@ -109,7 +114,7 @@ func (a *aggIter) newGroup(key []types.Datum) *aggGroup {
 			for _, e := range call.Args {
 				ts = append(ts, e.Type())
 			}
-			g.distinct[i] = newRowSet(a.c, ts)
+			g.distinct[i] = newRowSet(&a.mem, ts)
 		}
 	}
 	a.groups = append(a.groups, g)
@@ -123,12 +128,12 @@ func (a *aggIter) group(key []types.Datum) (*aggGroup, error) {
 			return g, nil
 		}
 	}
-	kept, err := a.c.keep(key)
+	kept, err := a.mem.keep(key)
 	if err != nil {
 		return nil, err
 	}
 	g := a.newGroup(kept)
-	if err := a.c.charge(groupOverhead + rowSize(g.kept) + 64*int64(len(g.accs))); err != nil {
+	if err := a.mem.charge(groupOverhead + rowSize(g.kept) + 64*int64(len(g.accs))); err != nil {
 		return nil, err
 	}
 	a.table[h] = append(a.table[h], g)
@@ -198,7 +203,7 @@ func (a *aggIter) later(g *aggGroup, i int, orders []plan.AggOrder) error {
 		g.sorted = make([][][]types.Datum, len(g.accs))
 	}
 	g.sorted[i] = append(g.sorted[i], row)
-	return a.c.charge(rowSize(row))
+	return a.mem.charge(rowSize(row))
 }
 
 // fold sorts and folds what later kept.

@@ -2,7 +2,6 @@ package exec
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 
 	"github.com/spandb/spand/sql/catalog"
@@ -59,9 +58,22 @@ func (c *Context) ctx() context.Context { return c.Eval.Ctx }
 
 var hashSeed = maphash.MakeSeed()
 
-// charge takes n bytes from the budget.
-func (c *Context) charge(n int64) error {
-	if c.Memory -= n; c.Memory < 0 {
+// budget is what one operator has taken of the statement's memory.
+type budget struct {
+	c    *Context
+	used int64
+}
+
+// release gives it all back.
+func (b *budget) release() {
+	b.c.Memory += b.used
+	b.used = 0
+}
+
+// charge takes n bytes.
+func (b *budget) charge(n int64) error {
+	b.used += n
+	if b.c.Memory -= n; b.c.Memory < 0 {
 		return sqlstate.Newf(sqlstate.OutOfMemory, "out of memory").
 			WithDetail("The statement collects more than %d MB of rows.", DefaultMemory>>20).
 			WithHint("Add an index that avoids the sort or hash, or a LIMIT.")
@@ -90,8 +102,8 @@ func rowSize(row []types.Datum) int64 {
 }
 
 // keep copies a row and charges for it.
-func (c *Context) keep(row []types.Datum) ([]types.Datum, error) {
-	if err := c.charge(rowSize(row)); err != nil {
+func (b *budget) keep(row []types.Datum) ([]types.Datum, error) {
+	if err := b.charge(rowSize(row)); err != nil {
 		return nil, err
 	}
 	return append(make([]types.Datum, 0, len(row)), row...), nil
@@ -172,7 +184,7 @@ func sameRow(a, b []types.Datum, ts []types.Type) bool {
 
 // rowSet is a set of rows.
 type rowSet struct {
-	c     *Context
+	mem   *budget
 	types []types.Type
 	rows  map[uint64][]setEntry
 }
@@ -182,8 +194,8 @@ type setEntry struct {
 	count int
 }
 
-func newRowSet(c *Context, ts []types.Type) *rowSet {
-	return &rowSet{c: c, types: ts, rows: make(map[uint64][]setEntry)}
+func newRowSet(mem *budget, ts []types.Type) *rowSet {
+	return &rowSet{mem: mem, types: ts, rows: make(map[uint64][]setEntry)}
 }
 
 // entry finds row's entry, making one with count 0 when add is set.
@@ -198,12 +210,10 @@ func (s *rowSet) entry(row []types.Datum, add bool) (*setEntry, error) {
 	if !add {
 		return nil, nil
 	}
-	kept, err := s.c.keep(row[:len(s.types)])
+	kept, err := s.mem.keep(row[:len(s.types)])
 	if err != nil {
 		return nil, err
 	}
 	s.rows[h] = append(bucket, setEntry{row: kept})
 	return &s.rows[h][len(bucket)], nil
 }
-
-var errStop = errors.New("exec: stop")

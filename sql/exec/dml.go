@@ -73,10 +73,12 @@ func (c *Context) insert(p *plan.Insert, emit func([]types.Datum) error) (int64,
 	ins := c.NewInserter(p.Table)
 	ret := &returner{c: c, exprs: p.Returning, emit: emit}
 	add := ins.Add
+	mem := budget{c: c}
+	defer mem.release()
 	var pending [][]types.Datum // rows whose RETURNING waits until they are in
 	if p.Returning != nil {
 		add = func(row []types.Datum) error {
-			kept, err := c.keep(row)
+			kept, err := mem.keep(row)
 			if err != nil {
 				return err
 			}
@@ -135,6 +137,8 @@ func (c *Context) insertRows(p *plan.Insert, add func([]types.Datum) error) erro
 	if err := it.Open(); err != nil {
 		return err
 	}
+	mem := budget{c: c}
+	defer mem.release()
 	var spool [][]types.Datum
 	for {
 		src, err := it.Next()
@@ -145,7 +149,7 @@ func (c *Context) insertRows(p *plan.Insert, add func([]types.Datum) error) erro
 			break
 		}
 		if p.Spool {
-			kept, err := c.keep(src)
+			kept, err := mem.keep(src)
 			if err != nil {
 				return err
 			}
@@ -333,6 +337,8 @@ func (c *Context) modify(p *plan.Modify, emit func([]types.Datum) error) (int64,
 	if err := it.Open(); err != nil {
 		return 0, err
 	}
+	mem := budget{c: c}
+	defer mem.release()
 	var spool [][]types.Datum
 	var seen map[string]bool
 	if p.Once {
@@ -355,13 +361,13 @@ func (c *Context) modify(p *plan.Modify, emit func([]types.Datum) error) (int64,
 			if seen[string(key)] {
 				continue
 			}
-			if err := c.charge(int64(len(key)) + 48); err != nil {
+			if err := mem.charge(int64(len(key)) + 48); err != nil {
 				return 0, err
 			}
 			seen[string(key)] = true
 		}
 		if p.Spool {
-			kept, err := c.keep(m.frame)
+			kept, err := mem.keep(m.frame)
 			if err != nil {
 				return 0, err
 			}

@@ -12,6 +12,7 @@ type loopIter struct {
 	n           *plan.NestLoop
 	frame       []types.Datum
 	left, right frameIter
+	mem         budget
 
 	kept    [][]types.Datum // the right side's slots, when it does not depend on the left
 	have    bool            // kept is complete
@@ -26,6 +27,7 @@ func (i *loopIter) Open() error {
 }
 
 func (i *loopIter) Close() {
+	i.mem.release()
 	i.left.Close()
 	i.right.Close()
 }
@@ -90,7 +92,7 @@ func (i *loopIter) openRight() error {
 			i.have = true
 			return nil
 		}
-		row, err := i.c.keep(plan.Gather(nil, i.frame, i.n.RightSlots))
+		row, err := i.mem.keep(plan.Gather(nil, i.frame, i.n.RightSlots))
 		if err != nil {
 			return err
 		}
@@ -118,6 +120,7 @@ type hashIter struct {
 	n           *plan.HashJoin
 	frame       []types.Datum
 	left, right frameIter
+	mem         budget
 	keyTypes    []types.Type
 
 	table   map[uint64]int32 // newest entry of a hash, as index+1
@@ -138,7 +141,7 @@ type hashEntry struct {
 }
 
 func (c *Context) hashJoin(n *plan.HashJoin, frame []types.Datum) *hashIter {
-	i := &hashIter{c: c, n: n, frame: frame, left: c.node(n.Left, frame), right: c.node(n.Right, frame)}
+	i := &hashIter{c: c, mem: budget{c: c}, n: n, frame: frame, left: c.node(n.Left, frame), right: c.node(n.Right, frame)}
 	for _, e := range n.LeftKeys {
 		i.keyTypes = append(i.keyTypes, e.Type())
 	}
@@ -149,11 +152,13 @@ func (c *Context) hashJoin(n *plan.HashJoin, frame []types.Datum) *hashIter {
 func (i *hashIter) Open() error {
 	i.inLeft, i.tail = false, -1
 	// An enclosing row may have changed: build anew.
+	i.mem.release()
 	i.table, i.entries, i.built = make(map[uint64]int32), nil, false
 	return i.left.Open()
 }
 
 func (i *hashIter) Close() {
+	i.mem.release()
 	i.left.Close()
 	i.right.Close()
 }
@@ -186,11 +191,11 @@ func (i *hashIter) build() error {
 		if !ok && i.n.Type != plan.FullJoin {
 			continue // a NULL key joins nothing
 		}
-		row, err := i.c.keep(plan.Gather(nil, i.frame, i.n.RightSlots))
+		row, err := i.mem.keep(plan.Gather(nil, i.frame, i.n.RightSlots))
 		if err != nil {
 			return err
 		}
-		key, err := i.c.keep(i.key)
+		key, err := i.mem.keep(i.key)
 		if err != nil {
 			return err
 		}

@@ -30,11 +30,11 @@ func (c *Context) operator(n plan.Node, frame []types.Datum) frameIter {
 	case *plan.SubqueryScan:
 		return &subqueryIter{c: c, n: x, frame: frame}
 	case *plan.VirtualScan:
-		return &virtualIter{c: c, n: x, frame: frame}
+		return &virtualIter{c: c, n: x, frame: frame, mem: budget{c: c}}
 	case *plan.Filter:
 		return &filterIter{c: c, n: x, frame: frame, in: c.node(x.Input, frame)}
 	case *plan.NestLoop:
-		return &loopIter{c: c, n: x, frame: frame, left: c.node(x.Left, frame), right: c.node(x.Right, frame)}
+		return &loopIter{c: c, mem: budget{c: c}, n: x, frame: frame, left: c.node(x.Left, frame), right: c.node(x.Right, frame)}
 	case *plan.HashJoin:
 		return c.hashJoin(x, frame)
 	case *plan.Merge:
@@ -169,12 +169,13 @@ type virtualIter struct {
 	c     *Context
 	n     *plan.VirtualScan
 	frame []types.Datum
+	mem   budget
 	rows  [][]types.Datum
 	read  bool
 	pos   int
 }
 
-func (i *virtualIter) Close() {}
+func (i *virtualIter) Close() { i.mem.release() }
 func (i *virtualIter) Open() error {
 	i.pos = 0
 	if i.read {
@@ -183,7 +184,7 @@ func (i *virtualIter) Open() error {
 	i.read = true
 	rc := &plan.RowsContext{Context: i.c.ctx(), View: i.c.View, DB: i.c.DB, Session: &i.c.hook}
 	return i.n.Table.Rows(rc, func(row []types.Datum) error {
-		kept, err := i.c.keep(row)
+		kept, err := i.mem.keep(row)
 		i.rows = append(i.rows, kept)
 		return err
 	})

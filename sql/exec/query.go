@@ -17,7 +17,7 @@ func (c *Context) query(q *plan.Query) rowIter {
 	case q.Core != nil:
 		it = c.core(q)
 	case q.SetOp != nil:
-		it = &setIter{c: c, op: q.SetOp}
+		it = &setIter{c: c, mem: budget{c: c}, op: q.SetOp}
 	default:
 		it = &valuesIter{c: c, rows: q.Values}
 	}
@@ -30,10 +30,10 @@ func (c *Context) query(q *plan.Query) rowIter {
 		for i := range ts {
 			ts[i] = q.Columns[i].Type
 		}
-		it = &distinctIter{c: c, in: it, types: ts}
+		it = &distinctIter{c: c, mem: budget{c: c}, in: it, types: ts}
 	}
 	if len(q.Sort) > 0 {
-		s := &sortIter{c: c, in: it, keys: q.Sort, on: q.DistinctOn}
+		s := &sortIter{c: c, mem: budget{c: c}, in: it, keys: q.Sort, on: q.DistinctOn}
 		if q.DistinctOn == 0 {
 			s.lim = lim
 		}
@@ -168,15 +168,20 @@ func (i *valuesIter) Next() ([]types.Datum, error) {
 type distinctIter struct {
 	c     *Context
 	in    rowIter
+	mem   budget
 	types []types.Type
 	seen  *rowSet
 }
 
 func (i *distinctIter) Open() error {
-	i.seen = newRowSet(i.c, i.types)
+	i.mem.release()
+	i.seen = newRowSet(&i.mem, i.types)
 	return i.in.Open()
 }
-func (i *distinctIter) Close() { i.in.Close() }
+func (i *distinctIter) Close() {
+	i.mem.release()
+	i.in.Close()
+}
 func (i *distinctIter) Next() ([]types.Datum, error) {
 	for {
 		row, err := i.in.Next()
@@ -200,6 +205,7 @@ func (i *distinctIter) Next() ([]types.Datum, error) {
 type sortIter struct {
 	c    *Context
 	in   rowIter
+	mem  budget
 	keys []plan.SortKey
 	on   int        // DISTINCT ON: so many leading keys
 	lim  *limitIter // nil: every row is wanted
@@ -210,7 +216,10 @@ type sortIter struct {
 // topRows is up to how many rows LIMIT makes the sort keep a heap.
 const topRows = 10000
 
-func (i *sortIter) Close() { i.in.Close() }
+func (i *sortIter) Close() {
+	i.mem.release()
+	i.in.Close()
+}
 
 // compareRows orders rows by sort keys.
 func compareRows(a, b []types.Datum, keys []plan.SortKey) int {
@@ -248,6 +257,7 @@ func (h topHeap) Push(any)           {}
 func (h topHeap) Pop() any           { return nil }
 
 func (i *sortIter) Open() error {
+	i.mem.release()
 	i.rows, i.pos = nil, 0
 	if err := i.in.Open(); err != nil {
 		return err
@@ -287,7 +297,7 @@ func (i *sortIter) Open() error {
 			}
 			continue
 		}
-		kept, err := i.c.keep(row)
+		kept, err := i.mem.keep(row)
 		if err != nil {
 			return err
 		}
@@ -392,6 +402,7 @@ func (i *limitIter) Next() ([]types.Datum, error) {
 type setIter struct {
 	c           *Context
 	op          *plan.SetOp
+	mem         budget
 	left, right rowIter
 	onRight     bool
 	set         *rowSet
@@ -399,6 +410,7 @@ type setIter struct {
 }
 
 func (i *setIter) Close() {
+	i.mem.release()
 	if i.left != nil {
 		i.left.Close()
 	}
@@ -413,12 +425,12 @@ func (i *setIter) Open() error {
 	i.out = make([]types.Datum, len(i.op.Types))
 	if i.op.Kind == "union" {
 		if !i.op.All {
-			i.set = newRowSet(i.c, i.op.Types)
+			i.set = newRowSet(&i.mem, i.op.Types)
 		}
 		return i.left.Open()
 	}
 	// INTERSECT and EXCEPT first count the right side's rows.
-	i.set = newRowSet(i.c, i.op.Types)
+	i.set = newRowSet(&i.mem, i.op.Types)
 	if err := i.right.Open(); err != nil {
 		return err
 	}

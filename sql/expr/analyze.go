@@ -48,6 +48,15 @@ func Rewrite(e Expr, f func(Expr) Expr) Expr {
 
 // Remap changes the column indexes of the input row.
 func Remap(e Expr, f func(int) int) Expr {
+	return remapAll(e, func(i int) int {
+		if i < 0 { // a CASE argument's place
+			return i
+		}
+		return f(i)
+	})
+}
+
+func remapAll(e Expr, f func(int) int) Expr {
 	return Rewrite(e, func(x Expr) Expr {
 		if c, ok := x.(*colNode); ok {
 			if i := f(c.idx); i != c.idx {

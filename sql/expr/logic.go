@@ -247,8 +247,8 @@ func (n *caseNode) volatility() Volatility { return Immutable }
 // the caseNode, column 0 of the shifted row inside.
 const caseArg = -1
 
-func shiftCase(e Expr) Expr   { return Remap(e, func(i int) int { return i + 1 }) }
-func unshiftCase(e Expr) Expr { return Remap(e, func(i int) int { return i - 1 }) }
+func shiftCase(e Expr) Expr   { return remapAll(e, func(i int) int { return i + 1 }) }
+func unshiftCase(e Expr) Expr { return remapAll(e, func(i int) int { return i - 1 }) }
 
 // coalesceNode returns the first value that is not NULL.
 type coalesceNode struct {

@@ -136,8 +136,9 @@ func (s *Store) applyLocked(ws []tablet.Write) truetime.Timestamp {
 	return ts
 }
 
-// acquire takes a lock for t, wounding younger holders and waiting for older ones (X2).
-func (s *Store) acquire(ctx context.Context, t *Txn, span keys.Span, strength tablet.LockStrength, wait tablet.WaitPolicy) error {
+// acquire takes a lock for t, wounding younger holders and waiting for older ones,
+// but in prepare nobody waits for an older one (X2).
+func (s *Store) acquire(ctx context.Context, t *Txn, span keys.Span, strength tablet.LockStrength, wait tablet.WaitPolicy, prepare bool) error {
 	for {
 		s.mu.Lock()
 		if t.wounded {
@@ -163,6 +164,9 @@ func (s *Store) acquire(ctx context.Context, t *Txn, span keys.Span, strength ta
 			return nil
 		}
 		s.mu.Unlock()
+		if prepare {
+			return &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortRefused, By: blocker.id, Key: span.Start}
+		}
 		if wait != tablet.WaitBlock {
 			return &tablet.LockUnavailableError{Key: span.Start, Holder: blocker.id}
 		}

@@ -124,7 +124,7 @@ func (t *Txn) Get(ctx context.Context, ks []keys.Key, lock tablet.LockStrength, 
 	out := make([][]byte, len(ks))
 	for i, k := range ks {
 		if !t.readOnly {
-			err := t.store.acquire(ctx, t, keys.PointSpan(k), lock, wait)
+			err := t.store.acquire(ctx, t, keys.PointSpan(k), lock, wait, false)
 			var unavailable *tablet.LockUnavailableError
 			if wait == tablet.WaitSkip && errors.As(err, &unavailable) {
 				continue
@@ -242,7 +242,7 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	var err error
 	t.buf.Scan(func(k string, v []byte) bool {
 		ws = append(ws, tablet.Write{Key: []byte(k), Value: v})
-		err = t.store.acquire(ctx, t, keys.PointSpan([]byte(k)), tablet.LockExclusive, tablet.WaitBlock)
+		err = t.store.acquire(ctx, t, keys.PointSpan([]byte(k)), tablet.LockExclusive, tablet.WaitBlock, true)
 		return err == nil
 	})
 	if err != nil {
@@ -340,7 +340,25 @@ func (it *iter) page() error {
 				span.End = append(append(keys.Key(nil), last...), 0)
 			}
 		}
-		err := it.t.store.acquire(it.ctx, it.t, span, it.req.Lock, it.req.Wait)
+		if it.req.Wait == tablet.WaitSkip {
+			// Row by row; what is locked is left out. Gaps stay unlocked.
+			free := rows[:0]
+			for _, r := range rows {
+				err := it.t.store.acquire(it.ctx, it.t, keys.PointSpan(r.Key), it.req.Lock, it.req.Wait, false)
+				var locked *tablet.LockUnavailableError
+				if errors.As(err, &locked) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				free = append(free, r)
+			}
+			it.advance(rows, more)
+			it.rows = free
+			return nil
+		}
+		err := it.t.store.acquire(it.ctx, it.t, span, it.req.Lock, it.req.Wait, false)
 		if err != nil {
 			return err
 		}
@@ -354,6 +372,12 @@ func (it *iter) page() error {
 			break
 		}
 	}
+	it.advance(rows, more)
+	return nil
+}
+
+// advance notes that rows were read.
+func (it *iter) advance(rows []tablet.KV, more bool) {
 	it.rows, it.end = rows, !more
 	if more {
 		last := rows[len(rows)-1].Key
@@ -363,7 +387,6 @@ func (it *iter) page() error {
 			it.rest.Start = append(append(keys.Key(nil), last...), 0)
 		}
 	}
-	return nil
 }
 
 // collect reads up to n rows of the rest without locking.

@@ -39,6 +39,36 @@ func apdCtx(digits int) *apd.Context {
 	return c
 }
 
+// errDigits is the honest answer where apd gives up: it bounds exponents and
+// iterations, PostgreSQL does not.
+func errDigits() error {
+	return sqlstate.Newf(sqlstate.FeatureNotSupported, "numeric function needs more digits than are supported")
+}
+
+// lnAPD is ln of a positive d: of its significand, plus the exponent times ln 10
+// when that is large, because apd's own range is narrower than ours.
+func lnAPD(ctx *apd.Context, out *apd.Decimal, d dec) error {
+	k := len(d.coef().Text(10)) - 1 - int(d.scale)
+	if k > -50 && k < 50 {
+		_, err := ctx.Ln(out, d.apd())
+		return err
+	}
+	m := d.apd()
+	m.Exponent = -int32(len(d.coef().Text(10)) - 1)
+	var ln10 apd.Decimal
+	if _, err := ctx.Ln(&ln10, apd.New(10, 0)); err != nil {
+		return err
+	}
+	if _, err := ctx.Mul(&ln10, &ln10, apd.New(int64(k), 0)); err != nil {
+		return err
+	}
+	if _, err := ctx.Ln(out, m); err != nil {
+		return err
+	}
+	_, err := ctx.Add(out, out, &ln10)
+	return err
+}
+
 // clampScale bounds a result's display scale from below by the argument's.
 func clampScale(s int, ds ...int32) int32 {
 	for _, d := range ds {
@@ -91,7 +121,7 @@ func NumericExp(a Datum) (Datum, error) {
 	}
 	var r apd.Decimal
 	if _, err := apdCtx(int(scale)+int(max(v, 0))+25).Exp(&r, d.apd()); err != nil {
-		return Null, errNumericOverflow()
+		return Null, errDigits()
 	}
 	return decFromAPD(&r, scale).checked()
 }
@@ -145,8 +175,8 @@ func NumericLn(a Datum) (Datum, error) {
 	}
 	scale := clampScale(numericMinSigDigits-lnWeight(d), d.scale)
 	var r apd.Decimal
-	if _, err := apdCtx(int(scale)+30).Ln(&r, d.apd()); err != nil {
-		return Null, errNumericOverflow()
+	if err := lnAPD(apdCtx(int(scale)+30), &r, d); err != nil {
+		return Null, errDigits()
 	}
 	return decFromAPD(&r, scale).checked()
 }
@@ -176,16 +206,14 @@ func NumericLog(base, x Datum) (Datum, error) {
 	scale := clampScale(numericMinSigDigits-(wd-wb), b.scale, d.scale)
 	var lb, ld, r apd.Decimal
 	ctx := apdCtx(int(scale) + 40)
-	_, err1 := ctx.Ln(&lb, b.apd())
-	_, err2 := ctx.Ln(&ld, d.apd())
-	if err1 != nil || err2 != nil {
-		return Null, errNumericOverflow()
+	if lnAPD(ctx, &lb, b) != nil || lnAPD(ctx, &ld, d) != nil {
+		return Null, errDigits()
 	}
 	if lb.IsZero() {
 		return Null, errDivZero()
 	}
 	if _, err := ctx.Quo(&r, &ld, &lb); err != nil {
-		return Null, errNumericOverflow()
+		return Null, errDigits()
 	}
 	return decFromAPD(&r, scale).checked()
 }
@@ -230,14 +258,14 @@ func NumericPower(a, b Datum) (Datum, error) {
 	}
 	var ln, r apd.Decimal
 	ctx := apdCtx(int(scale) + int(max(val, 0)) + len(b.s) + 40)
-	if _, err := ctx.Ln(&ln, x.apd()); err != nil {
-		return Null, errNumericOverflow()
+	if err := lnAPD(ctx, &ln, x); err != nil {
+		return Null, errDigits()
 	}
 	if _, err := ctx.Mul(&ln, &ln, y.apd()); err != nil {
-		return Null, errNumericOverflow()
+		return Null, errDigits()
 	}
 	if _, err := ctx.Exp(&r, &ln); err != nil {
-		return Null, errNumericOverflow()
+		return Null, errDigits()
 	}
 	return signed(decFromAPD(&r, scale), neg).checked()
 }
@@ -282,7 +310,7 @@ func powerInt(x dec, n int64) (Datum, error) {
 	var r apd.Decimal
 	ctx := apdCtx(int(scale) + int(max(f, 0)) + 40)
 	if _, err := ctx.Pow(&r, x.apd(), apd.New(n, 0)); err != nil {
-		return Null, errNumericOverflow()
+		return Null, errDigits()
 	}
 	return decFromAPD(&r, scale).checked()
 }
