@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -289,5 +290,53 @@ func readTotals(ctx context.Context, t *testing.T, n *Node, total int) {
 			}
 		}
 		conn.Close(context.Background())
+	}
+}
+
+// TestLostDataDirectory: a node whose directory is gone comes back under its
+// name, votes in nothing it may have voted in before, and gets its replicas as
+// snapshots.
+func TestLostDataDirectory(t *testing.T) {
+	c := Start(t, Options{Nodes: 3})
+	psql(t, c.Nodes[0], "create table numbers (k int)")
+	psql(t, c.Nodes[0], "create table parted (k int primary key)")
+	psql(t, c.Nodes[0], "split table parted by (100), (200)")
+	psql(t, c.Nodes[0], "insert into parted select i from generate_series(1, 300) as i")
+	for i, n := range c.Nodes {
+		other := c.Nodes[(i+1)%3]
+		w := startWriter(t, other, (i+1)*10_000_000)
+		w.awaitProgress(t, 20)
+		n.Kill(t)
+		if err := os.RemoveAll(n.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		w.awaitProgress(t, 20)
+		n.Restart(t)
+		w.awaitProgress(t, 20)
+		awaitReplicas(t, n)
+		w.stop()
+		// The copy counts: with another node dead, it is half of the majority.
+		other.Kill(t)
+		w.check(t, n)
+		if got := psql(t, n, "select count(*) from parted"); got != "300" {
+			t.Errorf("%s: %s rows after its directory was lost", n.Name, got)
+		}
+		other.Restart(t)
+	}
+}
+
+// awaitReplicas waits until every tablet's replica on n has data again.
+func awaitReplicas(t *testing.T, n *Node) {
+	t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		got := psql(t, n, "select (select count(*) from spand.tablets) - (select count(*) from spand.replicas where role in ('leader', 'follower'))")
+		if got == "0" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s lacks %s replicas:\n%s", n.Name, got, psql(t, n, "select * from spand.replicas"))
+		}
+		time.Sleep(50 * time.Millisecond) // replicas arrive on the cluster's own schedule
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/truetime"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -207,4 +208,19 @@ func decodeConf(b []byte) (conf, error) {
 	}
 	c.holder, c.released = keys.NodeID(holder), rel == 1
 	return c, nil
+}
+
+// HighestTimestamp returns the highest timestamp in what storage found of a group:
+// a clock that lies behind it at start is not to be trusted (T2).
+func HighestTimestamp(r *storage.Recovered) truetime.Timestamp {
+	var high truetime.Timestamp
+	for _, e := range r.Entries {
+		if len(e.Data) == 0 || pb.EntryType(e.Type) != pb.EntryNormal {
+			continue
+		}
+		if h, _, err := decodeEntry(e.Data); err == nil {
+			high = max(high, h.ts)
+		}
+	}
+	return high
 }

@@ -58,6 +58,12 @@ func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err err
 			c.inherit = 0
 		}
 		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: c.inherit})
+		// The store remembers what writes replace only from its first savepoint on.
+		for i := range t.marks {
+			if t.marks[i].mark < 0 {
+				t.marks[i].mark = t.kv.Savepoint()
+			}
+		}
 		return false, nil
 	}
 	ro := c.eng.kv.ReadOnly(c.ctx, 0)
@@ -255,11 +261,7 @@ func (c *Conn) rollbackTo(name string) error {
 	t.marks = t.marks[:i+1]
 	c.closeSQLCursors()
 	if t.kv != nil && !t.kv.ReadOnly() {
-		mark := sp.mark
-		if mark < 0 {
-			mark = 0
-		}
-		if err := t.kv.RollbackTo(mark); err != nil {
+		if err := t.kv.RollbackTo(sp.mark); err != nil {
 			return err
 		}
 	}

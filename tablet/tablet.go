@@ -191,6 +191,13 @@ func (t *Tablet) Descriptor() keys.Descriptor { return t.m.view.Load().desc }
 // LowWater returns the low-water mark: reads below it are refused.
 func (t *Tablet) LowWater() truetime.Timestamp { return t.m.view.Load().lowWater }
 
+// Highest returns the highest timestamp of any command applied.
+func (t *Tablet) Highest() truetime.Timestamp {
+	t.m.mu.RLock()
+	defer t.m.mu.RUnlock()
+	return t.m.now
+}
+
 // Close ends leadership's goroutines and waits for them. The group must have
 // stopped calling before.
 func (t *Tablet) Close() {

@@ -41,6 +41,9 @@ func tabletStatus(r replica) *adminpb.Tablet {
 		Leader: uint32(g.Leader), Term: g.Term, Applied: g.Applied, Committed: g.Commit, Last: g.Last,
 		Quiesced: g.Quiesced, SafeTimeNs: int64(r.group.SafeTime()),
 	}
+	for _, x := range d.Replicas {
+		t.Replicas = append(t.Replicas, &adminpb.Replica{NodeId: uint32(x.Node), ReplicaId: uint64(x.ID)})
+	}
 	if g.Serving {
 		t.LeaseEndNs = int64(g.LeaseEnd)
 		for _, x := range d.Replicas {

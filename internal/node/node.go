@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,30 +40,36 @@ type Node struct {
 	members []Member
 	self    keys.NodeID
 	cluster [16]byte
+	list    string // --cluster in canonical form, "" for a store of one node
 
-	ports    ports
-	clock    *truetime.Adjustable
-	source   string // of the clock, for people
-	store    *storage.Store
-	net      *rpc.Network
-	grpc     *grpc.Server
-	host     *paxosgroup.Host
-	replicas *replicas
-	hooks    tablet.Hooks // of every tablet
-	dir      *directory.Directory
-	cache    *directory.Cache
-	client   *txn.Client
-	engine   *sql.Engine
-	wire     *pgwire.Server
-	http     *http.Server
-	health   *health.Server
+	ports     ports
+	clock     *truetime.Adjustable
+	source    string // of the clock, for people
+	store     *storage.Store
+	net       *rpc.Network
+	grpc      *grpc.Server
+	host      *paxosgroup.Host
+	replicas  *replicas
+	hooks     tablet.Hooks // of every tablet
+	dir       *directory.Directory
+	cache     *directory.Cache
+	publisher *directory.Publisher
+	highest   truetime.Timestamp // of all that the data directory holds, while opening
+	client    *txn.Client
+	engine    *sql.Engine
+	wire      *pgwire.Server
+	http      *http.Server
+	health    *health.Server
 
-	wg      sync.WaitGroup
-	cancel  context.CancelFunc // ends what Start began in the background
-	failed  chan error
-	closers []func() // in the order of opening
-	closed  sync.Once
-	serving serving
+	welcome sync.Mutex  // serialises Welcome's look and note
+	opened  atomic.Bool // the replicas that the data directory knows are open
+
+	wg         sync.WaitGroup
+	background context.Context // of what Start begins; ends with Close
+	failed     chan error
+	closers    []func() // in the order of opening
+	closed     sync.Once
+	serving    serving
 }
 
 // serving is what /healthz tells.
@@ -119,25 +126,33 @@ func (n *Node) open(ctx context.Context) (err error) {
 	if err := n.openClock(); err != nil {
 		return err
 	}
-	recovered, err := n.openStore()
+	recovered, fresh, err := n.openStore()
 	if err != nil {
 		return err
 	}
-	background, cancel := context.WithCancel(context.Background())
-	n.cancel = cancel
+	var cancel context.CancelFunc
+	n.background, cancel = context.WithCancel(context.Background())
 	n.closers = append(n.closers, cancel)
+	background := n.background
 
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.replicas = newReplicas(recovered)
 	n.openNetwork()
-	if err := n.openHost(recovered); err != nil {
+	n.serveRPC()
+	if fresh {
+		if err := n.join(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.openHost(); err != nil {
 		return err
 	}
 	if err := n.openSQL(reg); err != nil {
 		return err
 	}
+	n.net.HandleCalls(n.handleCall)
 	n.registerMetrics(reg)
-	n.serveRPC()
 	n.http = newHTTP(reg, n.serving.get)
 	n.wg.Go(func() { n.http.Serve(n.ports.http) })
 	n.closers = append(n.closers, func() { n.http.Close() })
@@ -146,10 +161,12 @@ func (n *Node) open(ctx context.Context) (err error) {
 	}
 	n.host.Start()
 	n.store.Start()
+	n.opened.Store(true)
 
 	if err := n.awaitCluster(ctx); err != nil {
 		return err
 	}
+	n.wg.Go(func() { n.collectVersions(background) })
 	n.wg.Go(func() {
 		if err := n.dir.Ensure(background); err != nil && background.Err() == nil {
 			n.log.Warn("could not publish the first tablets", "err", err)
@@ -224,7 +241,9 @@ func clusterID(members []Member) (id [16]byte) {
 // membersKey holds, durably, the --cluster list that the data directory was made with.
 var membersKey = []byte{byte(storage.ClassNode), 'm'}
 
-func (n *Node) openStore() (map[keys.GroupID]storage.Recovered, error) {
+// openStore opens the data directory. fresh says that this node has not taken part
+// in its cluster yet, as far as the directory knows.
+func (n *Node) openStore() (recovered map[keys.GroupID]storage.Recovered, fresh bool, err error) {
 	id := storage.Identity{Node: n.self, Name: n.cfg.Node}
 	var list string
 	if n.cfg.Cluster != "" {
@@ -235,23 +254,17 @@ func (n *Node) openStore() (map[keys.GroupID]storage.Recovered, error) {
 		}
 		list = strings.Join(names, ",")
 	}
-	store, recovered, err := storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Logger: n.log.With("room", "storage")})
+	n.store, recovered, err = storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Logger: n.log.With("room", "storage")})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	n.store = store
-	n.closers = append(n.closers, func() { store.Close() })
-	n.cluster = store.Identity().Cluster
-	known, ok, err := store.GetNode(membersKey)
-	switch {
-	case err != nil:
-		return nil, err
-	case !ok:
-		return recovered, store.PutNode(membersKey, []byte(list))
-	case string(known) != list:
-		return nil, fmt.Errorf("%s belongs to a node of the cluster %s, not to a store of its own: start it with --cluster as it was made", n.cfg.DataDir, known)
+	n.closers = append(n.closers, func() { n.store.Close() })
+	n.cluster, n.list = n.store.Identity().Cluster, list
+	known, ok, err := n.store.GetNode(membersKey)
+	if err == nil && ok && string(known) != list {
+		err = fmt.Errorf("%s belongs to a node of the cluster %s, not to a store of its own: start it with --cluster as it was made", n.cfg.DataDir, known)
 	}
-	return recovered, nil
+	return recovered, !ok, err
 }
 
 func (n *Node) openNetwork() {
@@ -260,7 +273,6 @@ func (n *Node) openNetwork() {
 		addrs[m.ID] = m.Addr
 	}
 	n.net = rpc.New(rpc.Config{Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc")})
-	n.net.HandleCalls(n.handleCall)
 	n.closers = append(n.closers, n.net.Close)
 }
 
@@ -351,4 +363,14 @@ func (n *Node) Close() {
 		}
 		n.wg.Wait()
 	})
+}
+
+// nameOf returns a member's name, "" for nobody's id.
+func (n *Node) nameOf(id keys.NodeID) string {
+	for _, m := range n.members {
+		if m.ID == id {
+			return m.Name
+		}
+	}
+	return ""
 }

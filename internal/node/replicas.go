@@ -1,15 +1,19 @@
 package node
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/tablet/directory"
+	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
 )
 
@@ -26,6 +30,10 @@ type replicas struct {
 	byGroup   map[keys.GroupID]replica
 	recovered map[keys.GroupID]storage.Recovered // not opened yet
 	leaders   map[keys.GroupID]keys.NodeID       // learned, for groups without a replica here
+}
+
+func newReplicas(recovered map[keys.GroupID]storage.Recovered) *replicas {
+	return &replicas{byGroup: map[keys.GroupID]replica{}, recovered: recovered, leaders: map[keys.GroupID]keys.NodeID{}}
 }
 
 func (r *replicas) get(g keys.GroupID) (replica, bool) {
@@ -46,22 +54,20 @@ func (r *replicas) all() []replica {
 	return list
 }
 
-func (n *Node) openHost(recovered map[keys.GroupID]storage.Recovered) error {
+func (n *Node) openHost() error {
 	ids := make([]keys.NodeID, len(n.members))
 	for i, m := range n.members {
 		ids[i] = m.ID
 	}
 	boot := directory.Bootstrap(ids)
-	n.replicas = &replicas{
-		byGroup: map[keys.GroupID]replica{}, recovered: recovered, leaders: map[keys.GroupID]keys.NodeID{},
-	}
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
 		Node: n.self, Cluster: n.cluster, Nodes: ids,
-		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log.With("room", "paxosgroup"),
+		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
 		GroupFailed: func(g keys.GroupID, err error) {
 			n.fail(fmt.Errorf("replica of group %d stopped: %w", g, err))
 		},
+		UnknownGroup: n.unknownGroup,
 	})
 	if err != nil {
 		return err
@@ -81,6 +87,8 @@ func (n *Node) openHost(recovered map[keys.GroupID]storage.Recovered) error {
 		Node: n.self, Clock: n.clock, Router: n.cache, Dialer: n, Directory: n.dir, Logger: n.log.With("room", "txn"),
 	})
 	n.closers = append(n.closers, n.client.Close)
+	n.publisher = directory.NewPublisher(n.dir)
+	n.closers = append(n.closers, n.publisher.Close)
 	recovery := txn.NewRecovery(n.client)
 	n.hooks = recovery.Hooks()
 	n.hooks.SplitApplied = n.splitApplied
@@ -93,20 +101,49 @@ func (n *Node) openHost(recovered map[keys.GroupID]storage.Recovered) error {
 			return err
 		}
 	}
-	for g, rec := range recovered {
-		if g != keys.DirectoryGroup && g != keys.FirstGroup && len(rec.State.Machine) > 0 {
-			if err := n.openTablet(keys.Descriptor{Group: g}, nil); err != nil {
-				return err
-			}
+	for _, g := range n.replicas.checkpointed() {
+		if err := n.openTablet(keys.Descriptor{Group: g}, nil); err != nil {
+			return err
 		}
 	}
-	return nil
+	return n.checkStart()
+}
+
+// checkpointed lists the groups not opened yet that a checkpoint knows.
+func (r *replicas) checkpointed() []keys.GroupID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var list []keys.GroupID
+	for g, rec := range r.recovered {
+		if len(rec.State.Machine) > 0 {
+			list = append(list, g)
+		}
+	}
+	return list
+}
+
+// checkStart refuses to serve on a clock that lies behind what is stored (T2). A
+// short way behind is waited out: the last timestamps before a crash may lie a
+// lease ahead.
+func (n *Node) checkStart() error {
+	const patience = 2 * time.Second
+	err := truetime.CheckStart(n.clock, n.highest)
+	var behind *truetime.StartError
+	if errors.As(err, &behind) && behind.Gap <= patience {
+		return n.clock.AwaitAfter(context.Background(), n.highest)
+	}
+	return err
 }
 
 // openTablet opens one replica: of a split's child when split is given, of a
 // checkpointed or bootstrap tablet otherwise. desc need only name the group when
 // a checkpoint has the rest.
 func (n *Node) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) error {
+	return n.openReplica(desc, split, false)
+}
+
+// openReplica is openTablet, or opens a replica that waits for a snapshot.
+func (n *Node) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, incomplete bool) error {
 	n.replicas.mu.Lock()
 	if _, open := n.replicas.byGroup[desc.Group]; open {
 		n.replicas.mu.Unlock()
@@ -116,7 +153,7 @@ func (n *Node) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 	delete(n.replicas.recovered, desc.Group)
 	n.replicas.mu.Unlock()
 
-	gc := paxosgroup.GroupConfig{ID: desc.Group}
+	gc := paxosgroup.GroupConfig{ID: desc.Group, Incomplete: incomplete || rec.Incomplete}
 	if known {
 		gc.Recovered = &rec
 	}
@@ -126,6 +163,7 @@ func (n *Node) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 	case split != nil:
 		t = tablet.NewChild(cfg, *split)
 		gc.Initial, gc.InheritedHolder, gc.Floor = split.State, split.Holder, split.Floor
+	case gc.Incomplete: // the snapshot brings its state
 	case len(rec.State.Machine) == 0:
 		gc.Initial = tablet.InitialState(desc)
 	default:
@@ -133,6 +171,9 @@ func (n *Node) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 			return err
 		}
 		desc = t.Descriptor()
+	}
+	if known {
+		n.highest = max(n.highest, paxosgroup.HighestTimestamp(&rec), t.Highest())
 	}
 	for _, r := range desc.Replicas {
 		if r.Node == n.self {
@@ -158,6 +199,10 @@ func (n *Node) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 // splitApplied opens the child of a split, on every replica, while the split is
 // being applied.
 func (n *Node) splitApplied(_ *tablet.Tablet, s tablet.SplitApplied) {
+	if s.Holder == n.self {
+		// Whoever asked for the split publishes it too; but it may die before it has.
+		n.publisher.Enqueue(s.Parent, s.Child)
+	}
 	if err := n.openTablet(s.Child, &s); err != nil {
 		n.fail(err)
 	}

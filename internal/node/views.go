@@ -38,10 +38,8 @@ func (n *Node) views() []sql.View {
 }
 
 func (n *Node) name(id keys.NodeID) types.Datum {
-	for _, m := range n.members {
-		if m.ID == id {
-			return types.Text(m.Name)
-		}
+	if s := n.nameOf(id); s != "" {
+		return types.Text(s)
 	}
 	return types.Null
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/spandb/spand/internal/keys"
 )
 
-// Iterators agree with a sorted map under random seeks, turns and bounds, with
+// Iterators and First agree with a sorted map under random seeks, turns and bounds, with
 // contents spread over table, frozen table and bbolt, tombstones among them.
 func TestIterAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
@@ -66,6 +66,13 @@ func TestIterAgainstModel(t *testing.T) {
 			from, _ := slices.BinarySearch(sorted, string(lo))
 			to, _ := slices.BinarySearch(sorted, string(hi))
 			part := sorted[from:to]
+			if fk, fv, found, err := s.First(lo, append(hi, 0)); err != nil || !found {
+				if err != nil || len(part) > 0 || want[string(hi)] != "" {
+					t.Fatalf("first of [%s, %s]: %v %v", lo, hi, found, err)
+				}
+			} else if first := append(part[:len(part):len(part)], string(hi))[0]; string(fk) != first || string(fv) != want[first] {
+				t.Fatalf("first of [%s, %s]: %s=%s, not %s=%s", lo, hi, fk, fv, first, want[first])
+			}
 			it := s.NewIter(lo, hi)
 			at, ok := 0, false
 			for range 400 {
@@ -134,6 +141,10 @@ func TestReadersDuringCheckpoints(t *testing.T) {
 						t.Errorf("get %d of %d: %q %v %v", i, n, v, ok, err)
 						return
 					}
+				}
+				if _, v, ok, err := s.First(k(i, 0), keys.PrefixEnd(k(i, 0))); !ok || err != nil || string(v) != fmt.Sprint(i) {
+					t.Errorf("first %d of %d: %q %v %v", i, n, v, ok, err)
+					return
 				}
 				it := s.NewIter(k(i, 0), keys.PrefixEnd(k(i, 0)))
 				if !it.SeekGE(k(i, 0)) || string(it.Value()) != fmt.Sprint(i) {

@@ -97,7 +97,11 @@ func (c *constNode) convert(ec *EvalContext) (types.Datum, error) {
 	if c.neg {
 		text = "-" + text
 	}
-	d, err := types.ParseText(text, c.typ, ec.format())
+	var fs *types.FormatSettings
+	if readsSettings(c.typ.OID) {
+		fs = ec.format()
+	}
+	d, err := types.ParseText(text, c.typ, fs)
 	if err != nil {
 		return types.Null, err
 	}
@@ -110,6 +114,17 @@ func (c *constNode) convert(ec *EvalContext) (types.Datum, error) {
 	ec.ConstCache[c.slot], ec.constType[c.slot] = d, c.typ.OID
 	return d, nil
 }
+
+// readsSettings reports whether a type's text input depends on the session; most
+// literals are of types where it does not, and need no settings gathered.
+func readsSettings(oid types.OID) bool {
+	switch types.KindOf(oid) {
+	case types.KindTimestamp, types.KindDate, types.KindTime, types.KindArray:
+		return true
+	}
+	return types.IsReg(oid)
+}
+
 func (c *constNode) with([]Expr) Expr { return c }
 func (c *constNode) head() string {
 	if c.known {

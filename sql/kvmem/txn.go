@@ -21,7 +21,8 @@ type Txn struct {
 	finished bool
 
 	buf     btree.Map[string, []byte] // own writes; nil deletes
-	undo    []undo                    // how to take writes back, for savepoints
+	undo    []undo                    // how to take writes back, from the first savepoint on
+	marked  bool                      // a savepoint was taken
 	maxSeen truetime.Timestamp
 	bound   truetime.Timestamp
 
@@ -174,7 +175,9 @@ func (t *Txn) write(ctx context.Context, k keys.Key, v []byte) error {
 		return errReadOnly
 	}
 	old, had := t.buf.Set(string(k), v)
-	t.undo = append(t.undo, undo{string(k), old, had})
+	if t.marked { // like the real store, which records only then
+		t.undo = append(t.undo, undo{string(k), old, had})
+	}
 	return nil
 }
 
@@ -194,10 +197,16 @@ func (t *Txn) Load(ctx context.Context, rows []tablet.Write) error {
 }
 
 // Savepoint marks the buffer.
-func (t *Txn) Savepoint() int { return len(t.undo) }
+func (t *Txn) Savepoint() int {
+	t.marked = true
+	return len(t.undo)
+}
 
 // RollbackTo drops what came after mark.
 func (t *Txn) RollbackTo(mark int) error {
+	if !t.marked || mark < 0 || mark > len(t.undo) {
+		return errors.New("kvmem: no such savepoint")
+	}
 	for i := len(t.undo) - 1; i >= mark; i-- {
 		if u := t.undo[i]; u.had {
 			t.buf.Set(u.key, u.old)

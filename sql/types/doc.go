@@ -20,5 +20,6 @@
 //     SQLSTATE and message, never panics, and bounds its recursion.
 //
 // Everything here is a pure function of its arguments and safe for concurrent
-// use; the package starts no goroutines and has no locks.
+// use; the package starts no goroutines and has no locks (time zones that were
+// read are kept in a sync.Map).
 package types

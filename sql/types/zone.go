@@ -2,6 +2,8 @@ package types
 
 import (
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +26,26 @@ func ParseZone(s string) (*time.Location, bool) {
 	if h, ok := zoneAbbrev[w]; ok {
 		return fixedZone(h * 3600), true
 	}
+	if l, ok := zoneCache.Load(s); ok {
+		return l.(*time.Location), true
+	}
+	l, ok := loadZone(s, w)
+	if ok && zoneCount.Add(1) < maxZones {
+		zoneCache.Store(s, l)
+	}
+	return l, ok
+}
+
+// zoneCache keeps what was read from the zone database, by the spelling that was
+// asked for; spellings are many, so it stops growing at maxZones.
+var (
+	zoneCache sync.Map
+	zoneCount atomic.Int64
+)
+
+const maxZones = 4096
+
+func loadZone(s, w string) (*time.Location, bool) {
 	if s == "" || w == "local" || strings.Contains(s, "..") || strings.HasPrefix(s, "/") {
 		return nil, false
 	}

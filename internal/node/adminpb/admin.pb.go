@@ -59,6 +59,134 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{0}
 }
 
+type WelcomeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`         // who asks
+	ClusterId     []byte                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 16 bytes
+	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`                          // drawn when its data directory was made
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WelcomeRequest) Reset() {
+	*x = WelcomeRequest{}
+	mi := &file_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WelcomeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WelcomeRequest) ProtoMessage() {}
+
+func (x *WelcomeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WelcomeRequest.ProtoReflect.Descriptor instead.
+func (*WelcomeRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WelcomeRequest) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *WelcomeRequest) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *WelcomeRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+type WelcomeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Known         bool                   `protobuf:"varint,1,opt,name=known,proto3" json:"known,omitempty"`                                                                             // another data directory of that node has been here: its data is lost
+	Ready         bool                   `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`                                                                             // tablets is complete
+	Tablets       []*Tablet              `protobuf:"bytes,3,rep,name=tablets,proto3" json:"tablets,omitempty"`                                                                          // when known
+	Tokens        map[uint32][]byte      `protobuf:"bytes,4,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // when known: by node id, what this member remembers, its own included
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WelcomeResponse) Reset() {
+	*x = WelcomeResponse{}
+	mi := &file_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WelcomeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WelcomeResponse) ProtoMessage() {}
+
+func (x *WelcomeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WelcomeResponse.ProtoReflect.Descriptor instead.
+func (*WelcomeResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WelcomeResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *WelcomeResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *WelcomeResponse) GetTablets() []*Tablet {
+	if x != nil {
+		return x.Tablets
+	}
+	return nil
+}
+
+func (x *WelcomeResponse) GetTokens() map[uint32][]byte {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
 type StatusResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`                            // name, as in --node
@@ -74,7 +202,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -86,7 +214,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -99,7 +227,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{1}
+	return file_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -165,7 +293,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -177,7 +305,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -190,7 +318,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Clock) GetEarliestNs() int64 {
@@ -241,7 +369,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +381,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +394,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Peer) GetNodeId() uint32 {
@@ -319,13 +447,14 @@ type Tablet struct {
 	Quiesced      bool                   `protobuf:"varint,11,opt,name=quiesced,proto3" json:"quiesced,omitempty"`
 	SafeTimeNs    int64                  `protobuf:"varint,12,opt,name=safe_time_ns,json=safeTimeNs,proto3" json:"safe_time_ns,omitempty"` // t_safe: reads at or below it can be answered here
 	Lag           []*Lag                 `protobuf:"bytes,13,rep,name=lag,proto3" json:"lag,omitempty"`                                    // followers behind, as the leader knows it
+	Replicas      []*Replica             `protobuf:"bytes,14,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tablet) Reset() {
 	*x = Tablet{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +466,7 @@ func (x *Tablet) String() string {
 func (*Tablet) ProtoMessage() {}
 
 func (x *Tablet) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +479,7 @@ func (x *Tablet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tablet.ProtoReflect.Descriptor instead.
 func (*Tablet) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tablet) GetGroup() uint64 {
@@ -444,6 +573,66 @@ func (x *Tablet) GetLag() []*Lag {
 	return nil
 }
 
+func (x *Tablet) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// Replica is one copy of a tablet.
+type Replica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ReplicaId     uint64                 `protobuf:"varint,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Replica) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Replica) GetReplicaId() uint64 {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return 0
+}
+
 // Lag is one replica's distance from the end of the leader's log.
 type Lag struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -455,7 +644,7 @@ type Lag struct {
 
 func (x *Lag) Reset() {
 	*x = Lag{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +656,7 @@ func (x *Lag) String() string {
 func (*Lag) ProtoMessage() {}
 
 func (x *Lag) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +669,7 @@ func (x *Lag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lag.ProtoReflect.Descriptor instead.
 func (*Lag) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Lag) GetNodeId() uint32 {
@@ -502,7 +691,20 @@ var File_admin_proto protoreflect.FileDescriptor
 const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"\vadmin.proto\x12\x0espand.admin.v1\"\x0f\n" +
-	"\rStatusRequest\"\x81\x02\n" +
+	"\rStatusRequest\"^\n" +
+	"\x0eWelcomeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\"\xef\x01\n" +
+	"\x0fWelcomeResponse\x12\x14\n" +
+	"\x05known\x18\x01 \x01(\bR\x05known\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\bR\x05ready\x120\n" +
+	"\atablets\x18\x03 \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12C\n" +
+	"\x06tokens\x18\x04 \x03(\v2+.spand.admin.v1.WelcomeResponse.TokensEntryR\x06tokens\x1a9\n" +
+	"\vTokensEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x81\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\rR\x06nodeId\x12\x1d\n" +
@@ -525,7 +727,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
 	"\brpc_addr\x18\x03 \x01(\tR\arpcAddr\x12\x12\n" +
 	"\x04self\x18\x04 \x01(\bR\x04self\x12\x1c\n" +
-	"\tconnected\x18\x05 \x01(\bR\tconnected\"\xf3\x02\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\"\xa8\x03\n" +
 	"\x06Tablet\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x1b\n" +
 	"\tstart_key\x18\x02 \x01(\fR\bstartKey\x12\x17\n" +
@@ -544,12 +746,18 @@ const file_admin_proto_rawDesc = "" +
 	"\bquiesced\x18\v \x01(\bR\bquiesced\x12 \n" +
 	"\fsafe_time_ns\x18\f \x01(\x03R\n" +
 	"safeTimeNs\x12%\n" +
-	"\x03lag\x18\r \x03(\v2\x13.spand.admin.v1.LagR\x03lag\"8\n" +
+	"\x03lag\x18\r \x03(\v2\x13.spand.admin.v1.LagR\x03lag\x123\n" +
+	"\breplicas\x18\x0e \x03(\v2\x17.spand.admin.v1.ReplicaR\breplicas\"A\n" +
+	"\aReplica\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\x04R\treplicaId\"8\n" +
 	"\x03Lag\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x18\n" +
-	"\aentries\x18\x02 \x01(\x04R\aentries2P\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries2\x9c\x01\n" +
 	"\x05Admin\x12G\n" +
-	"\x06Status\x12\x1d.spand.admin.v1.StatusRequest\x1a\x1e.spand.admin.v1.StatusResponseB/Z-github.com/spandb/spand/internal/node/adminpbb\x06proto3"
+	"\x06Status\x12\x1d.spand.admin.v1.StatusRequest\x1a\x1e.spand.admin.v1.StatusResponse\x12J\n" +
+	"\aWelcome\x12\x1e.spand.admin.v1.WelcomeRequest\x1a\x1f.spand.admin.v1.WelcomeResponseB/Z-github.com/spandb/spand/internal/node/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -563,27 +771,36 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),  // 0: spand.admin.v1.StatusRequest
-	(*StatusResponse)(nil), // 1: spand.admin.v1.StatusResponse
-	(*Clock)(nil),          // 2: spand.admin.v1.Clock
-	(*Peer)(nil),           // 3: spand.admin.v1.Peer
-	(*Tablet)(nil),         // 4: spand.admin.v1.Tablet
-	(*Lag)(nil),            // 5: spand.admin.v1.Lag
+	(*StatusRequest)(nil),   // 0: spand.admin.v1.StatusRequest
+	(*WelcomeRequest)(nil),  // 1: spand.admin.v1.WelcomeRequest
+	(*WelcomeResponse)(nil), // 2: spand.admin.v1.WelcomeResponse
+	(*StatusResponse)(nil),  // 3: spand.admin.v1.StatusResponse
+	(*Clock)(nil),           // 4: spand.admin.v1.Clock
+	(*Peer)(nil),            // 5: spand.admin.v1.Peer
+	(*Tablet)(nil),          // 6: spand.admin.v1.Tablet
+	(*Replica)(nil),         // 7: spand.admin.v1.Replica
+	(*Lag)(nil),             // 8: spand.admin.v1.Lag
+	nil,                     // 9: spand.admin.v1.WelcomeResponse.TokensEntry
 }
 var file_admin_proto_depIdxs = []int32{
-	2, // 0: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
-	3, // 1: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
-	4, // 2: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
-	5, // 3: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
-	0, // 4: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
-	1, // 5: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 0: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
+	9, // 1: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
+	4, // 2: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
+	5, // 3: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
+	6, // 4: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
+	8, // 5: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
+	7, // 6: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
+	0, // 7: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
+	1, // 8: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
+	3, // 9: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
+	2, // 10: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
+	9, // [9:11] is the sub-list for method output_type
+	7, // [7:9] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -597,7 +814,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName = "/spand.admin.v1.Admin/Status"
+	Admin_Status_FullMethodName  = "/spand.admin.v1.Admin/Status"
+	Admin_Welcome_FullMethodName = "/spand.admin.v1.Admin/Welcome"
 )
 
 // AdminClient is the client API for Admin service.
@@ -33,6 +34,9 @@ const (
 type AdminClient interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Welcome is asked by a member whose data directory is new, of every other
+	// member, before it takes part: has a node of this id been here before?
+	Welcome(ctx context.Context, in *WelcomeRequest, opts ...grpc.CallOption) (*WelcomeResponse, error)
 }
 
 type adminClient struct {
@@ -53,6 +57,16 @@ func (c *adminClient) Status(ctx context.Context, in *StatusRequest, opts ...grp
 	return out, nil
 }
 
+func (c *adminClient) Welcome(ctx context.Context, in *WelcomeRequest, opts ...grpc.CallOption) (*WelcomeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WelcomeResponse)
+	err := c.cc.Invoke(ctx, Admin_Welcome_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -62,6 +76,9 @@ func (c *adminClient) Status(ctx context.Context, in *StatusRequest, opts ...grp
 type AdminServer interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Welcome is asked by a member whose data directory is new, of every other
+	// member, before it takes part: has a node of this id been here before?
+	Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -74,6 +91,9 @@ type UnimplementedAdminServer struct{}
 
 func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedAdminServer) Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Welcome not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -114,6 +134,24 @@ func _Admin_Status_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Welcome_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WelcomeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Welcome(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Welcome_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Welcome(ctx, req.(*WelcomeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -124,6 +162,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Admin_Status_Handler,
+		},
+		{
+			MethodName: "Welcome",
+			Handler:    _Admin_Welcome_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,236 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/tablet"
+)
+
+// A node whose data directory is new may not simply take part: if it had one
+// before and lost it, it has forgotten votes and entries that it acknowledged,
+// and a group could elect two leaders in one term or lose a committed write.
+//
+// So it first asks every other member whether a node of its id has been here,
+// showing a token that it drew with the directory. Members remember tokens,
+// durably. If nobody has seen another one, the node is new, and begins like
+// everybody else from the bootstrap state. If somebody has, the node opens all of
+// its replicas as incomplete: they neither vote nor acknowledge until a leader's
+// snapshot has arrived, in a term above any that the other replicas know, hence above
+// any in which this node can have voted; the new term also makes leaders forget
+// what they believed it to hold.
+//
+// Every other member must answer. That is the price of doing this without an
+// external authority: a new cluster forms when all of its first nodes are up.
+
+var (
+	tokenKey      = []byte{byte(storage.ClassNode), 't'}
+	welcomePrefix = []byte{byte(storage.ClassNode), 'w'} // then the node's id: the token it showed first
+)
+
+func welcomeKey(id keys.NodeID) []byte { return fmt.Appendf(welcomePrefix[:2:2], "%08x", id) }
+
+// join returns when it is settled how this node takes part.
+func (n *Node) join(ctx context.Context) error {
+	token, ok, err := n.store.GetNode(tokenKey)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		token = make([]byte, 16)
+		rand.Read(token)
+		if err := n.store.PutNode(tokenKey, token); err != nil {
+			return err
+		}
+	}
+	answers, err := n.askAround(ctx, token)
+	if err != nil {
+		return err
+	}
+	if lost := lostTablets(answers, n.self); len(lost) > 0 {
+		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "tablets", len(lost))
+		if err := n.reopenLost(lost); err != nil {
+			return err
+		}
+		// What this node remembered of the others went with its data.
+		for _, a := range answers {
+			for id, token := range a.Tokens {
+				if err := n.remember(keys.NodeID(id), token); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return n.store.PutNode(membersKey, []byte(n.list))
+}
+
+// askAround asks every other member until all have answered, and those that
+// know this node from before have said what they hold.
+func (n *Node) askAround(ctx context.Context, token []byte) (map[keys.NodeID]*adminpb.WelcomeResponse, error) {
+	const pause, talk = 100 * time.Millisecond, 5 * time.Second
+	req := &adminpb.WelcomeRequest{NodeId: uint32(n.self), ClusterId: n.cluster[:], Token: token}
+	answers := map[keys.NodeID]*adminpb.WelcomeResponse{}
+	for said := time.Now(); ; {
+		var missing []string
+		for _, m := range n.members {
+			if m.ID == n.self {
+				continue
+			}
+			if a := answers[m.ID]; a == nil || a.Known && !a.Ready {
+				a, err := askWelcome(ctx, m.Addr, req)
+				if err != nil {
+					missing = append(missing, fmt.Sprintf("%s at %s (%v)", m.Name, m.Addr, err))
+					continue
+				}
+				answers[m.ID] = a
+			}
+			if a := answers[m.ID]; a.Known && !a.Ready {
+				missing = append(missing, m.Name+" (starting)")
+			}
+		}
+		if len(missing) == 0 {
+			return answers, nil
+		}
+		if time.Since(said) > talk {
+			said = time.Now()
+			n.log.Warn("a node without data waits for every other member", "missing", strings.Join(missing, "; "))
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func askWelcome(ctx context.Context, addr string, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return adminpb.NewAdminClient(conn).Welcome(ctx, req)
+}
+
+// lostTablets merges what the others know, none if this node is new to them: of
+// each tablet the newest descriptor, and the highest term that any replica has seen.
+func lostTablets(answers map[keys.NodeID]*adminpb.WelcomeResponse, self keys.NodeID) []*adminpb.Tablet {
+	byGroup := map[uint64]*adminpb.Tablet{}
+	for _, a := range answers {
+		for _, t := range a.Tablets {
+			old := byGroup[t.Group]
+			if old == nil {
+				byGroup[t.Group] = t
+				continue
+			}
+			term := max(old.Term, t.Term)
+			if t.Generation > old.Generation {
+				byGroup[t.Group] = t
+			}
+			byGroup[t.Group].Term = term
+		}
+	}
+	var lost []*adminpb.Tablet
+	for _, t := range byGroup {
+		if replicaOn(t, self) != 0 {
+			lost = append(lost, t)
+		}
+	}
+	return lost
+}
+
+func replicaOn(t *adminpb.Tablet, id keys.NodeID) keys.ReplicaID {
+	for _, r := range t.Replicas {
+		if keys.NodeID(r.NodeId) == id {
+			return keys.ReplicaID(r.ReplicaId)
+		}
+	}
+	return 0
+}
+
+// reopenLost marks this node's replicas as incomplete, durably, in a term of their own.
+func (n *Node) reopenLost(lost []*adminpb.Tablet) error {
+	var recs []storage.GroupRecord
+	for _, t := range lost {
+		g, r := keys.GroupID(t.Group), replicaOn(t, n.self)
+		hs := storage.HardState{Term: t.Term + 1}
+		scratch := tablet.New(tablet.Config{Group: g, Node: n.self, Clock: n.clock, Reader: n.store})
+		if err := scratch.Restore(tablet.InitialState(keys.Descriptor{Group: g, Span: keys.Span{Start: t.StartKey, End: t.EndKey}})); err != nil {
+			return err
+		}
+		if err := n.store.BeginInstall(g, r, scratch.Spans()); err != nil {
+			return err
+		}
+		recs = append(recs, storage.GroupRecord{Group: g, Replica: r, HardState: &hs})
+		n.replicas.recovered[g] = storage.Recovered{State: storage.GroupState{Replica: r, HardState: hs}, Incomplete: true}
+	}
+	durable := make(chan error, 1)
+	n.store.Append(recs, func(err error) { durable <- err })
+	return <-durable
+}
+
+// Welcome implements spand.admin.v1.Admin.
+func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
+	n := a.n
+	id := keys.NodeID(req.NodeId)
+	switch {
+	case string(req.ClusterId) != string(n.cluster[:]):
+		return nil, errors.New("another cluster")
+	case len(req.Token) != 16 || id == n.self || n.nameOf(id) == "":
+		return nil, fmt.Errorf("node %d is not another member of this cluster", id)
+	}
+	n.welcome.Lock()
+	defer n.welcome.Unlock()
+	if err := n.remember(id, req.Token); err != nil {
+		return nil, err
+	}
+	first, _, err := n.store.GetNode(welcomeKey(id))
+	if err != nil {
+		return nil, err
+	}
+	if string(first) == string(req.Token) {
+		return &adminpb.WelcomeResponse{}, nil
+	}
+	out := &adminpb.WelcomeResponse{Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}}
+	for _, r := range n.replicas.all() {
+		out.Tablets = append(out.Tablets, tabletStatus(r))
+	}
+	for _, m := range n.members {
+		key := welcomeKey(m.ID)
+		if m.ID == n.self {
+			key = tokenKey
+		}
+		token, ok, err := n.store.GetNode(key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out.Tokens[uint32(m.ID)] = token
+		}
+	}
+	return out, nil
+}
+
+// remember notes the first token that a node showed, durably, for ever.
+func (n *Node) remember(id keys.NodeID, token []byte) error {
+	if id == n.self {
+		return nil
+	}
+	_, ok, err := n.store.GetNode(welcomeKey(id))
+	if err != nil || ok {
+		return err
+	}
+	return n.store.PutNode(welcomeKey(id), token)
+}

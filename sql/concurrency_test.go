@@ -1,0 +1,317 @@
+package sql_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/sql"
+	"github.com/spandb/spand/sql/kv"
+	"github.com/spandb/spand/sql/kvmem"
+	"github.com/spandb/spand/sql/sqlstate"
+	"github.com/spandb/spand/tablet"
+	"github.com/spandb/spand/truetime"
+)
+
+// run executes a query string and returns what a client would see.
+func run(s sql.Session, query string) string {
+	w := &textResult{fs: s.FormatSettings()}
+	if err := s.Simple(context.Background(), query, w); err != nil {
+		w.fail(err)
+	}
+	return w.String()
+}
+
+func must(t testing.TB, s sql.Session, query string) string {
+	t.Helper()
+	out := run(s, query)
+	if strings.Contains(out, "ERROR") {
+		t.Fatalf("%s\n%s", query, out)
+	}
+	return out
+}
+
+func expect(t testing.TB, s sql.Session, query, want string) {
+	t.Helper()
+	if out := strings.TrimSpace(run(s, query)); out != want {
+		t.Fatalf("%s\ngot  %q\nwant %q", query, out, want)
+	}
+}
+
+// Concurrent transfers keep the total and every read sees it (X2, X4).
+func TestX2TransfersKeepTheTotal(t *testing.T) {
+	e, _ := newEngine(t)
+	s := newSession(t, e)
+	must(t, s, "create table acc (id int primary key, v int); insert into acc select g, 100 from generate_series(1, 10) g")
+	var wg sync.WaitGroup
+	var retried atomic.Int64
+	for w := range 6 {
+		c := newSession(t, e)
+		wg.Go(func() {
+			for i := range 60 {
+				from, to := (w+i)%10+1, (w*3+i*7)%10+1
+				if w == 0 {
+					if out := run(c, "select sum(v) from acc"); !strings.Contains(out, "1000") {
+						t.Errorf("a read saw another total: %s", out)
+					}
+					continue
+				}
+				for {
+					out := run(c, "begin") + run(c, fmt.Sprintf("select v from acc where id = %d", from)) +
+						run(c, fmt.Sprintf("update acc set v = v - 5 where id = %d", from)) +
+						run(c, fmt.Sprintf("update acc set v = v + 5 where id = %d", to)) + run(c, "commit")
+					if !strings.Contains(out, "ERROR") {
+						break
+					}
+					if !strings.Contains(out, "40001") {
+						t.Errorf("unexpected: %s", out)
+						return
+					}
+					retried.Add(1)
+					run(c, "rollback")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	expect(t, s, "select sum(v), count(*) from acc", "[sum|count]\n1000|10\nSELECT 1")
+	t.Logf("%d transactions were retried", retried.Load())
+}
+
+// Autocommit statements never show a conflict: they are tried again unseen (X2).
+func TestX2AutocommitIsRetriedUnseen(t *testing.T) {
+	e, _ := newEngine(t)
+	s := newSession(t, e)
+	must(t, s, "create table c (id int primary key, v int); insert into c values (1, 0)")
+	var wg sync.WaitGroup
+	for range 8 {
+		c := newSession(t, e)
+		wg.Go(func() {
+			for range 40 {
+				if out := run(c, "update c set v = v + 1 where id = 1 returning v > 0"); !strings.Contains(out, "UPDATE 1") {
+					t.Errorf("%s", out)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	expect(t, s, "select v from c", "[v]\n320\nSELECT 1")
+}
+
+// faultyKV makes chosen commits fail.
+type faultyKV struct {
+	*kvmem.Store
+	fail func(n int64, id keys.TxnID) error
+	n    atomic.Int64
+	ages sync.Map // of the transactions begun: id -> age asked for
+}
+
+type faultyTxn struct {
+	kv.Txn
+	s *faultyKV
+}
+
+func (s *faultyKV) Begin(ctx context.Context, o kv.TxnOptions) kv.Txn {
+	t := s.Store.Begin(ctx, o)
+	s.ages.Store(t.ID(), o.Age)
+	return faultyTxn{t, s}
+}
+
+func (t faultyTxn) Commit(ctx context.Context) (truetime.Timestamp, error) {
+	if f := t.s.fail; f != nil {
+		if err := f(t.s.n.Add(1), t.ID()); err != nil {
+			return 0, err
+		}
+	}
+	return t.Txn.Commit(ctx)
+}
+
+func newFaulty(t *testing.T) (sql.Session, *faultyKV) {
+	clock, err := truetime.NewSystem(truetime.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &faultyKV{Store: kvmem.New(clock)}
+	e, err := sql.NewEngine(sql.Config{KV: s, Node: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	return newSession(t, e), s
+}
+
+func TestX2CommitConflicts(t *testing.T) {
+	s, store := newFaulty(t)
+	must(t, s, "create table c (id int primary key, v int); insert into c values (1, 0)")
+	abort := func(limit int64) {
+		store.n.Store(0)
+		store.fail = func(n int64, id keys.TxnID) error {
+			if n <= limit {
+				return &tablet.AbortedError{Txn: id, Reason: tablet.AbortWounded}
+			}
+			return nil
+		}
+	}
+	// An autocommit statement is tried again and applied once.
+	abort(3)
+	expect(t, s, "update c set v = v + 1 where id = 1 returning v", "[v]\n1\nUPDATE 1")
+	// A block's commit is not: the client saw its statements. Its age is inherited.
+	abort(1)
+	must(t, s, "begin")
+	must(t, s, "update c set v = v + 1 where id = 1")
+	if out := run(s, "commit"); !strings.Contains(out, "ERROR 40001") {
+		t.Fatalf("%s", out)
+	}
+	if s.Status() != sql.TxnIdle {
+		t.Fatal("a failed commit left a transaction open")
+	}
+	expect(t, s, "select v from c", "[v]\n1\nSELECT 1")
+	inherited := false
+	must(t, s, "update c set v = 5 where id = 1")
+	store.ages.Range(func(_, age any) bool {
+		inherited = inherited || age.(truetime.Timestamp) != 0
+		return true
+	})
+	if !inherited {
+		t.Error("the next transaction did not inherit the age")
+	}
+	// An unknown outcome is never tried again (X5).
+	store.n.Store(0)
+	store.fail = func(n int64, id keys.TxnID) error { return &kv.UnknownOutcomeError{Txn: id, Cause: errors.New("cut off")} }
+	if out := run(s, "update c set v = 6 where id = 1"); !strings.Contains(out, "ERROR 08007") || store.n.Load() != 1 {
+		t.Fatalf("%d commits: %s", store.n.Load(), out)
+	}
+	store.fail = nil
+	if n := store.Active(); n != 0 {
+		t.Errorf("%d transactions were left open", n)
+	}
+}
+
+// A conflict in the first statement of a block, before the client saw anything of it,
+// does not end the block.
+func TestX2FirstStatementOfABlock(t *testing.T) {
+	e, _ := newEngine(t)
+	a, b := newSession(t, e), newSession(t, e)
+	must(t, a, "create table c (id int primary key, v int); insert into c values (1, 0), (2, 0)")
+	must(t, a, "begin")
+	must(t, a, "update c set v = 1 where id = 2") // a is older
+	must(t, b, "begin")
+	must(t, b, "update c set v = 2 where id = 1")
+	must(t, a, "update c set v = 1 where id = 1") // wounds b
+	must(t, a, "commit")
+	out := run(b, "update c set v = v + 10 where id = 2")
+	if !strings.Contains(out, "ERROR 40001") {
+		t.Fatalf("b had a statement behind it: %s", out)
+	}
+	expect(t, b, "select 1", "ERROR 25P02: current transaction is aborted, commands ignored until end of transaction block")
+	must(t, b, "rollback")
+	expect(t, a, "select * from c order by id", "[id|v]\n1|1\n2|1\nSELECT 2")
+}
+
+func TestLockClauses(t *testing.T) {
+	e, _ := newEngine(t)
+	a, b := newSession(t, e), newSession(t, e)
+	must(t, a, "create table c (id int primary key, v int); insert into c values (1, 0), (2, 0), (3, 0)")
+	must(t, a, "begin")
+	expect(t, a, "select id from c where id = 2 for update", "[id]\n2\nSELECT 1")
+	expect(t, b, "select id from c where id = 2 for update nowait", "ERROR 55P03: could not obtain lock on row")
+	expect(t, b, "select id from c order by id for update skip locked", "[id]\n1\n3\nSELECT 2")
+	expect(t, b, "select id from c where id in (1, 2) for share skip locked", "[id]\n1\nSELECT 1")
+	expect(t, b, "select count(*) from c", "[count]\n3\nSELECT 1") // lock-free
+	must(t, a, "commit")
+	expect(t, b, "select id from c where id = 2 for update nowait", "[id]\n2\nSELECT 1")
+}
+
+// Inserting into a range that another transaction has read is a conflict: no phantoms.
+func TestX2NoPhantoms(t *testing.T) {
+	e, _ := newEngine(t)
+	a, b := newSession(t, e), newSession(t, e)
+	must(t, a, "create table c (id int primary key, v int); insert into c values (1, 1), (5, 5)")
+	must(t, a, "begin")
+	expect(t, a, "select count(*) from c where id between 2 and 9", "[count]\n1\nSELECT 1")
+	done := make(chan string)
+	go func() { done <- run(b, "insert into c values (3, 3)") }()
+	expect(t, a, "select count(*) from c where id between 2 and 9", "[count]\n1\nSELECT 1")
+	must(t, a, "update c set v = 0 where id = 1")
+	must(t, a, "commit")
+	if out := <-done; !strings.Contains(out, "INSERT 0 1") {
+		t.Fatal(out)
+	}
+}
+
+func TestCancelAndTimeout(t *testing.T) {
+	e, store := newEngine(t)
+	s := newSession(t, e)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(sqlstate.Newf(sqlstate.QueryCanceled, "canceling statement due to statement timeout"))
+	w := &textResult{fs: s.FormatSettings()}
+	err := s.Simple(ctx, "select count(*) from generate_series(1, 100000000)", w)
+	if sqlstate.CodeOf(err) != sqlstate.QueryCanceled || !strings.Contains(err.Error(), "timeout") {
+		t.Fatalf("%v", err)
+	}
+	must(t, s, "set statement_timeout = '1ms'")
+	if out := run(s, "select count(*) from generate_series(1, 100000000)"); !strings.Contains(out, "57014") {
+		t.Fatal(out)
+	}
+	must(t, s, "set statement_timeout = 0; create table l (a int primary key); insert into l values (1)")
+	must(t, s, "begin; update l set a = 1 where a = 1")
+	b := newSession(t, e)
+	started := make(chan struct{})
+	done := make(chan string)
+	go func() {
+		close(started)
+		done <- run(b, "update l set a = 1 where a = 1")
+	}()
+	<-started
+	for out := ""; out == ""; {
+		b.Cancel() // until it has begun
+		select {
+		case out = <-done:
+			if !strings.Contains(out, "canceling statement due to user request") && !strings.Contains(out, "UPDATE") {
+				t.Fatal(out)
+			}
+		default:
+		}
+	}
+	must(t, s, "commit")
+	if n := store.Active(); n != 0 {
+		t.Errorf("%d transactions were left open", n)
+	}
+}
+
+// The engine's timers run in virtual time.
+func TestLeaseRenewalInVirtualTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := truetime.NewManual(truetime.ManualOptions{})
+		store := kvmem.New(clock)
+		e, err := sql.NewEngine(sql.Config{KV: store, Node: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := e.NewSession(context.Background(), sql.SessionOptions{User: "root", Database: "spand"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, s, "create table a (x int primary key); insert into a values (1)")
+		must(t, s, "select pg_sleep(3600)") // the lease lapses
+		expect(t, s, "select x from a", "[x]\n1\nSELECT 1")
+		must(t, s, "begin; insert into a values (2)")
+		must(t, s, "select pg_sleep(30)")
+		must(t, s, "commit")
+		expect(t, s, "select count(*) from a", "[count]\n2\nSELECT 1")
+		s.Close()
+		e.Close()
+	})
+}
