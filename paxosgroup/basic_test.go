@@ -39,13 +39,13 @@ func TestSoloGroup(t *testing.T) {
 		w.nodes[1].clock.SetEpsilon(0)
 		w.start(1)
 		n := w.leader(1)
-		before := n.store.syncs
+		before := n.store.synced()
 		for i := range 20 {
 			if _, err := n.propose(1, fmt.Sprint("c", i)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if d := n.store.syncs - before; d != 20 {
+		if d := n.store.synced() - before; d != 20 {
 			t.Errorf("%d syncs for 20 commands one after the other, want one each", d)
 		}
 		w.converged(1)

@@ -72,7 +72,7 @@ func BenchmarkPropose(b *testing.B) {
 				w.net.SetFaults(MemFaults{})
 				defer w.close()
 				for _, n := range w.nodes {
-					n.store.delay = 0
+					n.store.setDelay(0)
 				}
 				w.start(1)
 				n := w.leader(1)

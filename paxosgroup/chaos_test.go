@@ -19,7 +19,7 @@ import (
 // replicas agree and hold what was acknowledged, once (R1).
 // PAXOSGROUP_SEED=n runs one seed, PAXOSGROUP_SEEDS=n that many.
 func TestR1R2R3_Chaos(t *testing.T) {
-	first, count := uint64(0), uint64(12)
+	first, count := uint64(0), uint64(6)
 	if s, err := strconv.ParseUint(os.Getenv("PAXOSGROUP_SEED"), 10, 64); err == nil {
 		first, count = s, 1
 	}
@@ -53,7 +53,7 @@ func chaos(t *testing.T, seed uint64) {
 	for _, n := range w.nodes {
 		n.clock.SetEpsilon(eps)
 		n.clock.SetOffset(time.Duration(r.Int64N(int64(2*eps))) - eps)
-		n.store.delay = time.Duration(r.IntN(8)) * time.Millisecond
+		n.store.setDelay(time.Duration(r.IntN(8)) * time.Millisecond)
 	}
 	groups := []keys.GroupID{1, 2}
 	w.start(groups...)
@@ -117,7 +117,7 @@ func chaos(t *testing.T, seed uint64) {
 			case 0:
 				if n.host != nil && down < size/2 {
 					n.crash()
-					n.store.delay = time.Duration(r.IntN(8)) * time.Millisecond
+					n.store.setDelay(time.Duration(r.IntN(8)) * time.Millisecond)
 					down++
 				}
 			case 1, 2:

@@ -226,7 +226,7 @@ func TestX4_AwakeGroupIsNotCoveredByItsNode(t *testing.T) {
 		if f == n {
 			f = w.nodes[2]
 		}
-		f.store.delay = 5 * time.Second // its disk is stuck, its network is not
+		f.store.setDelay(5 * time.Second) // its disk is stuck, its network is not
 		ts, err := n.propose(1, "y")
 		if err != nil {
 			t.Fatal(err)
@@ -241,7 +241,7 @@ func TestX4_AwakeGroupIsNotCoveredByItsNode(t *testing.T) {
 		if lag := n.clock.Now().Latest.Sub(f.groups[2].SafeTime()); lag > time.Second {
 			t.Errorf("the group that sleeps on lags %v", lag)
 		}
-		f.store.delay = 0
+		f.store.setDelay(0)
 		time.Sleep(8 * time.Second)
 		w.converged(1)
 	})

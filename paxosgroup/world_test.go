@@ -447,10 +447,11 @@ func (s *fakeStore) run() {
 			s.mu.Unlock()
 			continue
 		}
+		delay := s.delay
 		s.mu.Unlock()
-		if s.delay > 0 {
+		if delay > 0 {
 			select {
-			case <-time.After(s.delay):
+			case <-time.After(delay):
 			case <-s.quit:
 				return
 			}
@@ -556,6 +557,18 @@ func (s *fakeStore) put(k, v []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.data[string(k)] = append([]byte(nil), v...)
+}
+
+func (s *fakeStore) setDelay(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
+
+func (s *fakeStore) synced() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.syncs
 }
 
 func (s *fakeStore) Apply(*storage.Batch) error { return nil }

@@ -9,6 +9,7 @@ import (
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/kv"
+	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/tablet"
@@ -211,8 +212,20 @@ func (c *Conn) User() string { return c.opts.User }
 // Database is the session's database.
 func (c *Conn) Database() string { return c.dbName }
 
-// SearchPath lists the schemas that are searched, in order.
-func (c *Conn) SearchPath() []string { return c.set.searchPath }
+// SearchPath lists the schemas that are searched and exist, in order.
+func (c *Conn) SearchPath() []string {
+	ctx, usable := c.lookupContext()
+	var out []string
+	for _, n := range c.set.searchPath {
+		if _, system := plan.SystemSchemas[n]; !system && usable {
+			if s, err := c.txn.view.Schema(ctx, c.db.ID, n); err == nil && s == nil {
+				continue
+			}
+		}
+		out = append(out, n)
+	}
+	return out
+}
 
 // BackendPID is the session's number.
 func (c *Conn) BackendPID() int32 { return c.opts.BackendPID }

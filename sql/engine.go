@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,6 +96,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	e.plans.init()
 	e.rowIDs.node = int64(cfg.Node)
 	e.rowIDs.clock = cfg.Clock
+	e.rowIDs.last.Store(math.MinInt64 / 8192) // nothing given out yet
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.mu.sessions = make(map[*Conn]struct{})
 	e.registerSystemViews()
@@ -200,8 +202,8 @@ type rowIDs struct {
 	last  atomic.Int64 // microseconds
 }
 
-// rowIDEpoch is 2024-01-01 in microseconds of Unix time: 51 bits last until 2095.
-const rowIDEpoch = 1704067200 * 1000000
+// rowIDEpoch is 2000-01-01 in microseconds of Unix time: 51 bits last until 2071.
+const rowIDEpoch = 946684800 * 1000000
 
 func (r *rowIDs) next() int64 {
 	for {

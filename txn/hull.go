@@ -47,11 +47,6 @@ func (h *hull) add(lo, hi keys.Key, incl bool) {
 	}
 }
 
-// within reports whether all of h lies in span.
-func (h *hull) within(span keys.Span) bool {
-	return bytes.Compare(h.lo, span.Start) >= 0 && !h.reaches(span.End)
-}
-
 // reaches reports whether h goes on at or behind k.
 func (h *hull) reaches(k keys.Key) bool {
 	c := bytes.Compare(h.hi, k)

@@ -51,13 +51,17 @@ type checker struct {
 	truth Versions
 	keys  []string
 	found []Violation
+	byID  map[int]*Op
 	ts    map[int]truetime.Timestamp // of every operation that committed, by id
 }
 
 // Check returns what is wrong with a history. The operations' statuses may be
 // Unknown; truth holds all versions ever committed to the keys concerned.
 func Check(ops []*Op, truth Versions) []Violation {
-	c := &checker{ops: ops, truth: truth, ts: map[int]truetime.Timestamp{}}
+	c := &checker{ops: ops, truth: truth, byID: map[int]*Op{}, ts: map[int]truetime.Timestamp{}}
+	for _, op := range ops {
+		c.byID[op.ID] = op
+	}
 	for k := range truth {
 		c.keys = append(c.keys, k)
 	}
@@ -74,12 +78,7 @@ func (c *checker) violate(inv, format string, args ...any) {
 	c.found = append(c.found, Violation{inv, fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) op(id int) *Op {
-	if id < 1 || id > len(c.ops) {
-		return nil
-	}
-	return c.ops[id-1]
-}
+func (c *checker) op(id int) *Op { return c.byID[id] }
 
 // outcomes: what was acknowledged is there at its timestamp (R1), what was refused
 // is not (X5), and the rest is there as a whole or not at all (X3).

@@ -100,12 +100,21 @@ type History struct {
 	order atomic.Int64
 	mu    sync.Mutex // a leaf
 	ops   []*Op
+	last  map[int]int // operations begun, by client
 }
+
+// opID numbers operations by client, so that what they write does not depend on the
+// order of what different clients do at one instant.
+func opID(client, n int) int { return (client+1)*100_000 + n }
 
 func (h *History) begin(client int, node keys.NodeID, kind string) *Op {
 	o := &Op{Client: client, Node: node, Kind: kind, BeganAt: time.Since(h.trace.start)}
 	h.mu.Lock()
-	o.ID = len(h.ops) + 1
+	if h.last == nil {
+		h.last = map[int]int{}
+	}
+	h.last[client]++
+	o.ID = opID(client, h.last[client])
 	h.ops = append(h.ops, o)
 	h.mu.Unlock()
 	o.Begin = h.order.Add(1)

@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
-	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
 )
 
-// unknownGroup is paxosgroup's hook: node from has sent something for a replica
+// unknownGroup mirrors internal/node's:  node from has sent something for a replica
 // that is not open here. A node that was brought past a split by a snapshot of the
 // parent has never applied the split, so nobody has opened the child's replica.
 func (l *Life) unknownGroup(g keys.GroupID, r keys.ReplicaID, from keys.NodeID) {
@@ -49,27 +48,10 @@ func (l *Life) openMissing(ctx context.Context, g keys.GroupID, r keys.ReplicaID
 			return errNotYet
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, open := l.replicas[g]; open {
-		return nil
+	if err = l.openReplica(desc, nil, true); err == nil {
+		l.log.Info("opened a missing replica", "group", uint64(g), "from", from)
 	}
-	gc := paxosgroup.GroupConfig{ID: g, Replica: r, Replicas: desc.Replicas, Incomplete: true}
-	if rec, known := l.recovered[g]; known {
-		delete(l.recovered, g)
-		gc.Recovered = &rec
-	}
-	gc.Preferred = desc.Replicas[int(g)%len(desc.Replicas)].Node
-	t := tablet.New(l.tabletConfig(g))
-	gc.Machine = t
-	group, err := l.host.Open(gc)
-	if err != nil {
-		return err
-	}
-	t.Bind(group)
-	l.replicas[g] = replica{t, group}
-	l.log.Info("opened a missing replica", "group", uint64(g), "from", from)
-	return nil
+	return err
 }
 
 // describe asks the group's leader for its descriptor: a read of a key that it does

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -13,8 +14,9 @@ import (
 )
 
 // Network connects the nodes of a world: frames of paxosgroup and calls of txn
-// ride the same links and suffer the same faults. All draws come from the seed, by
-// link, so that what one link suffers does not depend on the traffic of another.
+// ride the same links and suffer the same faults. What becomes of a message follows
+// from the seed, the link, the instant and the message itself, so that it does not
+// depend on what else is sent at that instant, in whatever order.
 //
 // A link (two nodes, one way, one class) has a goroutine from first use to Close.
 type Network struct {
@@ -209,7 +211,7 @@ func (e *Endpoint) HandleCalls(h CallHandler) {
 // Send implements paxosgroup.Transport.
 func (e *Endpoint) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
 	f := append([]byte(nil), frame...)
-	e.net.send(e, to, class, func(dst *Endpoint) {
+	e.net.send(e, to, class, f, func(dst *Endpoint) {
 		dst.mu.Lock()
 		h := dst.frames
 		dst.mu.Unlock()
@@ -252,7 +254,7 @@ func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payloa
 	e.waiting[id] = c
 	e.mu.Unlock()
 	body := append([]byte(nil), payload...)
-	if !e.net.send(e, to, classCall, func(dst *Endpoint) { dst.serve(e, id, method, left, body) }) && id%2 == 0 {
+	if !e.net.send(e, to, classCall, body, func(dst *Endpoint) { dst.serve(e, id, method, left, body) }) && id%2 == 0 {
 		// Nobody there, and the operating system says so.
 		e.forget(id)
 		return nil, &UnreachableError{Node: to, Why: "no connection"}
@@ -262,7 +264,7 @@ func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payloa
 		return a.payload, a.err
 	case <-ctx.Done():
 		e.forget(id)
-		e.net.send(e, to, classCall, func(dst *Endpoint) { dst.cancelCall(inCall{e.node, id}) })
+		e.net.send(e, to, classCall, nil, func(dst *Endpoint) { dst.cancelCall(inCall{e.node, id}) })
 		return nil, ctx.Err()
 	}
 }
@@ -296,7 +298,7 @@ func (e *Endpoint) serve(from *Endpoint, id uint64, method byte, left time.Durat
 		e.mu.Lock()
 		delete(e.serving, key)
 		e.mu.Unlock()
-		e.net.send(e, from.node, classCall, func(dst *Endpoint) {
+		e.net.send(e, from.node, classCall, out, func(dst *Endpoint) {
 			if dst != from {
 				return // an answer to an earlier life
 			}
@@ -322,7 +324,7 @@ func (e *Endpoint) cancelCall(key inCall) {
 
 // send puts a message on its link. False: there is no way to the node right now
 // (the message is lost).
-func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, f func(*Endpoint)) bool {
+func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, body []byte, f func(*Endpoint)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed || n.ends[from.node] != from {
@@ -343,17 +345,20 @@ func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, f
 	if n.noise != nil {
 		noise = *n.noise
 	}
-	if l.rand.Float64() < noise.Drop {
+	h := fnv.New64a()
+	h.Write(body)
+	r := rand.New(rand.NewPCG(n.seed^h.Sum64(), l.place^uint64(time.Now().UnixNano())))
+	if r.Float64() < noise.Drop {
 		return true
 	}
 	copies := 1
-	if l.rand.Float64() < noise.Duplicate {
+	if r.Float64() < noise.Duplicate {
 		copies = 2
 	}
 	for range copies {
 		d := noise.Min
 		if spread := int64(noise.Max - noise.Min); spread > 0 {
-			d += time.Duration(l.rand.Int64N(spread))
+			d += time.Duration(r.Int64N(spread))
 		}
 		l.push(time.Now().Add(d), noise.Reorder, dst, f)
 	}
@@ -362,11 +367,11 @@ func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, f
 
 // link delivers the messages of one direction and class, one at a time.
 type link struct {
-	net  *Network
-	id   linkID
-	own  time.Duration // nanoseconds of a microsecond that are this link's alone
-	wake chan struct{}
-	rand *rand.Rand // guarded by net.mu
+	net   *Network
+	id    linkID
+	own   time.Duration // nanoseconds of a microsecond that are this link's alone
+	wake  chan struct{}
+	place uint64 // one of its own
 
 	mu   sync.Mutex
 	q    messages
@@ -378,7 +383,7 @@ func newLink(n *Network, id linkID) *link {
 	place := uint64(id.from)*64 + uint64(id.to)*8 + uint64(id.class)
 	return &link{
 		net: n, id: id, own: time.Duration(place % 1000), wake: make(chan struct{}, 1),
-		rand: rand.New(rand.NewPCG(n.seed, place)),
+		place: place,
 	}
 }
 

@@ -57,6 +57,9 @@ type Life struct {
 	cache *directory.Cache
 	txns  *txn.Client
 	hooks tablet.Hooks
+	pub   *directory.Publisher
+
+	highest truetime.Timestamp // of what the disk holds, while opening
 
 	ctx    context.Context // ends with the life
 	cancel context.CancelFunc
@@ -198,7 +201,11 @@ func (l *Life) openHost() error {
 		StageAfter: p.StageAfter, ChunkBytes: p.ChunkBytes, InlineBytes: p.InlineBytes,
 	})
 	l.hooks = txn.NewRecovery(l.txns).Hooks()
+	l.pub = directory.NewPublisher(l.dir)
 	l.hooks.SplitApplied = func(_ *tablet.Tablet, s tablet.SplitApplied) {
+		if s.Holder == self {
+			l.pub.Enqueue(s.Parent, s.Child)
+		}
 		if err := l.openTablet(s.Child, &s); err != nil && !l.dead.Load() {
 			w.violate("B1", "node %d: opening the child of a split: %v", self, err)
 		}
@@ -222,11 +229,25 @@ func (l *Life) openHost() error {
 			return err
 		}
 	}
-	return nil
+	return l.checkStart()
 }
 
-// openTablet mirrors internal/node's.
+// checkStart mirrors internal/node's (T2).
+func (l *Life) checkStart() error {
+	err := truetime.CheckStart(l.clock, l.highest)
+	var behind *truetime.StartError
+	if errors.As(err, &behind) && behind.Gap <= 2*time.Second {
+		return l.clock.AwaitAfter(l.ctx, l.highest)
+	}
+	return err
+}
+
+// openTablet and openReplica mirror internal/node's.
 func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) error {
+	return l.openReplica(desc, split, false)
+}
+
+func (l *Life) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, incomplete bool) error {
 	l.mu.Lock()
 	if _, open := l.replicas[desc.Group]; open {
 		l.mu.Unlock()
@@ -237,7 +258,7 @@ func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 	l.mu.Unlock()
 
 	self := l.n.id
-	gc := paxosgroup.GroupConfig{ID: desc.Group}
+	gc := paxosgroup.GroupConfig{ID: desc.Group, Incomplete: incomplete || rec.Incomplete}
 	if known {
 		gc.Recovered = &rec
 	}
@@ -247,6 +268,7 @@ func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 	case split != nil:
 		t = tablet.NewChild(cfg, *split)
 		gc.Initial, gc.InheritedHolder, gc.Floor = split.State, split.Holder, split.Floor
+	case gc.Incomplete: // the snapshot brings its state
 	case len(rec.State.Machine) == 0:
 		gc.Initial = tablet.InitialState(desc)
 	default:
@@ -254,6 +276,9 @@ func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) erro
 			return err
 		}
 		desc = t.Descriptor()
+	}
+	if known {
+		l.highest = max(l.highest, paxosgroup.HighestTimestamp(&rec), t.Highest())
 	}
 	for _, r := range desc.Replicas {
 		if r.Node == self {
@@ -313,6 +338,9 @@ func (l *Life) stop() {
 	l.ended = true
 	l.mu.Unlock()
 	l.cancel()
+	if l.pub != nil {
+		l.pub.Close()
+	}
 	if l.txns != nil {
 		l.txns.Close()
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,7 +139,7 @@ func (b *bolt) update(fn func(tx *bbolt.Tx) error) error {
 		defer b.guard(&err, true)
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		tx, err := b.db.Begin(true)
-		if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+		if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 			fnErr = ErrClosed
 			return nil
 		}
@@ -230,7 +231,7 @@ func (p *readPool) get() (*readTx, error) {
 	epoch := p.mu.epoch
 	p.mu.Unlock()
 	tx, err := p.db.Begin(false)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return nil, ErrClosed
 	}
 	if err != nil {

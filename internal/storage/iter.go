@@ -240,7 +240,7 @@ func (it *iter) fillOnce() (resume []byte, err error) {
 		step = r.c.Prev
 		if len(it.seek) == 0 {
 			bk, bv = r.c.Last()
-		} else if bk, bv = r.c.Seek(it.seek); bk == nil {
+		} else if bk, _ = r.c.Seek(it.seek); bk == nil {
 			bk, bv = r.c.Last()
 		} else {
 			bk, bv = r.c.Prev()

@@ -424,7 +424,7 @@ func TestNoSyncRidesAlong(t *testing.T) {
 func TestLargeAppendsSpanBatches(t *testing.T) {
 	dir := t.TempDir()
 	o := options(t, OS, dir)
-	s, rec := mustOpen(t, o)
+	s, _ := mustOpen(t, o)
 	h := newHost(s)
 	if err := h.appendEntries(t, 1, 50, 10_000); err != nil { // eight times a segment
 		t.Fatal(err)
@@ -445,7 +445,7 @@ func TestLargeAppendsSpanBatches(t *testing.T) {
 		t.Error("a refused append stopped the log:", err)
 	}
 	s.Close()
-	s, rec = mustOpen(t, o)
+	s, rec := mustOpen(t, o)
 	defer s.Close()
 	h.restart(t, s, rec, map[keys.GroupID]uint64{1: 51})
 	if _, ok := rec[9]; ok {

@@ -42,8 +42,3 @@ func letterSpan(letter byte) keys.Span {
 		End:   keys.Key{keys.SystemPrefix, 'c', letter + 1},
 	}
 }
-
-func nameSpan(parent ID) keys.Span {
-	start := idKey('n', parent)
-	return keys.Span{Start: start, End: keys.PrefixEnd(start)}
-}

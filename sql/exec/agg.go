@@ -228,24 +228,24 @@ func (a *aggIter) fold(g *aggGroup) error {
 }
 
 func (a *aggIter) Next() (bool, error) {
-	for a.pos < len(a.groups) {
-		g := a.groups[a.pos]
-		a.groups[a.pos] = nil
-		a.pos++
-		for i, slot := range a.agg.Keep {
-			a.frame[slot] = g.kept[i]
-		}
-		if err := a.fold(g); err != nil {
+	if a.pos >= len(a.groups) {
+		return false, nil
+	}
+	g := a.groups[a.pos]
+	a.groups[a.pos] = nil
+	a.pos++
+	for i, slot := range a.agg.Keep {
+		a.frame[slot] = g.kept[i]
+	}
+	if err := a.fold(g); err != nil {
+		return false, err
+	}
+	for i, acc := range g.accs {
+		d, err := acc.Result()
+		if err != nil {
 			return false, err
 		}
-		for i, acc := range g.accs {
-			d, err := acc.Result()
-			if err != nil {
-				return false, err
-			}
-			a.frame[a.core.Width+i] = d
-		}
-		return true, nil
+		a.frame[a.core.Width+i] = d
 	}
-	return false, nil
+	return true, nil
 }

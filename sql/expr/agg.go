@@ -45,10 +45,7 @@ type aggregate struct{ new func() Accumulator }
 func (a aggregate) New() Accumulator { return a.new() }
 
 // aggEnv binds an aggregate's arguments: another aggregate may not stand in them.
-type aggEnv struct {
-	Env
-	what string
-}
+type aggEnv struct{ Env }
 
 func (e aggEnv) Aggregate(*AggCall) (Column, error) {
 	return Column{}, sqlstate.Newf(sqlstate.GroupingError, "aggregate function calls cannot be nested")

@@ -42,7 +42,6 @@ type EvalContext struct {
 	constType []types.OID
 	once      map[*onceNode]types.Datum
 	scratch   map[Expr]any
-	row       []types.Datum
 }
 
 // Session answers what session functions ask (current_user, current_setting,

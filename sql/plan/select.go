@@ -171,10 +171,10 @@ func (s *scope) core(q *pgast.Select) (*Query, error) {
 	if len(out.Sort) > 0 && out.Core.Agg == nil && !distinct && distinctOn == 0 {
 		p.want = wantedOrder(keys, targets)
 	}
+	p.limited = out.Limit != nil
 	if out.Core.Agg != nil {
 		p.minMax(out.Core.Agg)
 	}
-	p.limited = out.Limit != nil
 	node, err := p.plan(items, conds)
 	if err != nil {
 		return nil, err

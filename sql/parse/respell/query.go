@@ -206,9 +206,8 @@ func (p *Parser) render(q *query) Frag {
 
 // tail reads ORDER BY, LIMIT, OFFSET, FETCH and FOR … into q.
 func (p *Parser) tail(q *query) {
-	pos := p.Pos()
 	if p.IsSeq("order", "by") {
-		pos = int(p.Peek(2).Start)
+		pos := int(p.Peek(2).Start)
 		items, _ := p.orderBy(true)
 		if !q.order.Empty() {
 			p.FailAt(sqlstate.SyntaxError, pos, "multiple ORDER BY clauses not allowed")
@@ -217,7 +216,6 @@ func (p *Parser) tail(q *query) {
 	}
 	limits, locks := 0, 0
 	for {
-		pos = p.Pos()
 		switch {
 		case p.Is("for") && locks == 0:
 			locks++
