@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"net"
@@ -210,5 +211,32 @@ func TestDrainExitsZero(t *testing.T) {
 	}
 	if got := psql(t, c.Nodes[2], "select count(*) from t"); got != "1" {
 		t.Errorf("after the drains: %q", got)
+	}
+}
+
+// TestUnsynchronisedClock (T1): a node of a cluster without a vouched bound starts
+// only if the kernel vouches; if not, it says so and names both ways out.
+func TestUnsynchronisedClock(t *testing.T) {
+	addr := freeAddr(t)
+	cmd := exec.Command(Binary(t), "start", "--data-dir", filepath.Join(t.TempDir(), "d"), "--sql-addr", freeAddr(t), "--rpc-addr", addr,
+		"--http-addr", freeAddr(t), "--cluster", "n1="+addr)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(stdout).ReadString('\n')
+	if strings.HasPrefix(line, "spand: ready ") {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return // this machine's clock is synchronised
+	}
+	err = cmd.Wait()
+	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "chrony") || !strings.Contains(stderr.String(), "--max-clock-error") {
+		t.Errorf("%v\n%s", err, stderr.String())
 	}
 }

@@ -69,17 +69,3 @@ func connect(t testing.TB, n *Node) *pgx.Conn {
 func tryConnect(ctx context.Context, n *Node) (*pgx.Conn, error) {
 	return pgx.Connect(ctx, n.URL())
 }
-
-// checkPgbench demands pgbench's invariant through a node: every sum says the same.
-func checkPgbench(t testing.TB, n *Node, scale int) {
-	t.Helper()
-	sums := psql(t, n, `select (select coalesce(sum(abalance), 0) from pgbench_accounts), (select coalesce(sum(tbalance), 0) from pgbench_tellers),
-		(select coalesce(sum(bbalance), 0) from pgbench_branches), (select coalesce(sum(delta), 0) from pgbench_history)`)
-	f := strings.Split(sums, "|")
-	if len(f) != 4 || f[0] != f[1] || f[1] != f[2] || f[2] != f[3] {
-		t.Errorf("%s: sums of accounts|tellers|branches|history differ: %s", n.Name, sums)
-	}
-	if rows := psql(t, n, "select count(*) from pgbench_accounts"); rows != fmt.Sprint(scale*100_000) {
-		t.Errorf("%s: %s accounts, want %d", n.Name, rows, scale*100_000)
-	}
-}

@@ -53,6 +53,8 @@ func (c *Conn) Extra(ctx context.Context, name string, args []types.Datum) (type
 	case "pg_get_viewdef", "pg_get_functiondef", "pg_get_triggerdef", "pg_get_statisticsobjdef_columns", "pg_get_partkeydef",
 		"pg_get_function_result", "pg_get_function_arguments", "pg_get_function_identity_arguments", "pg_get_serial_sequence":
 		return types.Null, true, nil // there are no such objects
+	case "pg_relation_size", "pg_total_relation_size", "pg_table_size", "pg_indexes_size", "pg_database_size", "pg_tablespace_size":
+		return types.Null, true, nil // not known here
 	case "pg_postmaster_start_time", "pg_conf_load_time":
 		return types.Timestamp(types.TimestampFromTime(c.eng.started)), true, nil
 	case "pg_cancel_backend", "pg_terminate_backend":
