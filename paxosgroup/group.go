@@ -133,6 +133,7 @@ type workerState struct {
 	installing uint64
 
 	campaignAt time.Time
+	heirTries  int         // attempts left that follow quickly: heir of a split whose voters are still opening
 	timeoutNow *pb.Message // hand-over that waits for the release entry
 
 	led         bool // machine.Lead was called, Follow not yet

@@ -217,9 +217,21 @@ func (g *Group) maybeCampaign(now time.Time) {
 	}
 }
 
+// How often, and how long, the heir of a split's parent tries at short intervals.
+const (
+	heirTries = 100
+	heirPause = 5 * time.Millisecond
+)
+
 // campaignPause separates two attempts. The preferred node tries more often, so
 // that a group settles where it should from the start.
 func (g *Group) campaignPause() time.Duration {
+	if g.w.heirTries > 0 {
+		// Nobody else may be elected, so there is nobody to give way to; the others
+		// open the child as soon as they have applied the split.
+		g.w.heirTries--
+		return heirPause
+	}
 	d := g.host.cfg.CampaignInterval
 	if g.preferred == g.host.node {
 		return d/2 + g.host.jitter(d/4)

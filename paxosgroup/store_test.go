@@ -27,7 +27,7 @@ func (d *disk) boot(n *node) {
 	s, recovered, err := storage.Open(storage.Options{
 		FS: d.fs.Boot(), Dir: fmt.Sprintf("/node%d", n.id), Logger: n.w.log,
 		Identity:       storage.Identity{Cluster: [16]byte{7}, Node: n.id, Name: fmt.Sprint("n", n.id)},
-		CheckpointKeys: 150, CheckpointInterval: 500 * time.Millisecond, SegmentBytes: 256 << 10, MapBytes: 64 << 20, Reserve: -1,
+		CheckpointKeys: 150, CheckpointInterval: 500 * time.Millisecond, SegmentBytes: 1 << 20, CheckpointSegments: 32, MapBytes: 64 << 20, Reserve: -1,
 		Fatal: func(err error) {},
 	})
 	if err != nil {

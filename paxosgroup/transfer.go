@@ -175,7 +175,7 @@ func (g *Group) finishTransfer(err error) {
 }
 
 // maxBalance bounds the hand-overs begun at once.
-const maxBalance = 16
+const maxBalance = 32
 
 // balance hands groups to their preferred node when that is ready.
 func (h *Host) balance(time.Time) {

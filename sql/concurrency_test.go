@@ -186,7 +186,9 @@ func TestX2CommitConflicts(t *testing.T) {
 	}
 	// An unknown outcome is never tried again (X5).
 	store.n.Store(0)
-	store.fail = func(n int64, id keys.TxnID) error { return &kv.UnknownOutcomeError{Txn: id, Cause: errors.New("cut off")} }
+	store.fail = func(n int64, id keys.TxnID) error {
+		return &kv.UnknownOutcomeError{Txn: id, Cause: errors.New("cut off")}
+	}
 	if out := run(s, "update c set v = 6 where id = 1"); !strings.Contains(out, "ERROR 08007") || store.n.Load() != 1 {
 		t.Fatalf("%d commits: %s", store.n.Load(), out)
 	}
@@ -194,6 +196,31 @@ func TestX2CommitConflicts(t *testing.T) {
 	if n := store.Active(); n != 0 {
 		t.Errorf("%d transactions were left open", n)
 	}
+}
+
+// A statement that writes only keys which it need not lock first meets its conflict
+// in the commit and is refused there (X2). Its next attempt waits for the older one.
+func TestX2RefusedCommitWaitsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := newEngine(t)
+		a, b := newSession(t, e), newSession(t, e)
+		must(t, a, "create table h (v int)")
+		must(t, a, "begin")
+		must(t, a, "select count(*) from h") // locks the range, and is older
+		done := make(chan string, 1)
+		go func() { done <- run(b, "insert into h values (1)") }()
+		synctest.Wait()
+		select {
+		case out := <-done:
+			t.Fatalf("did not wait: %s", out)
+		default:
+		}
+		must(t, a, "commit")
+		if out := <-done; !strings.Contains(out, "INSERT 0 1") {
+			t.Fatal(out)
+		}
+		expect(t, a, "select count(*) from h", "[count]\n1\nSELECT 1")
+	})
 }
 
 // A conflict in the first statement of a block, before the client saw anything of it,

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/kv"
@@ -32,6 +33,7 @@ type Conn struct {
 
 	txn        txnState
 	inherit    truetime.Timestamp // age for the next transaction after a 40001 (X2)
+	refusedAt  keys.Key           // where the last one was refused in its commit: the next waits there first (X2)
 	lastCommit truetime.Timestamp
 
 	stmts   map[string]*prepared
@@ -39,9 +41,14 @@ type Conn struct {
 	portals map[string]*portal
 
 	free    *exec.Context // an idle execution context
+	spare   portal        // the unnamed portal, again and again
 	key     []byte        // scratch for plan cache keys
 	stmtCtx context.Context
 	closed  bool
+
+	// Method values that every statement needs, made once.
+	doneFunc  func()
+	isNewPhys func(catalog.ID) bool
 
 	cancelMu struct {
 		sync.Mutex
@@ -78,7 +85,7 @@ func (c *Conn) begin(ctx context.Context) (context.Context, func()) {
 	m.Unlock()
 	c.stmtCtx = out
 	if c.set.stmtMS == 0 {
-		return out, c.done
+		return out, c.doneFunc
 	}
 	timed, cancel := context.WithTimeoutCause(out, time.Duration(c.set.stmtMS)*time.Millisecond, errTimeout)
 	c.stmtCtx = timed
@@ -139,13 +146,14 @@ func (c *Conn) Fail() { c.failTxn() }
 
 // clientError gives every error the form that clients see.
 func (c *Conn) clientError(err error) error {
+	if err == nil {
+		return nil // before the variables below, which errors.As moves to the heap
+	}
 	var se *sqlstate.Error
 	var aborted *tablet.AbortedError
 	var locked *tablet.LockUnavailableError
 	var unknown *kv.UnknownOutcomeError
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &unknown):
 		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
 			Message: "the outcome of transaction " + unknown.Txn.String() + " is not known",

@@ -122,6 +122,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err := e.catalog.Bootstrap(ctx); err != nil {
 		return err
 	}
+	// What this node gave out before a restart lies behind what it gives out now.
+	if err := e.clock.AwaitAfter(ctx, e.clock.Now().Latest.Add(rowIDLead*time.Microsecond)); err != nil {
+		return err
+	}
 	e.catalog.Start()
 	return nil
 }
@@ -172,7 +176,8 @@ func (e *Engine) NewSession(ctx context.Context, o SessionOptions) (Session, err
 		return nil, sqlstate.Newf(sqlstate.InvalidAuthorization, "role %q does not exist", o.User)
 	}
 	c.db = db
-	c.txn.view = e.catalog.NewView()
+	c.txn.view = e.catalog.NewView() // for good: endTxn keeps it
+	c.doneFunc, c.isNewPhys = c.done, c.txn.view.IsNewPhys
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.mu.closed {
@@ -193,9 +198,11 @@ func (e *Engine) serverVersion() string {
 // maxRowIDNode is the highest node id that fits a row id.
 const maxRowIDNode = 1<<12 - 1
 
-// rowIDs makes hidden row ids that no other node makes: microseconds of the clock
-// above the node's id. A node gives out at most one per microsecond, so that ids do
-// not run ahead of the clock and a restarted node continues above them.
+// rowIDs makes hidden row ids that no other node makes: microseconds of the clock's
+// earliest instant above the node's id. They are written without looking whether they
+// exist, so none may ever come again: ids run ahead of true time by at most rowIDLead
+// (T1), and a starting node waits until true time is past all that it can have given
+// out before.
 type rowIDs struct {
 	clock truetime.Clock
 	node  int64
@@ -208,10 +215,10 @@ const rowIDEpoch = 946684800 * 1000000
 func (r *rowIDs) next() int64 {
 	for {
 		last := r.last.Load()
-		us := int64(r.clock.Now().Latest)/1000 - rowIDEpoch
+		us := int64(r.clock.Now().Earliest)/1000 - rowIDEpoch
 		if us <= last {
 			us = last + 1
-			if now := int64(r.clock.Now().Latest)/1000 - rowIDEpoch; us > now+rowIDLead {
+			if now := int64(r.clock.Now().Earliest)/1000 - rowIDEpoch; us > now+rowIDLead {
 				// Far ahead of the clock: wait for it, whatever the statement.
 				_ = r.clock.AwaitAfter(context.Background(), truetime.Timestamp((us-rowIDLead+rowIDEpoch)*1000))
 			}
@@ -222,6 +229,5 @@ func (r *rowIDs) next() int64 {
 	}
 }
 
-// rowIDLead is how many ids may be given out ahead of the clock: 10 ms' worth, less
-// than any restart takes.
+// rowIDLead is how many ids may be given out ahead of the clock, one per microsecond.
 const rowIDLead = 10000

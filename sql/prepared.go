@@ -226,7 +226,9 @@ func (c *Conn) Bind(_ context.Context, name, statement string, params []types.Da
 	}
 	po := c.portals[name]
 	if po == nil {
-		po = new(portal)
+		if po = &c.spare; name != "" {
+			po = new(portal)
+		}
 		c.portals[name] = po
 	} else {
 		po.close()

@@ -159,7 +159,7 @@ func (c *Conn) restart(err error) {
 	}
 	t.view.Abandon()
 	t.view.Reset()
-	t.bulk = exec.Bulk{IsNew: t.view.IsNewPhys}
+	t.bulk = exec.Bulk{IsNew: c.isNewPhys}
 }
 
 // perform runs a statement inside the open transaction and returns its tag.

@@ -226,7 +226,9 @@ func TestDroppedStorageIsCleaned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows := func() int { return store.Len(keys.Span{Start: keys.Key{keys.TablePrefix}, End: keys.Key{keys.TablePrefix + 1}}) }
+		rows := func() int {
+			return store.Len(keys.Span{Start: keys.Key{keys.TablePrefix}, End: keys.Key{keys.TablePrefix + 1}})
+		}
 		must(t, s, "create table t (x int primary key, y int unique)")
 		must(t, s, "insert into t select g, g from generate_series(1, 2500) g")
 		if rows() != 5000 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/sqlstate"
@@ -42,7 +43,7 @@ func (c *Conn) openTxn(explicit bool) {
 	t.open, t.explicit = true, t.explicit || explicit
 	t.readOnly = c.set.vals["default_transaction_read_only"] == "on" || c.set.defaults["default_transaction_read_only"] == "on"
 	t.view.Reset()
-	t.bulk = exec.Bulk{IsNew: t.view.IsNewPhys}
+	t.bulk = exec.Bulk{IsNew: c.isNewPhys}
 }
 
 // needKV begins the store's transaction. readOnly asks for one without locks; the
@@ -55,13 +56,21 @@ func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err err
 	}
 	if !readOnly {
 		if c.inherit != 0 && c.eng.clock.Now().Latest.Sub(c.inherit) > maxInherit {
-			c.inherit = 0
+			c.inherit, c.refusedAt = 0, nil
 		}
 		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: c.inherit})
 		// The store remembers what writes replace only from its first savepoint on.
 		for i := range t.marks {
 			if t.marks[i].mark < 0 {
 				t.marks[i].mark = t.kv.Savepoint()
+			}
+		}
+		if at := c.refusedAt; at != nil {
+			// The last attempt was refused there in its commit, where nobody waits for
+			// an older transaction; here it may (X2).
+			c.refusedAt = nil
+			if _, err := t.kv.Get(ctx, []keys.Key{at}, tablet.LockExclusive, tablet.WaitBlock); err != nil {
+				return false, err
 			}
 		}
 		return false, nil
@@ -165,8 +174,13 @@ func (c *Conn) noteAbort(err error) {
 	if t := c.txn.kv; t != nil && !t.ReadOnly() && retryable(err) {
 		c.inherit = t.ID().Age
 		var aborted *tablet.AbortedError
-		if errors.As(err, &aborted) && aborted.Reason == tablet.AbortHorizon {
-			c.inherit = 0
+		if errors.As(err, &aborted) {
+			switch aborted.Reason {
+			case tablet.AbortHorizon:
+				c.inherit = 0
+			case tablet.AbortRefused:
+				c.refusedAt = aborted.Key
+			}
 		}
 	}
 }

@@ -1,11 +1,13 @@
 package sql
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/parse/pgast"
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
@@ -508,8 +510,15 @@ func (c *Conn) splitTable(ctx context.Context, r *request, x *pgast.SplitTable) 
 	} else if bounds, err = splitEvenly(x, want, row); err != nil {
 		return err
 	}
-	for _, v := range bounds {
-		if err := c.eng.kv.Split(ctx, ix.Codec.Partial(nil, v)); err != nil {
+	splits := make([]keys.Key, len(bounds))
+	for i, v := range bounds {
+		splits[i] = ix.Codec.Partial(nil, v)
+	}
+	// From the end: a split leaves the left side where it is, with its leader, so
+	// that none has to wait for the tablet that the one before made.
+	slices.SortFunc(splits, func(a, b keys.Key) int { return bytes.Compare(b, a) })
+	for _, k := range splits {
+		if err := c.eng.kv.Split(ctx, k); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
@@ -22,9 +23,6 @@ const (
 
 	tsLen = 8
 )
-
-// maxEngineKey sizes stack buffers: longer keys are fine but allocate.
-const maxEngineKey = 192
 
 func appendEngineKey(dst []byte, k keys.Key, ts truetime.Timestamp) []byte {
 	dst = append(dst, byte(storage.ClassData))
@@ -89,23 +87,30 @@ func errDamaged(ek []byte) error { return fmt.Errorf("tablet: damaged version at
 // change. A deleted key has TS set and Exists false: whoever learns of the
 // absence learned of the delete (X1).
 func (m mvcc) get(k keys.Key, t truetime.Timestamp) (Value, error) {
-	var lbuf, ubuf [maxEngineKey]byte
-	lower := appendEngineKey(lbuf[:0], k, t)
-	upper := appendAfterVersions(ubuf[:0], k)
+	b := boundsPool.Get().(*bounds)
+	defer boundsPool.Put(b)
+	b.lower = appendEngineKey(b.lower[:0], k, t)
+	b.upper = appendAfterVersions(b.upper[:0], k)
 	if m.point != nil {
-		ek, ev, ok, err := m.point.First(lower, upper)
+		ek, ev, ok, err := m.point.First(b.lower, b.upper)
 		if err != nil || !ok {
 			return Value{}, err
 		}
 		return decodeVersion(k, ek, ev, false)
 	}
-	it := m.r.NewIter(lower, upper)
+	it := m.r.NewIter(b.lower, b.upper)
 	defer it.Close()
-	if !it.SeekGE(lower) {
+	if !it.SeekGE(b.lower) {
 		return Value{}, it.Err()
 	}
 	return decodeVersion(k, it.Key(), it.Value(), true)
 }
+
+// bounds of a point read. Behind an interface the compiler cannot keep them on
+// the stack.
+type bounds struct{ lower, upper []byte }
+
+var boundsPool = sync.Pool{New: func() any { return new(bounds) }}
 
 func decodeVersion(k keys.Key, ek, ev []byte, cp bool) (Value, error) {
 	lk, ts, ok := splitEngineKey(ek)

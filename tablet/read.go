@@ -210,10 +210,9 @@ func (t *Tablet) clearAt(sp keys.Span, at truetime.Timestamp) bool {
 
 // readVersions evaluates the request on the versions as of at.
 func (t *Tablet) readVersions(req *ReadRequest, at truetime.Timestamp) (*ReadResponse, error) {
-	resp := &ReadResponse{}
+	resp := newReadResponse(len(req.Gets))
 	room := maxBytes(req)
 	if len(req.Gets) > 0 {
-		resp.Gets = make([]Value, len(req.Gets))
 		for i, k := range req.Gets {
 			v, err := t.mvcc.get(k, at)
 			if err != nil {
@@ -241,6 +240,24 @@ func (t *Tablet) readVersions(req *ReadRequest, at truetime.Timestamp) (*ReadRes
 		}
 	}
 	return resp, nil
+}
+
+// newReadResponse makes a response with room for so many gets; the usual one in
+// the same piece of memory.
+func newReadResponse(gets int) *ReadResponse {
+	switch gets {
+	case 0:
+		return new(ReadResponse)
+	case 1:
+	default:
+		return &ReadResponse{Gets: make([]Value, gets)}
+	}
+	r := new(struct {
+		ReadResponse
+		one [1]Value
+	})
+	r.Gets = r.one[:]
+	return &r.ReadResponse
 }
 
 func maxBytes(req *ReadRequest) int {
@@ -272,7 +289,8 @@ func (t *Tablet) lockingRead(ctx context.Context, req *ReadRequest) (*ReadRespon
 		return nil, t.lostOrDecided(l, &req.Txn, err)
 	}
 	l.arm()
-	resp := &ReadResponse{Term: l.term}
+	resp := newReadResponse(len(req.Gets))
+	resp.Term = l.term
 	room := maxBytes(req)
 	if len(req.Gets) > 0 {
 		if err := t.lockingGets(ctx, l, tx, req, resp); err != nil {
@@ -330,7 +348,6 @@ func (t *Tablet) lockingGets(ctx context.Context, l *leader, tx *txnState, req *
 			}
 		}
 	}
-	resp.Gets = make([]Value, len(req.Gets))
 	for i, k := range req.Gets {
 		if len(skipped) > 0 && skipped[0] == i {
 			skipped = skipped[1:]

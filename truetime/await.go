@@ -90,6 +90,8 @@ func awaitAfter(ctx context.Context, c Clock, t Timestamp) error {
 			timer.Stop()
 		}
 	}()
+	var last Timestamp
+	var stuck time.Duration
 	for {
 		// The channels are taken before the clock is read, so that no change between
 		// the two is missed. The unused ones stay nil and never fire.
@@ -105,6 +107,15 @@ func awaitAfter(ctx context.Context, c Clock, t Timestamp) error {
 		d := maxSleep
 		if gap := uint64(t) - uint64(now.Earliest); gap < uint64(maxSleep) {
 			d = time.Duration(gap) + 1 // strictly after t
+		}
+		// An Earliest that may not retreat (T1) stands still until the clock, set back or
+		// grown less certain, has caught up with it; who knows when. That must not be
+		// spent in a loop of sleeps of a nanosecond.
+		if now.Earliest == last {
+			stuck = min(max(2*stuck, 10*time.Microsecond), time.Millisecond)
+			d = max(d, stuck)
+		} else {
+			last, stuck = now.Earliest, 0
 		}
 		var due <-chan time.Time
 		if sleep, ok := sleepFor(c, d); ok {

@@ -162,10 +162,25 @@ type callServer struct {
 	handle CallHandler
 	out    *queue
 	wg     sync.WaitGroup
+	work   chan call    // to idle goroutines
+	idle   atomic.Int32 // how many wait there
 
 	mu      sync.Mutex
 	cancels map[uint64]context.CancelFunc
 }
+
+// call is a request on its way to a goroutine.
+type call struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	id      uint64
+	method  byte
+	payload []byte
+}
+
+// maxIdle bounds the goroutines that wait for calls. They are kept because of
+// their stacks: a fresh one grows its own, copying, in every call.
+const maxIdle = 64
 
 func (s *callServer) receive(f []byte) error {
 	if len(f) == 0 {
@@ -213,15 +228,39 @@ func (s *callServer) start(id uint64, method byte, left uint64, payload []byte) 
 	s.mu.Lock()
 	s.cancels[id] = cancel
 	s.mu.Unlock()
-	s.wg.Go(func() {
-		answer := s.handle(ctx, s.from, method, payload)
-		s.mu.Lock()
-		delete(s.cancels, id)
-		s.mu.Unlock()
-		cancel()
-		frame := make([]byte, 0, len(answer)+11)
-		frame = append(frame, frameResponse)
-		frame = binary.AppendUvarint(frame, id)
-		s.out.put(append(frame, answer...))
-	})
+	c := call{ctx, cancel, id, method, payload}
+	select {
+	case s.work <- c:
+	default: // nobody idle
+		s.wg.Go(func() { s.run(c) })
+	}
+}
+
+// run answers c, then calls to come; it ends with the stream.
+func (s *callServer) run(c call) {
+	for {
+		s.answer(c)
+		if s.idle.Add(1) > maxIdle {
+			s.idle.Add(-1)
+			return
+		}
+		select {
+		case c = <-s.work:
+			s.idle.Add(-1)
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *callServer) answer(c call) {
+	answer := s.handle(c.ctx, s.from, c.method, c.payload)
+	s.mu.Lock()
+	delete(s.cancels, c.id)
+	s.mu.Unlock()
+	c.cancel()
+	frame := make([]byte, 0, len(answer)+11)
+	frame = append(frame, frameResponse)
+	frame = binary.AppendUvarint(frame, c.id)
+	s.out.put(append(frame, answer...))
 }

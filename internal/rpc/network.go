@@ -34,7 +34,7 @@ type Config struct {
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
-// CallHandler answers a peer's call. It runs on a goroutine of its own; ctx ends
+// CallHandler answers a peer's call. It runs on a goroutine to itself; ctx ends
 // with the caller's deadline, the caller's cancellation, or the connection.
 type CallHandler func(ctx context.Context, from keys.NodeID, method byte, payload []byte) []byte
 
@@ -192,7 +192,11 @@ func (p *netPeer) keepOpen(method string, q *queue, calls *callStream) {
 			delay, logged = minDelay, ""
 		}
 		if msg := err.Error(); msg != logged { // one line per cause, not one per attempt
-			p.net.cfg.Logger.Warn("stream to peer broke", "peer", p.id, "addr", p.addr, "stream", method, "err", err)
+			level := slog.LevelDebug
+			if calls != nil { // one of the streams speaks for all
+				level = slog.LevelWarn
+			}
+			p.net.cfg.Logger.Log(p.net.ctx, level, "stream to peer broke", "peer", p.id, "addr", p.addr, "stream", method, "err", err)
 			logged = msg
 		}
 		select {

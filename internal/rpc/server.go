@@ -62,7 +62,7 @@ func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) erro
 	}
 }
 
-// serveCalls runs each call on a goroutine of its own and sends the answers, in
+// serveCalls runs each call on a goroutine to itself and sends the answers, in
 // the order in which they come, through one queue.
 func (n *Network) serveCalls(ss grpc.ServerStream) error {
 	from, err := n.sender(ss.Context())
@@ -76,7 +76,8 @@ func (n *Network) serveCalls(ss grpc.ServerStream) error {
 		return errNotReady
 	}
 	ctx, cancel := context.WithCancel(ss.Context())
-	srv := &callServer{ctx: ctx, from: from, handle: handle, out: newQueue(callBudget), cancels: map[uint64]context.CancelFunc{}}
+	srv := &callServer{ctx: ctx, from: from, handle: handle, out: newQueue(callBudget),
+		work: make(chan call), cancels: map[uint64]context.CancelFunc{}}
 	srv.out.put(encodeHello())
 	sent := make(chan struct{})
 	go func() { // ends when ctx does: when the stream breaks or this handler returns

@@ -43,7 +43,7 @@ func TestBroken(t *testing.T) {
 		}
 		var r *Report
 		t.Run("", func(t *testing.T) {
-			r = Run(t, seed, Options{Duration: 6 * time.Second, Adjust: c.adjust, Log: *logFlag, LogDebug: *debugFlag})
+			r = Run(t, seed, Options{Duration: 6 * time.Second, Epsilon: c.epsilon, Adjust: c.adjust, Log: *logFlag, LogDebug: *debugFlag})
 			t.Logf("seed %d: %v", seed, r.Stats)
 		})
 		for _, v := range r.Violations {

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -37,6 +38,13 @@ func (v Versions) at(k string, t truetime.Timestamp) Version {
 		return Version{}
 	}
 	return vs[i-1]
+}
+
+// insert adds a version that is not there.
+func (v Versions) insert(k string, x Version) {
+	vs := v[k]
+	i := sort.Search(len(vs), func(i int) bool { return vs[i].TS > x.TS })
+	v[k] = slices.Insert(vs, i, x)
 }
 
 // exact returns k's version of exactly t.
@@ -126,6 +134,9 @@ func (c *checker) outcomes() {
 			c.ts[op.ID] = op.TS
 		}
 		ts := c.ts[op.ID]
+		if op.Bound != 0 && ts > op.Bound {
+			c.violate("B2", "committed at %s, above its bound %s\n%v", stamp(ts), stamp(op.Bound), op)
+		}
 		for _, p := range ps {
 			if p.ts != ts {
 				c.violate("X5", "committed at %s, and its write of %s is also there at %s\n%v", stamp(ts), show(p.key), stamp(p.ts), op)
@@ -193,8 +204,10 @@ func (c *checker) reads() {
 		t, ok := op.TS, op.Status == OK
 		inv, what := "X4", "a read at"
 		if !op.ReadOnly {
-			inv, what = "X2", "a transaction of"
+			// One that only read has the timestamp at which all its locks were held.
+			what = "a locked read at"
 			if len(op.Writes) > 0 {
+				inv, what = "X2", "a transaction of"
 				if t, ok = c.ts[op.ID]; ok {
 					t--
 				}

@@ -12,25 +12,26 @@ import (
 
 // control is a negative control: what breaking an invariant must bring to light.
 type control struct {
-	seeds  int             // within so many it must be found
-	finds  map[string]bool // by a violation of one of these
-	adjust func(*Plan, draw)
+	seeds int             // within so many it must be found
+	finds map[string]bool // by a violation of one of these
+	// epsilon of the clocks; 0: the seed's
+	epsilon time.Duration
+	adjust  func(*Plan, draw)
 }
 
 var controls = map[string]control{
 	// A leader that is cut off goes on answering reads; others move on. What it
 	// answers lies in the past (X1 by the registers or the audits, X4, X2 of a
 	// transaction that only reads).
-	"R2": {seeds: 40, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, adjust: cutOffLeaders},
+	"R2": {seeds: 40, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, epsilon: 4 * time.Millisecond, adjust: cutOffLeaders},
 	// Clocks that disagree by up to 2ε, on a network that is faster.
-	"X1": {seeds: 5, finds: map[string]bool{"X1": true}, adjust: func(p *Plan, _ draw) {
-		p.Epsilon = 30 * time.Millisecond
+	"X1": {seeds: 5, finds: map[string]bool{"X1": true}, epsilon: 30 * time.Millisecond, adjust: func(p *Plan, _ draw) {
 		p.Noise.Max = 300 * time.Microsecond
 		p.DiskLatency = 100 * time.Microsecond
 	}},
 	// Half of a transaction is lost.
 	"X3forget": {seeds: 40, finds: map[string]bool{"X3": true, "X4": true, "R4": true}, adjust: restlessLeaders},
-	"X3abort":  {seeds: 40, finds: map[string]bool{"X3": true, "X4": true}, adjust: restlessLeaders},
+	"X3abort":  {seeds: 40, finds: map[string]bool{"X3": true, "X4": true}, adjust: unreachableLeaders},
 }
 
 func controlNames() string {
@@ -45,7 +46,6 @@ func controlNames() string {
 // cutOffLeaders isolates leaders, one after the other, for longer than a lease,
 // while clients on both sides go on.
 func cutOffLeaders(p *Plan, d draw) {
-	p.Epsilon = 4 * time.Millisecond
 	p.Faults = nil
 	for at := 300 * time.Millisecond; at < p.Duration; at += 3500 * time.Millisecond {
 		p.Faults = append(p.Faults, Fault{Kind: Isolate, At: at, For: 3 * time.Second, Key: splitKeys[d.IntN(len(splitKeys))]})
@@ -59,6 +59,17 @@ func restlessLeaders(p *Plan, d draw) {
 	p.InDoubtAfter = 300 * time.Millisecond
 	for at := 400 * time.Millisecond; at < p.Duration; at += 300 * time.Millisecond {
 		p.Faults = append(p.Faults, Fault{Kind: Transfer, At: at, Key: acct(d.IntN(accounts)), Node: p.node(d)})
+	}
+}
+
+// unreachableLeaders cuts one leader after the other off for a moment, longer than a
+// participant's patience and mostly shorter than a lease: decisions do not reach those
+// whom they concern.
+func unreachableLeaders(p *Plan, d draw) {
+	restlessLeaders(p, d)
+	p.Faults = nil
+	for at := 300 * time.Millisecond; at < p.Duration; at += 800 * time.Millisecond {
+		p.Faults = append(p.Faults, Fault{Kind: Isolate, At: at, For: d.between(400*time.Millisecond, 700*time.Millisecond), Key: acct(d.IntN(accounts))})
 	}
 }
 

@@ -160,9 +160,15 @@ func (w *World) compare() {
 		}
 	}
 	w.boundaries()
-	w.truth = Versions{}
+	w.truth = versions(data)
+	w.uncollect()
+}
+
+// versions decodes a dump: the workloads' keys, each with its versions in order.
+func versions(kvs []storage.KV) Versions {
+	out := Versions{}
 	prefix := []byte{byte(storage.ClassData), keys.TablePrefix}
-	for _, kv := range data {
+	for _, kv := range kvs {
 		if !bytes.HasPrefix(kv.Key, prefix) || len(kv.Key) < 10 || len(kv.Value) == 0 {
 			continue
 		}
@@ -172,10 +178,49 @@ func (w *World) compare() {
 		if kv.Value[0] == 1 {
 			v.Value = string(kv.Value[1:])
 		}
-		w.truth[k] = append(w.truth[k], v)
+		out[k] = append(out[k], v)
 	}
-	for _, vs := range w.truth {
+	for _, vs := range out {
 		slices.Reverse(vs)
+	}
+	return out
+}
+
+// keep notes the versions of a dump.
+func (w *World) keep(kvs []storage.KV) {
+	vs := versions(kvs)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k, list := range vs {
+		for _, v := range list {
+			if _, ok := w.collected.exact(k, v.TS); !ok {
+				w.collected.insert(k, v)
+			}
+		}
+	}
+}
+
+// uncollect puts back what was collected, after a look at whether it might be: a
+// newer version, or its being a delete, must have made it superfluous at or below the
+// low-water mark.
+func (w *World) uncollect() {
+	var mark truetime.Timestamp
+	for _, n := range w.nodes {
+		for _, r := range n.current().all() {
+			mark = max(mark, r.tablet.LowWater())
+		}
+	}
+	for k, list := range w.collected {
+		for i, v := range list {
+			if _, there := w.truth.exact(k, v.TS); there {
+				continue
+			}
+			newer := i+1 < len(list) && list[i+1].TS <= mark
+			if v.TS > mark || v.Value != "" && !newer {
+				w.violate("X4", "%s=%q of %s was collected, and could still be read (low-water mark %s)", show(k), v.Value, stamp(v.TS), stamp(mark))
+			}
+			w.truth.insert(k, v)
+		}
 	}
 }
 

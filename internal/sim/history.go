@@ -41,6 +41,7 @@ type Op struct {
 	ReadOnly bool
 	Stale    bool               // a read-only read at a timestamp in the past
 	TS       truetime.Timestamp // commit or read timestamp, when OK
+	Bound    truetime.Timestamp // highest commit timestamp allowed, 0: any
 	Reads    []Row              // Value "" is absence
 	Scans    []ScanSeen
 	Writes   []Row // Value "" deletes
@@ -49,6 +50,8 @@ type Op struct {
 
 // Row is a key with a value.
 type Row struct{ Key, Value string }
+
+func (r Row) String() string { return show(r.Key) + "=" + brief(r.Value) }
 
 // ScanSeen is what a scan of [Start, End) returned.
 type ScanSeen struct {

@@ -162,6 +162,9 @@ func (n *Node) start() error {
 			l.log.Warn("could not publish the first tablets", "err", err)
 		}
 	})
+	if p.VersionHorizon > 0 {
+		l.wg.Go(l.collect)
+	}
 	n.mu.Lock()
 	n.life = l
 	n.mu.Unlock()
@@ -307,7 +310,34 @@ func (l *Life) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, inc
 func (l *Life) tabletConfig(g keys.GroupID) tablet.Config {
 	return tablet.Config{
 		Group: g, Node: l.n.id, Clock: l.clock, Reader: l.store, Logger: l.log, Hooks: l.hooks,
-		InDoubtAfter: l.n.w.plan.InDoubtAfter,
+		InDoubtAfter: l.n.w.plan.InDoubtAfter, VersionHorizon: l.n.w.plan.VersionHorizon,
+	}
+}
+
+// collect drops old versions now and then, as internal/node does. What is there
+// before is noted for the judgement.
+func (l *Life) collect() {
+	tick := time.NewTicker(700*time.Millisecond + time.Duration(l.n.id))
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, r := range l.all() {
+			if r.group.Leader() != l.n.id {
+				continue
+			}
+			kvs, err := dump(l.store)
+			if err != nil {
+				return // the store is closed
+			}
+			l.n.w.keep(kvs)
+			if _, err := r.tablet.Collect(l.ctx); err != nil {
+				l.log.Debug("collecting", "group", uint64(r.tablet.Group()), "err", err)
+			}
+		}
 	}
 }
 
@@ -330,6 +360,26 @@ func (n *Node) crash(torn bool) {
 		n.w.violate("R1", "node %d: the simulated disk failed: %v", n.id, err)
 	}
 	l.stop()
+}
+
+// drain shuts the node down cleanly: it hands its leaderships over and takes a
+// checkpoint, as far as a moment allows.
+func (n *Node) drain() error {
+	l := n.current()
+	if l == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, time.Second)
+	defer cancel()
+	err := l.host.Drain(ctx)
+	err = errors.Join(err, l.store.Checkpoint(ctx))
+	n.mu.Lock()
+	n.life = nil
+	n.mu.Unlock()
+	l.dead.Store(true)
+	l.end.Detach()
+	l.stop()
+	return err
 }
 
 // stop ends the goroutines of a detached life.

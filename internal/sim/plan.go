@@ -25,6 +25,7 @@ type Plan struct {
 	SegmentBytes                        int64
 	StageAfter, ChunkBytes, InlineBytes int // 0: txn's defaults
 	InDoubtAfter                        time.Duration
+	VersionHorizon                      time.Duration // 0: nothing is collected
 
 	Think   time.Duration // a client's longest pause
 	Splits  []string      // made before the faults
@@ -46,10 +47,11 @@ const (
 	Transfer  // leadership of the tablet of Key to Node
 	Split     // at Key
 	Checkpoint
+	Drain // a clean shutdown, then a restart
 )
 
 func (k FaultKind) String() string {
-	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint"}[k]
+	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain"}[k]
 }
 
 // Fault happens at At and, where it lasts, ends after For.
@@ -128,6 +130,13 @@ func NewPlan(seed uint64, o Options) Plan {
 		CheckpointInterval: pick(d, 700*time.Millisecond, 3*time.Second, time.Minute),
 		SegmentBytes:       pick[int64](d, 64<<10, 256<<10),
 		InDoubtAfter:       pick(d, 300*time.Millisecond, 3*time.Second),
+		VersionHorizon:     pick(d, 0, 0, 1500*time.Millisecond),
+	}
+	if d.IntN(6) == 0 {
+		p.Nodes = 5
+	}
+	if o.Epsilon > 0 {
+		p.Epsilon = o.Epsilon
 	}
 	p.Think = pick(d, 10*time.Millisecond, 40*time.Millisecond)
 	p.Noise = Noise{Min: 100 * time.Microsecond, Max: pick(d, 300*time.Microsecond, time.Millisecond, 5*time.Millisecond)}
@@ -160,7 +169,7 @@ func (p *Plan) victim(d draw) (keys.NodeID, string) {
 func (p *Plan) drawFaults(d draw, o Options) {
 	kinds := []FaultKind{
 		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Stall, NoisyNet, NoisyNet,
-		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Checkpoint,
+		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain,
 	}
 	at := 200 * time.Millisecond
 	pace := pick(d, 600*time.Millisecond, 1500*time.Millisecond, 3*time.Second)
@@ -210,6 +219,9 @@ func (p *Plan) drawFaults(d draw, o Options) {
 			}
 		case Checkpoint:
 			f.Node = p.node(d)
+		case Drain:
+			f.Node = p.node(d)
+			f.For = pick(d, 5*time.Millisecond, long)
 		}
 		p.Faults = append(p.Faults, f)
 	}

@@ -143,14 +143,26 @@ func (op *Op) get(ctx context.Context, t *txn.Txn, lock tablet.LockStrength, ks 
 }
 
 func (op *Op) scan(ctx context.Context, t *txn.Txn, lock tablet.LockStrength, start, end string, reverse bool) ([]Row, error) {
-	it := t.Scan(ctx, txn.ScanRequest{Span: keys.Span{Start: keys.Key(start), End: keys.Key(end)}, Lock: lock, Reverse: reverse})
+	return op.scanSome(ctx, t, lock, start, end, reverse, 0)
+}
+
+// scanSome reads at most limit rows, 0 for all.
+func (op *Op) scanSome(ctx context.Context, t *txn.Txn, lock tablet.LockStrength, start, end string, reverse bool, limit int) ([]Row, error) {
+	it := t.Scan(ctx, txn.ScanRequest{Span: keys.Span{Start: keys.Key(start), End: keys.Key(end)}, Lock: lock, Reverse: reverse, Limit: limit})
 	defer it.Close()
 	s := ScanSeen{Start: start, End: end}
-	for it.Next() {
+	for (limit == 0 || len(s.Rows) < limit) && it.Next() {
 		s.Rows = append(s.Rows, Row{string(it.Key()), string(it.Value())})
 	}
 	if err := it.Err(); err != nil {
 		return nil, err
+	}
+	if n := len(s.Rows); limit > 0 && n == limit { // what lies behind was not looked at
+		if reverse {
+			s.Start = s.Rows[n-1].Key
+		} else {
+			s.End = s.Rows[n-1].Key + "\x00"
+		}
 	}
 	if reverse {
 		for i, j := 0, len(s.Rows)-1; i < j; i, j = i+1, j-1 {
@@ -364,13 +376,19 @@ func (c *client) ask(op *Op, anchor string) {
 // early, staged chunks.
 func (c *client) mixed(ctx context.Context, l *Life) {
 	type step struct {
-		kind int
-		i, j int
+		kind    int
+		i, j    int
+		limit   int
+		reverse bool
+		lock    tablet.LockStrength
 	}
 	var plan []step
 	for range 1 + c.d.IntN(3) {
 		i := c.d.IntN(mixed)
-		plan = append(plan, step{c.d.IntN(4), i, i + 1 + c.d.IntN(mixed-i)})
+		plan = append(plan, step{
+			c.d.IntN(4), i, i + 1 + c.d.IntN(mixed-i), pick(c.d, 0, 0, 1, 3), c.d.IntN(3) == 0,
+			pick(c.d, tablet.LockShared, tablet.LockShared, tablet.LockExclusive),
+		})
 	}
 	deletes := c.d.IntN(3) == 0
 	big := c.d.IntN(6) == 0
@@ -381,12 +399,19 @@ func (c *client) mixed(ctx context.Context, l *Life) {
 	}
 	writeless := !big && c.d.IntN(6) == 0
 	pause := c.d.between(0, 30*time.Millisecond)
+	if c.d.IntN(40) == 0 {
+		pause = c.d.between(time.Second, 7*time.Second) // lives by its heartbeats
+	}
+	var bound time.Duration
+	if c.d.IntN(5) == 0 {
+		bound = c.d.between(0, 30*time.Millisecond)
+	}
 	c.rw(ctx, l, "mixed", func(ctx context.Context, t *txn.Txn, op *Op) error {
 		for _, s := range plan {
 			var err error
 			switch s.kind {
 			case 0:
-				_, err = op.scan(ctx, t, tablet.LockShared, mix(s.i), mix(s.j), false)
+				_, err = op.scanSome(ctx, t, s.lock, mix(s.i), mix(s.j), s.reverse, s.limit)
 			case 1:
 				_, err = op.get(ctx, t, tablet.LockExclusive, mix(s.i))
 			default:
@@ -400,7 +425,14 @@ func (c *client) mixed(ctx context.Context, l *Life) {
 			return nil
 		}
 		if pause > 20*time.Millisecond {
-			time.Sleep(pause) // locks are held meanwhile
+			select { // locks are held meanwhile
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+		if bound != 0 {
+			op.Bound = l.clock.Now().Latest.Add(bound)
+			t.BoundCommit(op.Bound)
 		}
 		text := "v"
 		if big {

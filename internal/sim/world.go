@@ -22,6 +22,8 @@ import (
 type Options struct {
 	// Duration of the faults; 0: 8 s of virtual time.
 	Duration time.Duration
+	// Epsilon, if positive, is the clocks' bound instead of the seed's.
+	Epsilon time.Duration
 	// Adjust changes the plan that the seed gave.
 	Adjust func(*Plan, draw)
 	// LyingClocks says that some clock may err beyond ε: then suspicion is no violation.
@@ -76,6 +78,7 @@ type World struct {
 
 	mu         sync.Mutex // a leaf
 	violations []Violation
+	collected  Versions // what was there before a collection
 }
 
 func (w *World) violate(inv, format string, args ...any) {
@@ -99,7 +102,7 @@ func Run(t *testing.T, seed uint64, o Options) *Report {
 		o.Duration = 8 * time.Second
 	}
 	began := time.Now()
-	w := &World{opts: o, plan: NewPlan(seed, o)}
+	w := &World{opts: o, plan: NewPlan(seed, o), collected: Versions{}}
 	temp := make([]string, w.plan.Nodes)
 	for i := range temp {
 		temp[i] = tempDir(t)
@@ -250,7 +253,7 @@ func (w *World) nemesis() {
 			w.trace.Addf("FAULT ends: %v", e.fault)
 			delete(active, e.fault)
 			w.surroundings(active)
-			if e.fault.Kind == Crash || e.fault.Kind == CrashAll {
+			if k := e.fault.Kind; k == Crash || k == CrashAll || k == Drain {
 				w.restart(active)
 			}
 			continue
@@ -279,6 +282,10 @@ func (w *World) strike(f *Fault, active map[*Fault]bool) {
 		for _, n := range w.nodes {
 			w.stats.Crashes++
 			n.crash(f.Torn)
+		}
+	case Drain:
+		if err := w.nodes[f.Node-1].drain(); err != nil {
+			w.trace.Addf("drain of node %d: %v", f.Node, err)
 		}
 	case ClockMove:
 		w.nodes[f.Node-1].setClock(f.Amount, f.PPM)
@@ -374,7 +381,7 @@ func (w *World) restart(active map[*Fault]bool) {
 	down := map[keys.NodeID]bool{}
 	for f := range active {
 		switch f.Kind {
-		case Crash:
+		case Crash, Drain:
 			down[f.Node] = true
 		case CrashAll:
 			return

@@ -224,15 +224,22 @@ func (u *upsert) add(row []types.Datum) error {
 		if err != nil {
 			return err
 		}
+		// The arbiter decides first; only a row that it lets in must satisfy the others.
+		arbiter := u.p.OnConflict.Index
+		var other *plan.IndexInfo
 		for i, v := range vs {
-			if v == nil {
-				continue
+			switch {
+			case v == nil:
+			case arbiter == nil || on[i] == arbiter:
+				if hit == nil {
+					hit, entry, hitKey = on[i], v, ks[i]
+				}
+			case other == nil:
+				other = on[i]
 			}
-			if u.p.OnConflict.Index != nil && on[i] != u.p.OnConflict.Index {
-				return UniqueViolation(c, ti, on[i], row)
-			}
-			hit, entry, hitKey = on[i], v, ks[i]
-			break
+		}
+		if hit == nil && other != nil {
+			return UniqueViolation(c, ti, other, row)
 		}
 	}
 	if hit == nil {

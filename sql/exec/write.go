@@ -140,10 +140,10 @@ func rowText(c *Context, ti *plan.TableInfo, row []types.Datum) string {
 
 // alloc cuts room for an encoding of unknown length: append to it, then commit it.
 func (n *Inserter) alloc() []byte {
-	if cap(n.chunk)-len(n.chunk) < 512 {
+	if cap(n.chunk)-len(n.chunk) < 64 {
 		size := chunkBytes
 		if n.rows == 0 && !n.loaded {
-			size = 512 // a statement of one row does not deserve a chunk
+			size = 256 // a statement of one row does not deserve a chunk
 		}
 		n.chunk = make([]byte, 0, size)
 	}
@@ -153,6 +153,8 @@ func (n *Inserter) alloc() []byte {
 func (n *Inserter) commit(b []byte) []byte {
 	if len(b) <= cap(n.chunk)-len(n.chunk) {
 		n.chunk = n.chunk[:len(n.chunk)+len(b)]
+	} else {
+		n.chunk = nil // too little was left, and would be for the next one
 	}
 	return b[:len(b):len(b)]
 }

@@ -25,8 +25,8 @@ type cond struct {
 	e    expr.Expr
 	ast  pgast.Expr
 	rels relSet
-	// tied: it runs a subquery that reads this scope, or is volatile; it is only
-	// evaluated once all its relations are there, never used as an access path.
+	// tied: it runs a subquery that reads this scope, or is volatile: it only ever
+	// filters, behind the join that completes rels (which count what the subquery reads).
 	tied bool
 	done bool // an access path enforces it
 }

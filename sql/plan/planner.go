@@ -86,7 +86,7 @@ func (p *planner) filter(n Node, conds []*cond, placed relSet) Node {
 	var es []expr.Expr
 	var text []pgast.Expr
 	for _, c := range conds {
-		if c.done || c.rels&^placed != 0 || c.tied && placed != ^relSet(0) {
+		if c.done || c.rels&^placed != 0 {
 			continue
 		}
 		c.done = true
