@@ -67,7 +67,8 @@ func restlessLeaders(p *Plan, d draw) {
 // whom they concern.
 func unreachableLeaders(p *Plan, d draw) {
 	restlessLeaders(p, d)
-	p.Faults = nil
+	p.Think = 5 * time.Millisecond
+	p.Clients = append(p.Clients, "bank", "bank", "bank", "bank")
 	for at := 300 * time.Millisecond; at < p.Duration; at += 800 * time.Millisecond {
 		p.Faults = append(p.Faults, Fault{Kind: Isolate, At: at, For: d.between(400*time.Millisecond, 700*time.Millisecond), Key: acct(d.IntN(accounts))})
 	}

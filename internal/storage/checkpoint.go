@@ -77,7 +77,13 @@ func (s *Store) due() bool {
 	s.mu.RLock()
 	cost, size := s.mu.table.cost(), s.mu.table.bytes
 	s.mu.RUnlock()
-	return cost >= s.opts.CheckpointKeys || int64(size) >= s.opts.CheckpointBytes || s.log.segments() >= s.opts.CheckpointSegments
+	if cost >= s.opts.CheckpointKeys || int64(size) >= s.opts.CheckpointBytes {
+		return true
+	}
+	// Unapplied tails that a checkpoint carried forward may fill segments by
+	// themselves; another checkpoint right away would only carry them again.
+	grown := s.log.active() - s.trimmed.Load()
+	return s.log.segments() >= s.opts.CheckpointSegments && grown >= uint64(max(1, s.opts.CheckpointSegments/2))
 }
 
 func (s *Store) idle() bool {
@@ -215,7 +221,9 @@ func (s *Store) finishRun(ctx context.Context, urgent bool) error {
 	s.stats.checkpoints.Add(1)
 	s.stats.checkpointKeys.Add(int64(run.frozen.m.Len()))
 	s.stats.checkpointNanos.Add(int64(time.Since(start)))
-	return s.trimLog(ctx, run)
+	err := s.trimLog(ctx, run)
+	s.trimmed.Store(s.log.active())
+	return err
 }
 
 // commit is bolt.update that waits for space: a full disk is not a failed write.

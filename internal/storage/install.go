@@ -20,6 +20,7 @@ func (s *Store) BeginInstall(g keys.GroupID, replica keys.ReplicaID, spans [][2]
 	if s.Removed(g, replica) {
 		return removedError(g, replica)
 	}
+	s.dropInstalled(g) // of an earlier transfer
 	return s.exclusively(func() error {
 		m := mark{kind: markInstall, replica: replica, spans: spans}
 		err := s.bolt.update(func(tx *bbolt.Tx) error {
@@ -32,7 +33,23 @@ func (s *Store) BeginInstall(g keys.GroupID, replica keys.ReplicaID, spans [][2]
 	})
 }
 
-// InstallChunk stores a part of the snapshot; its keys lie in BeginInstall's spans.
+// Sizes of the commits that empty and fill a replica. Neighbouring keys share
+// their pages, so a commit of many costs the log's syncs no more than a
+// checkpoint's chunk of scattered ones; each commit costs two syncs and a freelist.
+const (
+	clearKeys    = 25_000
+	installBytes = 2 << 20
+	installEntry = 64 // what a key costs beside its bytes
+)
+
+// pendingInstall is what a group's snapshot has brought and no commit holds yet.
+type pendingInstall struct {
+	kvs   []kv
+	bytes int
+}
+
+// InstallChunk takes a part of the snapshot; its keys lie in BeginInstall's spans.
+// It keeps the slices. FinishInstall makes all parts durable.
 func (s *Store) InstallChunk(g keys.GroupID, kvs []KV) error {
 	for i := range kvs {
 		k := kvs[i].Key
@@ -40,23 +57,43 @@ func (s *Store) InstallChunk(g keys.GroupID, kvs []KV) error {
 			return fmt.Errorf("storage: snapshot of group %d holds an invalid key %x", g, k[:min(len(k), 16)])
 		}
 	}
-	for len(kvs) > 0 {
-		chunk := make([]kv, 0, min(len(kvs), chunkKeys))
-		size := 0
-		for len(kvs) > 0 && len(chunk) < chunkKeys && size <= chunkBytes {
-			chunk = append(chunk, kv{kvs[0].Key, kvs[0].Value})
-			size += len(kvs[0].Key) + len(kvs[0].Value)
-			kvs = kvs[1:]
-		}
-		err := s.bolt.update(func(tx *bbolt.Tx) error {
-			var arena []byte
-			return putChunk(tx.Bucket(bucketData), &arena, chunk)
-		})
-		if err != nil {
-			return err
-		}
+	s.installs.Lock()
+	p := s.installs.m[g]
+	if p == nil {
+		p = new(pendingInstall)
+		s.installs.m[g] = p
+	}
+	for _, e := range kvs {
+		p.kvs = append(p.kvs, kv{e.Key, e.Value})
+		p.bytes += len(e.Key) + len(e.Value) + installEntry
+	}
+	full := p.bytes >= installBytes
+	s.installs.Unlock()
+	if full {
+		return s.storeInstalled(g)
 	}
 	return nil
+}
+
+// storeInstalled commits what is pending of g's snapshot.
+func (s *Store) storeInstalled(g keys.GroupID) error {
+	p := s.dropInstalled(g)
+	if p == nil {
+		return nil
+	}
+	return s.bolt.update(func(tx *bbolt.Tx) error {
+		var arena []byte
+		return putChunk(tx.Bucket(bucketData), &arena, p.kvs)
+	})
+}
+
+// dropInstalled forgets, and returns, what is pending of g's snapshot.
+func (s *Store) dropInstalled(g keys.GroupID) *pendingInstall {
+	s.installs.Lock()
+	defer s.installs.Unlock()
+	p := s.installs.m[g]
+	delete(s.installs.m, g)
+	return p
 }
 
 // FinishInstall makes st the state of group g, durably, and takes away the mark
@@ -66,6 +103,9 @@ func (s *Store) InstallChunk(g keys.GroupID, kvs []KV) error {
 func (s *Store) FinishInstall(g keys.GroupID, st GroupState) error {
 	if s.Removed(g, st.Replica) {
 		return removedError(g, st.Replica)
+	}
+	if err := s.storeInstalled(g); err != nil {
+		return err
 	}
 	return s.exclusively(func() error {
 		st.HardState.Commit = max(st.HardState.Commit, st.Applied)
@@ -91,6 +131,7 @@ func (s *Store) FinishInstall(g keys.GroupID, st GroupState) error {
 // state goes, and so does everything in spans. Its Source must not list it any
 // more. Durable when it returns; after a crash Open finishes the removal.
 func (s *Store) RemoveReplica(g keys.GroupID, replica keys.ReplicaID, spans [][2][]byte) error {
+	s.dropInstalled(g)
 	return s.exclusively(func() error {
 		m := mark{kind: markRemove, replica: replica, spans: spans}
 		err := s.bolt.update(func(tx *bbolt.Tx) error {
@@ -166,7 +207,7 @@ func (s *Store) clear(spans [][2][]byte) error {
 				var doomed [][]byte
 				c := bk.Cursor()
 				k, _ := c.Seek(sp[0])
-				for ; k != nil && len(doomed) < chunkKeys; k, _ = c.Next() {
+				for ; k != nil && len(doomed) < clearKeys; k, _ = c.Next() {
 					if len(sp[1]) > 0 && bytes.Compare(k, sp[1]) >= 0 {
 						break
 					}
@@ -177,7 +218,7 @@ func (s *Store) clear(spans [][2][]byte) error {
 						return err
 					}
 				}
-				more = len(doomed) == chunkKeys
+				more = len(doomed) == clearKeys
 				return nil
 			})
 			if err != nil {

@@ -66,6 +66,7 @@ func (s *Store) recover() (map[keys.GroupID]Recovered, error) {
 	s.ckpt.meta = meta
 	s.ckpt.groups = map[keys.GroupID]uint64{}
 	s.ckpt.seqs = map[keys.GroupID]uint64{}
+	s.installs.m = map[keys.GroupID]*pendingInstall{}
 	out := map[keys.GroupID]Recovered{}
 	for g, r := range groups {
 		if m, ok := marks[g]; ok {
@@ -209,7 +210,9 @@ func (hs HardState) merge(o HardState) HardState {
 
 // finish makes the group's entries fit its checkpoint.
 func (r *replayed) finish(g keys.GroupID, dir string) (Recovered, error) {
-	out := Recovered{State: r.rec.GroupState, Incomplete: r.wiped}
+	// A checkpointed state without anything applied is what an earlier restart left of
+	// a broken installation.
+	out := Recovered{State: r.rec.GroupState, Incomplete: r.wiped || r.stored && r.rec.Applied == 0}
 	applied := r.rec.Applied
 	es := r.log
 	if r.wiped {

@@ -102,6 +102,10 @@ type Store struct {
 		seqs   map[keys.GroupID]uint64 // and fromSeq
 		meta   storeMeta
 	}
+	installs struct { // a leaf
+		sync.Mutex
+		m map[keys.GroupID]*pendingInstall
+	}
 	waiting       atomic.Int32 // how many wait for the semaphore
 	source        atomic.Pointer[Source]
 	checkpointing atomic.Bool
@@ -112,7 +116,8 @@ type Store struct {
 	closeOnce     sync.Once
 	closeErr      error
 	full          atomic.Bool
-	tombs         sync.Map // tombstone key -> struct{}
+	trimmed       atomic.Uint64 // number of the segment being written when the log was last trimmed
+	tombs         sync.Map      // tombstone key -> struct{}
 	stats         storeStats
 }
 
