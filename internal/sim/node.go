@@ -393,6 +393,12 @@ func (l *Life) stop() {
 	}
 	if l.txns != nil {
 		l.txns.Close()
+		st, w := l.txns.Stats(), l.n.w
+		w.mu.Lock()
+		w.stats.TwoPhase += st.TwoPhase.Load()
+		w.stats.Inquired += st.Inquired.Load()
+		w.stats.Staged += st.Staged.Load()
+		w.mu.Unlock()
 	}
 	if l.host != nil {
 		l.host.Close()

@@ -15,9 +15,16 @@ type Trace struct {
 	start time.Time
 	mu    sync.Mutex // a leaf
 	lines []string
+	said  map[string]int // log messages of level Info, counted whether or not they are kept
 }
 
-func newTrace() *Trace { return &Trace{start: time.Now()} }
+func newTrace() *Trace { return &Trace{start: time.Now(), said: map[string]int{}} }
+
+func (t *Trace) count(message string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.said[message]
+}
 
 // Addf adds a line.
 func (t *Trace) Addf(format string, args ...any) {
@@ -44,9 +51,19 @@ type handler struct {
 
 func (t *Trace) logger(level slog.Level) *slog.Logger { return slog.New(&handler{t: t, level: level}) }
 
-func (h *handler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (h *handler) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= min(h.level, slog.LevelInfo)
+}
 
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
+	if r.Level == slog.LevelInfo {
+		h.t.mu.Lock()
+		h.t.said[r.Message]++
+		h.t.mu.Unlock()
+	}
+	if r.Level < h.level {
+		return nil
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "    %-5s %s%s", r.Level, r.Message, h.attrs)
 	r.Attrs(func(a slog.Attr) bool {

@@ -54,13 +54,16 @@ type Report struct {
 // Stats say what happened in a run.
 type Stats struct {
 	OK, Failed, Unknown int
-	Settled             int // unknown ones that the versions or an inquiry settled
 	Crashes, Tablets    int
-	Virtual, Real       time.Duration
+	// What the rooms did, over all lives.
+	TwoPhase, Inquired, Staged uint64
+	Snapshots, Missing, Leads  int
+	Virtual, Real              time.Duration
 }
 
 func (s Stats) String() string {
-	return fmt.Sprintf("%d ok, %d failed, %d unknown, %d crashes, %d tablets, %v virtual in %v", s.OK, s.Failed, s.Unknown, s.Crashes, s.Tablets, s.Virtual.Round(time.Millisecond), s.Real.Round(time.Millisecond))
+	return fmt.Sprintf("%d ok, %d failed, %d unknown; %d in two phases, %d inquired, %d bytes staged; %d crashes, %d tablets, %d terms of leadership, %d snapshots, %d replicas reopened; %v virtual in %v",
+		s.OK, s.Failed, s.Unknown, s.TwoPhase, s.Inquired, s.Staged, s.Crashes, s.Tablets, s.Leads, s.Snapshots, s.Missing, s.Virtual.Round(time.Millisecond), s.Real.Round(time.Millisecond))
 }
 
 // World is a cluster in a bubble.
@@ -176,6 +179,8 @@ func (w *World) run(temp []string) {
 		w.compare()
 	}
 	w.stats.Virtual = time.Since(w.trace.start)
+	w.stats.Snapshots, w.stats.Missing = w.trace.count("installed a snapshot"), w.trace.count("opened a missing replica")
+	w.stats.Leads = w.trace.count("leading")
 }
 
 // close ends everything in the bubble.
