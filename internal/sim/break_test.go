@@ -4,6 +4,8 @@ package sim
 
 import (
 	"flag"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +15,15 @@ import (
 )
 
 var breakFlag = flag.String("sim.break", "", "which invariant to break: "+controlNames())
+
+func controlNames() string {
+	var names []string
+	for n := range controls {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
 
 // TestBroken runs one negative control: the invariant is broken, and must be
 // found, within its number of seeds.

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,15 +31,6 @@ var controls = map[string]control{
 	// Half of a transaction is lost.
 	"X3forget": {seeds: 40, finds: map[string]bool{"X3": true, "X4": true, "R4": true}, adjust: restlessLeaders},
 	"X3abort":  {seeds: 40, finds: map[string]bool{"X3": true, "X4": true}, adjust: unreachableLeaders},
-}
-
-func controlNames() string {
-	var names []string
-	for n := range controls {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
 }
 
 // cutOffLeaders isolates leaders, one after the other, for longer than a lease,

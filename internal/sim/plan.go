@@ -127,7 +127,7 @@ func NewPlan(seed uint64, o Options) Plan {
 		Duration:           o.Duration,
 		DiskLatency:        pick(d, 0, 100*time.Microsecond, 500*time.Microsecond, 3*time.Millisecond),
 		CheckpointKeys:     pick(d, 60, 300, 2000),
-		CheckpointInterval: pick(d, 700*time.Millisecond, 3*time.Second, time.Minute),
+		CheckpointInterval: pick(d, 300*time.Millisecond, 700*time.Millisecond, 3*time.Second, time.Minute),
 		SegmentBytes:       pick[int64](d, 64<<10, 256<<10),
 		InDoubtAfter:       pick(d, 300*time.Millisecond, 3*time.Second),
 		VersionHorizon:     pick(d, 0, 0, 1500*time.Millisecond),
@@ -138,12 +138,12 @@ func NewPlan(seed uint64, o Options) Plan {
 	if o.Epsilon > 0 {
 		p.Epsilon = o.Epsilon
 	}
-	p.Think = pick(d, 10*time.Millisecond, 40*time.Millisecond)
+	p.Think = pick(d, 4*time.Millisecond, 12*time.Millisecond, 40*time.Millisecond)
 	p.Noise = Noise{Min: 100 * time.Microsecond, Max: pick(d, 300*time.Microsecond, time.Millisecond, 5*time.Millisecond)}
 	if d.IntN(3) == 0 {
 		p.StageAfter, p.ChunkBytes, p.InlineBytes = 300, 200, 150
 	}
-	for range d.IntN(4) {
+	for range d.IntN(7) {
 		p.Splits = append(p.Splits, pick(d, splitKeys...))
 	}
 	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
@@ -179,7 +179,7 @@ func (p *Plan) drawFaults(d draw, o Options) {
 			break
 		}
 		f := Fault{Kind: pick(d, kinds...), At: at}
-		long := d.between(50*time.Millisecond, 4*time.Second)
+		long := d.between(50*time.Millisecond, pick(d, time.Second, 3*time.Second, 6*time.Second))
 		switch f.Kind {
 		case Crash:
 			if d.IntN(8) == 0 {

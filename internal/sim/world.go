@@ -92,12 +92,6 @@ func (w *World) violate(inv, format string, args ...any) {
 	w.mu.Unlock()
 }
 
-func (w *World) violated() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.violations) > 0
-}
-
 // Run runs one seed in a bubble of t and judges it. It fails t only when the
 // simulation itself cannot go on.
 func Run(t *testing.T, seed uint64, o Options) *Report {
