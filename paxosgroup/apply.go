@@ -46,7 +46,7 @@ func (g *Group) applyCommitted() {
 	if m := g.w.timeoutNow; m != nil && g.releasedIn(m.GetTerm()) {
 		g.timeoutNow(m)
 	}
-	g.w.tail.trim(g.w.applied, g.matched())
+	g.trimTail()
 	if g.w.rn.HasReady() {
 		g.host.sched.enqueue(g)
 	}

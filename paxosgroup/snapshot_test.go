@@ -86,6 +86,36 @@ func TestSnapshotToAFollowerThatIsTooFarBehind(t *testing.T) {
 	}
 }
 
+// What is written while a snapshot travels, more than a tail keeps, is there when it
+// has arrived: its receiver catches up from the log and needs no second one.
+func TestSnapshotUnderLoadIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		f := w.nodes[3]
+		f.crash()
+		n.fill(t, 250)
+		n.store.checkpoint(n.host)
+		w.net.SetFaults(MemFaults{MinDelay: 20 * time.Millisecond, MaxDelay: 20 * time.Millisecond})
+		f.start()
+		for n.groups[1].Status().Snapshots == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		n.fill(t, 2*tailBytes/(40<<10))
+		time.Sleep(20 * time.Second)
+		w.converged(1)
+		sameData(t, n, f)
+		if sent := n.host.snapID.Load(); sent != 1 {
+			t.Errorf("%d snapshots were sent", sent)
+		}
+		if s := n.groups[1].Status(); s.TailBytes > tailBytes {
+			t.Errorf("the tail keeps %d bytes when all have caught up", s.TailBytes)
+		}
+	})
+}
+
 func sameData(t *testing.T, a, b *node) {
 	t.Helper()
 	a.store.mu.Lock()

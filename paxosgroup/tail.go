@@ -25,7 +25,7 @@ type tail struct {
 	hs       *pb.HardState // for InitialState
 	voters   []uint64
 	applied  func() (index, term uint64)
-	pinned   uint64 // entries behind it are kept for a snapshot being sent; 0: none
+	pinned   uint64 // entries behind it are kept for the receivers of snapshots; 0: none
 	captured uint64 // applied index of the last checkpoint
 }
 
@@ -36,6 +36,9 @@ const (
 	tailEntries = 10_000
 	// tailChunk amortizes dropping.
 	tailChunk = 64
+	// pinnedBytes bounds what is kept for a receiver of a snapshot: what is written
+	// while it travels.
+	pinnedBytes = 16 * tailBytes
 )
 
 func (t *tail) InitialState() (*pb.HardState, *pb.ConfState, error) {
@@ -117,12 +120,22 @@ func (t *tail) reset(index, term uint64) {
 	t.prev, t.prevT, t.entries, t.bytes = index, term, nil, 0
 }
 
+// pin notes the lowest of pins.
+func (t *tail) pin(pins map[uint64]pin) {
+	t.pinned = 0
+	for _, p := range pins {
+		if t.pinned == 0 || p.index < t.pinned {
+			t.pinned = p.index
+		}
+	}
+}
+
 // trim drops entries up to applied that nobody needs any more: beyond the
 // budget always, and below it those that every live follower has (matched) and
 // the last checkpoint covers.
 func (t *tail) trim(applied, matched uint64) {
 	limit := applied
-	if t.pinned != 0 && t.bytes < 8*tailBytes {
+	if t.pinned != 0 && t.bytes < pinnedBytes {
 		limit = min(limit, t.pinned)
 	}
 	drop, bytes := 0, t.bytes

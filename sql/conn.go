@@ -15,6 +15,7 @@ import (
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
+	"github.com/spandb/spand/txn"
 )
 
 // Conn is one client's session. It implements Session, and expr.Session for the
@@ -166,6 +167,14 @@ func (c *Conn) clientError(err error) error {
 		return &sqlstate.Error{Code: sqlstate.LockNotAvailable, Message: "could not obtain lock on row", Cause: err}
 	case errors.As(err, &se):
 		return se
+	case errors.Is(err, tablet.ErrDiskFull):
+		return &sqlstate.Error{Code: sqlstate.DiskFull, Cause: err, Message: "could not write: no space left on device",
+			Hint: "Reads go on; writes are accepted again when there is space."}
+	case errors.Is(err, tablet.ErrTooLarge):
+		return &sqlstate.Error{Code: sqlstate.ProgramLimitExceeded, Cause: err,
+			Message: "row is too large: a row, and each of its index entries, may take up to " + itoa(tablet.MaxWrite>>10) + " KiB"}
+	case errors.Is(err, txn.ErrTooLarge):
+		return &sqlstate.Error{Code: sqlstate.ProgramLimitExceeded, Cause: err, Message: "transaction is too large for this node's memory"}
 	case c.eng.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return errShutdown
 	case errors.Is(err, context.DeadlineExceeded):

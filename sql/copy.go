@@ -16,6 +16,7 @@ import (
 
 // copyOptions are COPY's options.
 type copyOptions struct {
+	binary        bool
 	csv           bool
 	delim         byte
 	null          string
@@ -44,14 +45,14 @@ func parseCopyOptions(opts []pgast.Option, from bool) (copyOptions, error) {
 			case "csv":
 				o.csv = true
 			case "binary":
-				return o, unsupported("COPY BINARY is not supported")
+				o.binary = true
 			default:
 				return o, sqlstate.Newf(sqlstate.InvalidParameterValue, "COPY format %q not recognized", v)
 			}
 		case "csv":
 			o.csv = true
 		case "binary":
-			return o, unsupported("COPY BINARY is not supported")
+			o.binary = true
 		case "freeze":
 			_, err = on()
 		case "header":
@@ -83,6 +84,16 @@ func parseCopyOptions(opts []pgast.Option, from bool) (copyOptions, error) {
 		}
 		if err != nil {
 			return o, err
+		}
+	}
+	if o.binary {
+		switch {
+		case delim != nil:
+			return o, sqlstate.Newf(sqlstate.SyntaxError, "cannot specify DELIMITER in BINARY mode")
+		case null != nil:
+			return o, sqlstate.Newf(sqlstate.SyntaxError, "cannot specify NULL in BINARY mode")
+		case o.csv || o.header || quote != nil || escape != nil || o.forceQuote:
+			return o, sqlstate.Newf(sqlstate.FeatureNotSupported, "COPY HEADER, QUOTE and ESCAPE are not available in BINARY mode")
 		}
 	}
 	o.delim, o.null = '\t', `\N`
@@ -174,7 +185,7 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	defer c.release(ec)
 	ec.Eval.Reset(nil, nil)
 	ec.Eval.Format = c.format()
-	in, err := r.sink.w.CopyIn(false, len(ords))
+	in, err := r.sink.w.CopyIn(o.binary, len(ords))
 	if err != nil {
 		return 0, err
 	}
@@ -193,7 +204,12 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 			perRow = append(perRow, i)
 		}
 	}
-	rd := newCopyReader(in, o, len(ords))
+	var rd copyFields
+	if o.binary {
+		rd = newBinaryCopyReader(in, len(ords))
+	} else {
+		rd = newCopyReader(in, o, len(ords))
+	}
 	fs := c.format()
 	for line := 0; ; line++ {
 		if line&255 == 0 && ctx.Err() != nil {
@@ -222,6 +238,12 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 			f := &fields[i]
 			if f.null {
 				row[ord] = types.Null
+				continue
+			}
+			if o.binary {
+				if row[ord], err = types.ParseBinary(f.text, ti.Types[ord]); err != nil {
+					return 0, err
+				}
 				continue
 			}
 			s := unsafe.String(unsafe.SliceData(f.text), len(f.text))
@@ -311,12 +333,15 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 	ec.Eval.Reset(r.st.Consts, r.params)
 	ec.Eval.Format = c.format()
 	r.sink.hold, r.sink.sent = false, true
-	out, err := r.sink.w.CopyOut(false, len(cp.cols))
+	out, err := r.sink.w.CopyOut(o.binary, len(cp.cols))
 	if err != nil {
 		return 0, err
 	}
 	cw := &copyWriter{w: out, o: o, fs: c.format(), cols: cp.cols}
-	if o.header {
+	switch {
+	case o.binary:
+		cw.binaryHeader()
+	case o.header:
 		cw.header()
 	}
 	emit := func(row []types.Datum) error {
@@ -333,6 +358,9 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 	}
 	if err != nil {
 		return 0, err
+	}
+	if o.binary {
+		cw.binaryTrailer()
 	}
 	if err := cw.flush(); err != nil {
 		return 0, err

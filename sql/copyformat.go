@@ -234,17 +234,39 @@ type copyWriter struct {
 	val  []byte
 }
 
+// headerField is not subject to FORCE_QUOTE.
+func (c *copyWriter) headerField(name string) {
+	force := c.o.forceQuote
+	c.o.forceQuote = false
+	c.field([]byte(name))
+	c.o.forceQuote = force
+}
+
 func (c *copyWriter) header() {
 	for i, col := range c.cols {
 		if i > 0 {
 			c.buf = append(c.buf, c.o.delim)
 		}
-		c.field([]byte(col.Name))
+		c.headerField(col.Name)
 	}
 	c.buf = append(c.buf, '\n')
 }
 
 func (c *copyWriter) row(row []types.Datum) error {
+	if c.o.binary {
+		if err := c.binaryRow(row); err != nil {
+			return err
+		}
+	} else {
+		c.textRow(row)
+	}
+	if len(c.buf) >= 32<<10 {
+		return c.flush()
+	}
+	return nil
+}
+
+func (c *copyWriter) textRow(row []types.Datum) {
 	for i := range row {
 		if i > 0 {
 			c.buf = append(c.buf, c.o.delim)
@@ -257,10 +279,6 @@ func (c *copyWriter) row(row []types.Datum) error {
 		c.field(c.val)
 	}
 	c.buf = append(c.buf, '\n')
-	if len(c.buf) >= 32<<10 {
-		return c.flush()
-	}
-	return nil
 }
 
 func (c *copyWriter) flush() error {

@@ -324,6 +324,15 @@ func (e *AbortedError) Error() string {
 	return fmt.Sprintf("tablet: transaction %v aborted: %v", e.Txn, e.Reason)
 }
 
+// Refusals of the group below, by their names here for callers above.
+var (
+	ErrDiskFull = paxosgroup.ErrDiskFull // writes are refused until there is space; reads go on
+	ErrTooLarge = paxosgroup.ErrTooLarge // one write is larger than MaxWrite
+)
+
+// MaxWrite is what one write, key and value, may take in bytes.
+const MaxWrite = commandRoom
+
 // AmbiguousError: whether the command took effect is not known; inquire.
 type AmbiguousError struct{ Txn keys.TxnID }
 

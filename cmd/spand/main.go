@@ -37,7 +37,10 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
 	}
-	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	release := raiseHeapFloor()
+	code := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	release()
+	os.Exit(code)
 }
 
 func run(args, environ []string, stdout, stderr io.Writer) int {

@@ -327,9 +327,12 @@ func (n *Node) Addrs() Addrs {
 	return Addrs{SQL: n.ports.sql.Addr().String(), RPC: n.ports.rpc.Addr().String(), HTTP: n.ports.http.Addr().String()}
 }
 
-// Shutdown drains: statements under way get a moment, leaderships are handed over,
-// a checkpoint makes the next start quick. It returns ctx's error when that
-// took too long; the node is closed either way, and nothing acknowledged is lost.
+// Shutdown drains: statements under way get a moment, leaderships are handed over.
+// A single node's checkpoint makes its next start quick; a member of a cluster makes
+// none, since what the log holds behind the last one is all that it can serve a
+// follower with after its restart: one that lacks an entry more needs a snapshot.
+// Shutdown returns ctx's error when that took too long; the node is closed either
+// way, and nothing acknowledged is lost.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.serving.set(errors.New("shutting down"))
 	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
@@ -348,9 +351,11 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	drainCtx, cancel := third()
 	err = errors.Join(err, n.host.Drain(drainCtx))
 	cancel()
-	ckptCtx, cancel := third()
-	err = errors.Join(err, n.store.Checkpoint(ckptCtx))
-	cancel()
+	if len(n.members) == 1 {
+		ckptCtx, cancel := third()
+		err = errors.Join(err, n.store.Checkpoint(ckptCtx))
+		cancel()
+	}
 	n.Close()
 	return err
 }

@@ -238,9 +238,11 @@ func FuzzCallFrames(f *testing.F) {
 	f.Add([]byte{frameRequest, 1, 2, 0})
 	f.Add([]byte{frameCancel, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := &callServer{ctx: t.Context(), out: newQueue(1 << 20), cancels: map[uint64]context.CancelFunc{},
+		ctx, cancel := context.WithCancel(t.Context())
+		s := &callServer{ctx: ctx, out: newQueue(1 << 20), work: make(chan call), cancels: map[uint64]context.CancelFunc{},
 			handle: func(context.Context, keys.NodeID, byte, []byte) []byte { return nil }}
 		s.receive(data)
+		cancel()
 		s.wg.Wait()
 		c := newCallStream(&netPeer{})
 		c.receive(appendFrame(nil, data))

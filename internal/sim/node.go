@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,7 @@ type Node struct {
 	mu    sync.Mutex // a leaf
 	life  *Life      // nil: down
 	slow  time.Duration
+	fails bool // the next sync fails
 	clock clockError
 }
 
@@ -92,9 +94,20 @@ func (n *Node) inject(op storage.Op, _ string) error {
 	}
 	n.mu.Lock()
 	d := n.w.plan.DiskLatency + n.slow
+	fails := n.fails && op == storage.OpSync
 	n.mu.Unlock()
 	time.Sleep(d + time.Duration(n.id)) // a nanosecond of its own
+	if fails {
+		return errors.New("input/output error")
+	}
 	return nil
+}
+
+// failSync makes the disk fail every sync until the node has died of the first one.
+func (n *Node) failSync() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fails = n.life != nil
 }
 
 func (n *Node) setSlow(d time.Duration) {
@@ -137,7 +150,16 @@ func (n *Node) start() error {
 		CheckpointKeys: p.CheckpointKeys, CheckpointInterval: p.CheckpointInterval, CheckpointSegments: 2,
 		SegmentBytes: p.SegmentBytes, Gather: -1, MapBytes: 64 << 20, Reserve: -1,
 		Fatal: func(err error) {
-			if !l.dead.Load() {
+			n.mu.Lock()
+			expected := n.fails
+			n.mu.Unlock()
+			switch {
+			case l.dead.Load():
+			case expected:
+				// What the process would do at once; it cannot wait for itself.
+				w.trace.Addf("node %d exits: %v", n.id, err)
+				w.exits.Go(func() { n.crash(true) })
+			default:
 				w.violate("R1", "node %d: the store failed: %v", n.id, err)
 			}
 		},
@@ -176,8 +198,12 @@ var clusterID = [16]byte{'s', 'i', 'm'}
 func (l *Life) openHost() error {
 	w, self := l.n.w, l.n.id
 	boot := directory.Bootstrap(w.ids)
+	inc, err := l.nextIncarnation()
+	if err != nil {
+		return err
+	}
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
-		Node: self, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
+		Node: self, Incarnation: inc, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
 		Logger: l.log, Workers: w.plan.Workers, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
 		ClockSuspect: func(err error) {
 			if !w.opts.LyingClocks {
@@ -233,6 +259,20 @@ func (l *Life) openHost() error {
 		}
 	}
 	return l.checkStart()
+}
+
+// nextIncarnation mirrors internal/node's.
+func (l *Life) nextIncarnation() (uint64, error) {
+	key := []byte{byte(storage.ClassNode), 'i'}
+	last, ok, err := l.store.GetNode(key)
+	if err != nil {
+		return 0, err
+	}
+	inc := uint64(l.clock.Now().Latest)
+	if ok {
+		inc = max(inc, binary.BigEndian.Uint64(last)+1)
+	}
+	return inc, l.store.PutNode(key, binary.BigEndian.AppendUint64(nil, inc))
 }
 
 // checkStart mirrors internal/node's (T2).
@@ -345,7 +385,7 @@ func (l *Life) collect() {
 func (n *Node) crash(torn bool) {
 	n.mu.Lock()
 	l := n.life
-	n.life = nil
+	n.life, n.fails = nil, false
 	n.mu.Unlock()
 	if l == nil {
 		return

@@ -47,11 +47,12 @@ const (
 	Transfer  // leadership of the tablet of Key to Node
 	Split     // at Key
 	Checkpoint
-	Drain // a clean shutdown, then a restart
+	Drain    // a clean shutdown, then a restart
+	FailSync // the disk fails the next sync, which must end the life (R1)
 )
 
 func (k FaultKind) String() string {
-	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain"}[k]
+	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain", "failing sync"}[k]
 }
 
 // Fault happens at At and, where it lasts, ends after For.
@@ -169,7 +170,7 @@ func (p *Plan) victim(d draw) (keys.NodeID, string) {
 func (p *Plan) drawFaults(d draw, o Options) {
 	kinds := []FaultKind{
 		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Stall, NoisyNet, NoisyNet,
-		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain,
+		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain, FailSync,
 	}
 	at := 200 * time.Millisecond
 	pace := pick(d, 600*time.Millisecond, 1500*time.Millisecond, 3*time.Second)
@@ -219,7 +220,7 @@ func (p *Plan) drawFaults(d draw, o Options) {
 			}
 		case Checkpoint:
 			f.Node = p.node(d)
-		case Drain:
+		case Drain, FailSync:
 			f.Node = p.node(d)
 			f.For = pick(d, 5*time.Millisecond, long)
 		}

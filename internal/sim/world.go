@@ -28,6 +28,8 @@ type Options struct {
 	Adjust func(*Plan, draw)
 	// LyingClocks says that some clock may err beyond ε: then suspicion is no violation.
 	LyingClocks bool
+	// FixedClocks change by the plan's faults alone, not by reboots.
+	FixedClocks bool
 	// Log adds the rooms' log lines to the trace; LogDebug their debug lines too.
 	Log, LogDebug bool
 }
@@ -78,6 +80,7 @@ type World struct {
 	settled truetime.Timestamp // of the initial rows
 	stats   Stats
 	truth   Versions
+	exits   sync.WaitGroup // nodes that end their lives themselves
 
 	mu         sync.Mutex // a leaf
 	violations []Violation
@@ -160,6 +163,11 @@ func (w *World) run(temp []string) {
 		return
 	}
 	until := time.Now().Add(p.Duration)
+	watching, stop := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() { w.watchLeases(watching) })
+	defer watch.Wait()
+	defer stop()
 	var clients sync.WaitGroup
 	for i, kind := range p.Clients {
 		c := &client{w: w, id: i, kind: kind, d: newDraw(p.Seed, streamClients+uint64(i))}
@@ -252,7 +260,7 @@ func (w *World) nemesis() {
 			w.trace.Addf("FAULT ends: %v", e.fault)
 			delete(active, e.fault)
 			w.surroundings(active)
-			if k := e.fault.Kind; k == Crash || k == CrashAll || k == Drain {
+			if k := e.fault.Kind; k == Crash || k == CrashAll || k == Drain || k == FailSync {
 				w.restart(active)
 			}
 			continue
@@ -282,6 +290,8 @@ func (w *World) strike(f *Fault, active map[*Fault]bool) {
 			w.stats.Crashes++
 			n.crash(f.Torn)
 		}
+	case FailSync:
+		w.nodes[f.Node-1].failSync()
 	case Drain:
 		if err := w.nodes[f.Node-1].drain(); err != nil {
 			w.trace.Addf("drain of node %d: %v", f.Node, err)
@@ -380,7 +390,7 @@ func (w *World) restart(active map[*Fault]bool) {
 	down := map[keys.NodeID]bool{}
 	for f := range active {
 		switch f.Kind {
-		case Crash, Drain:
+		case Crash, Drain, FailSync:
 			down[f.Node] = true
 		case CrashAll:
 			return
@@ -390,6 +400,9 @@ func (w *World) restart(active map[*Fault]bool) {
 		if down[n.id] || n.current() != nil {
 			continue
 		}
+		if d := (draw{n.torn}); !w.opts.LyingClocks && !w.opts.FixedClocks && d.IntN(2) == 0 {
+			n.setClock(w.plan.honestClock(d)) // booting has set it anew
+		}
 		w.trace.Addf("node %d starts", n.id)
 		if err := n.start(); err != nil {
 			w.violate("R1", "node %d does not start again: %v", n.id, err)
@@ -397,9 +410,49 @@ func (w *World) restart(active map[*Fault]bool) {
 	}
 }
 
+// watchLeases looks, again and again, at who serves each group: nobody, or one (R2).
+func (w *World) watchLeases(ctx context.Context) {
+	tick := time.NewTicker(23*time.Millisecond + 7)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		serving := map[keys.GroupID]keys.NodeID{}
+		for _, n := range w.nodes {
+			l := n.current()
+			if l == nil {
+				continue
+			}
+			for _, r := range l.all() {
+				g := r.tablet.Group()
+				if r.group.Leader() != n.id || !r.group.Status().Serving {
+					continue
+				}
+				if time.Now() != now {
+					break // a worker was busy: this is no picture of one instant
+				}
+				if other, ok := serving[g]; ok && !w.opts.LyingClocks {
+					w.violate("R2", "nodes %d and %d both hold the lease of group %d", other, n.id, g)
+				}
+				serving[g] = n.id
+			}
+		}
+	}
+}
+
 // heal ends all faults.
 func (w *World) heal() {
 	w.trace.Addf("HEAL")
+	for _, n := range w.nodes {
+		n.mu.Lock()
+		n.fails = false
+		n.mu.Unlock()
+	}
+	w.exits.Wait()
 	w.surroundings(nil)
 	w.restart(nil)
 }

@@ -319,7 +319,7 @@ type modifier struct {
 	row     []types.Datum // the target's slots
 	new     []types.Datum
 	w       *rowWriter
-	ret     *returner
+	ret     returner
 	changed []bool
 	count   int64
 }
@@ -329,7 +329,7 @@ func (c *Context) modify(p *plan.Modify, emit func([]types.Datum) error) (int64,
 	buf := make([]types.Datum, p.Width+n)
 	m := &modifier{c: c, p: p, frame: buf[:p.Width:p.Width], new: buf[p.Width:], w: c.rowWriter(p.Table)}
 	m.row = m.frame[p.Off : p.Off+n]
-	m.ret = &returner{c: c, exprs: p.Returning, emit: emit}
+	m.ret = returner{c: c, exprs: p.Returning, emit: emit}
 	m.changed = make([]bool, n)
 	for _, s := range p.Set {
 		m.changed[s.Ord] = true

@@ -44,6 +44,7 @@ type scanIter struct {
 
 	eq    [8]types.Datum
 	point [1]keys.Key
+	spare [2]types.Datum // scratch of short keys
 }
 
 func (c *Context) scan(n *plan.Scan, frame []types.Datum) *scanIter {
@@ -56,7 +57,9 @@ func (c *Context) scan(n *plan.Scan, frame []types.Datum) *scanIter {
 	if n.RowReader != nil {
 		k = max(k, len(n.Table.Primary().KeyOrds))
 	}
-	s.scratch = make([]types.Datum, k)
+	if s.scratch = s.spare[:]; k > len(s.spare) {
+		s.scratch = make([]types.Datum, k)
+	}
 	return s
 }
 

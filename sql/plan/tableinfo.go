@@ -128,7 +128,7 @@ func (ix *IndexInfo) Covers(ords []int) bool {
 
 // Gather copies the values of ords out of a row (table order) into dst.
 func Gather(dst []types.Datum, row []types.Datum, ords []int) []types.Datum {
-	dst = dst[:0]
+	dst = slices.Grow(dst[:0], len(ords))
 	for _, o := range ords {
 		dst = append(dst, row[o])
 	}
