@@ -99,18 +99,32 @@ func TestSnapshotUnderLoadIsEnough(t *testing.T) {
 		n.fill(t, 250)
 		n.store.checkpoint(n.host)
 		w.net.SetFaults(MemFaults{MinDelay: 20 * time.Millisecond, MaxDelay: 20 * time.Millisecond})
+		before := n.host.snapID.Load()
 		f.start()
 		for n.groups[1].Status().Snapshots == 0 {
 			time.Sleep(10 * time.Millisecond)
 		}
-		n.fill(t, 2*tailBytes/(40<<10))
+		pad := strings.Repeat("y", 40<<10)
+		writes := 2 * tailBytes / len(pad)
+		done := make(chan error, writes)
+		for i := range writes {
+			n.submit(1, n.groups[1].leadTerm.Load(), fmt.Sprint("meanwhile", i, pad), func(_ truetime.Timestamp, err error) { done <- err })
+		}
+		for range writes {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n.groups[1].Status().Snapshots == 0 {
+			t.Fatal("the snapshot ended too early for this test to mean something")
+		}
 		time.Sleep(20 * time.Second)
 		w.converged(1)
 		sameData(t, n, f)
-		if sent := n.host.snapID.Load(); sent != 1 {
+		if sent := n.host.snapID.Load() - before; sent != 1 {
 			t.Errorf("%d snapshots were sent", sent)
 		}
-		if s := n.groups[1].Status(); s.TailBytes > tailBytes {
+		if s := n.groups[1].Status(); s.TailBytes > 2*tailBytes {
 			t.Errorf("the tail keeps %d bytes when all have caught up", s.TailBytes)
 		}
 	})

@@ -413,6 +413,8 @@ func (c *Conn) drop(ctx context.Context, r *request, x *pgast.DropTable) error {
 		switch kind {
 		case "index", "type", "domain", "function", "extension":
 			code = sqlstate.UndefinedObject
+		case "database":
+			code = sqlstate.InvalidCatalogName
 		case "schema":
 			code = sqlstate.InvalidSchemaName
 		}
@@ -450,6 +452,17 @@ func (c *Conn) drop(ctx context.Context, r *request, x *pgast.DropTable) error {
 				continue
 			}
 			if err := c.dropIndex(ctx, e, schema, name.Last()); err != nil {
+				return err
+			}
+		case "database":
+			d, err := view.Database(ctx, name.Last())
+			if err != nil {
+				return err
+			}
+			if d != nil {
+				return unsupported("DROP DATABASE is not supported")
+			}
+			if err := missing(name); err != nil {
 				return err
 			}
 		case "schema":

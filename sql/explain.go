@@ -88,7 +88,9 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 		return ""
 	})
 	if analyze {
-		lines[0] += fmt.Sprintf(" (actual rows=%d)", rows)
+		if cp.plan.Query == nil { // the statement's own line, which is no node of the plan
+			lines[0] += fmt.Sprintf(" (actual rows=%d)", rows)
+		}
 		lines = append(lines,
 			fmt.Sprintf("Planning Time: %.3f ms", float64(planning.Microseconds())/1000),
 			fmt.Sprintf("Execution Time: %.3f ms", float64(time.Since(started).Microseconds())/1000))

@@ -27,7 +27,8 @@ type Node struct {
 	w    *World
 	id   keys.NodeID
 	disk *storage.MemFS
-	torn *rand.Rand // of crashes; the nemesis's
+	torn *rand.Rand    // of crashes; for who has the turn
+	turn chan struct{} // capacity 1: starting, draining or crashing
 
 	mu    sync.Mutex // a leaf
 	life  *Life      // nil: down
@@ -131,6 +132,11 @@ func (n *Node) setClock(e time.Duration, ppm float64) {
 
 // start boots the node.
 func (n *Node) start() error {
+	n.turn <- struct{}{}
+	defer func() { <-n.turn }()
+	if n.current() != nil {
+		return nil
+	}
 	w := n.w
 	l := &Life{
 		n: n, log: w.trace.logger(w.opts.logLevel()).With("node", n.id),
@@ -383,6 +389,8 @@ func (l *Life) collect() {
 
 // crash ends the life; what the disk had not synced is lost, or torn.
 func (n *Node) crash(torn bool) {
+	n.turn <- struct{}{}
+	defer func() { <-n.turn }()
 	n.mu.Lock()
 	l := n.life
 	n.life, n.fails = nil, false
@@ -405,6 +413,8 @@ func (n *Node) crash(torn bool) {
 // drain shuts the node down cleanly: it hands its leaderships over and takes a
 // checkpoint, as far as a moment allows.
 func (n *Node) drain() error {
+	n.turn <- struct{}{}
+	defer func() { <-n.turn }()
 	l := n.current()
 	if l == nil {
 		return nil

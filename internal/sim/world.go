@@ -145,7 +145,7 @@ func (w *World) run(temp []string) {
 	d := newDraw(p.Seed, streamPlan+200)
 	for i := range p.Nodes {
 		id := keys.NodeID(i + 1)
-		n := &Node{w: w, id: id, disk: storage.NewMemFS(temp[i]), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
+		n := &Node{w: w, id: id, turn: make(chan struct{}, 1), disk: storage.NewMemFS(temp[i]), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
 		e, ppm := p.honestClock(d)
 		n.clock = clockError{time.Now(), e, ppm}
 		n.disk.Inject(n.inject)
