@@ -144,6 +144,7 @@ func (n *Node) start() error {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
+	n.fails = false // it was not the disk's last life
 	e := n.clock.now()
 	ppm := n.clock.ppm
 	n.mu.Unlock()
