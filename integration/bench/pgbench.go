@@ -52,7 +52,7 @@ var (
 )
 
 func (s *system) pgbench(w work) (result, error) {
-	args := append([]string{"-n", "-c", strconv.Itoa(*clients), "-j", "2", "-M", "prepared", "-T", strconv.Itoa(*seconds), "--max-tries=100"}, w.flags...)
+	args := append([]string{"-n", "-c", strconv.Itoa(*clients), "-j", "2", "-M", "prepared", "-T", strconv.Itoa(*seconds), "--max-tries=0"}, w.flags...)
 	out, err := s.tool("pgbench", args...)
 	if err != nil {
 		return result{}, err
