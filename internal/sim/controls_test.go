@@ -24,7 +24,7 @@ var controls = map[string]control{
 	// transaction that only reads).
 	"R2": {seeds: 40, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, epsilon: 4 * time.Millisecond, adjust: cutOffLeaders},
 	// Clocks that disagree by up to 2ε, on a network that is faster.
-	"X1": {seeds: 5, finds: map[string]bool{"X1": true}, epsilon: 30 * time.Millisecond, adjust: func(p *Plan, _ draw) {
+	"X1": {seeds: 10, finds: map[string]bool{"X1": true}, epsilon: 30 * time.Millisecond, adjust: func(p *Plan, _ draw) {
 		p.Noise.Max = 300 * time.Microsecond
 		p.DiskLatency = 100 * time.Microsecond
 	}},

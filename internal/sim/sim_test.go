@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	seedsFlag    = flag.Int("sim.seeds", 20, "how many seeds TestSimulation runs")
+	seedsFlag    = flag.Int("sim.seeds", 40, "how many seeds TestSimulation runs")
 	seedFlag     = flag.Uint64("sim.seed", 0, "run this seed alone")
 	firstFlag    = flag.Uint64("sim.first", 1, "the first seed")
 	repeatFlag   = flag.Int("sim.repeat", 1, "how often to run each seed")
