@@ -112,9 +112,8 @@ func (n *node) start() {
 }
 
 func (n *node) open(s GroupConfig) *Group {
-	m := &toy{n: n, id: s.ID}
+	m := &toy{n: n, id: s.ID, store: n.store}
 	s.Machine, s.Recovered = m, n.store.recovered(s.ID)
-	m.g = func() *Group { return n.groups[s.ID] }
 	g, err := n.host.Open(s)
 	if err != nil {
 		n.w.t.Fatal(err)
@@ -263,9 +262,9 @@ type event struct {
 
 // toy is a state machine that remembers what it applied.
 type toy struct {
-	n  *node
-	id keys.GroupID
-	g  func() *Group
+	n     *node
+	id    keys.GroupID
+	store *fakeStore // of its life: a dying one applies while the next gets its own; nil on real storage
 
 	mu     sync.Mutex
 	events []event
@@ -287,8 +286,8 @@ func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
 	m.events = append(m.events, event{c.TS, string(c.Data)})
 	k := m.key(c.Index)
 	b.Put(k, append([]byte(nil), c.Data...))
-	if m.n.store != nil {
-		m.n.store.put(k, c.Data)
+	if m.store != nil {
+		m.store.put(k, c.Data)
 	}
 	return c.Index, nil
 }
