@@ -69,12 +69,16 @@ func (w *World) unrest() (why []string) {
 	for _, g := range all {
 		ss := groups[g]
 		serving := 0
+		level := true
 		for _, s := range ss {
 			if s.Serving {
 				serving++
 			}
-			if s.Applied != ss[0].Applied || s.Applied != s.Last {
-				say("group %d: %s of term %d has applied %d of %d", g, s.Role, s.Term, s.Applied, s.Last)
+			level = level && s.Applied == ss[0].Applied && s.Applied == s.Last
+		}
+		for _, s := range ss {
+			if !level {
+				say("group %d: replica %d, %s of term %d, has applied %d of %d", g, s.Replica, s.Role, s.Term, s.Applied, s.Last)
 			}
 		}
 		if serving != 1 {

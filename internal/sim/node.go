@@ -30,11 +30,12 @@ type Node struct {
 	torn *rand.Rand    // of crashes; for who has the turn
 	turn chan struct{} // capacity 1: starting, draining or crashing
 
-	mu    sync.Mutex // a leaf
-	life  *Life      // nil: down
-	slow  time.Duration
-	fails bool // the next sync fails
-	clock clockError
+	mu     sync.Mutex // a leaf
+	life   *Life      // nil: down
+	slow   time.Duration
+	fails  bool // every sync fails
+	failed bool // one has, in this life
+	clock  clockError
 }
 
 // clockError is how far a machine's clock is off.
@@ -88,17 +89,20 @@ func (n *Node) current() *Life {
 	return n.life
 }
 
-// inject is the disk's speed: every sync and commit takes time.
+// inject is the disk's speed: every sync and commit takes time. Whether a sync fails
+// is decided at its end.
 func (n *Node) inject(op storage.Op, _ string) error {
 	if op != storage.OpSync && op != storage.OpCommit {
 		return nil
 	}
 	n.mu.Lock()
 	d := n.w.plan.DiskLatency + n.slow
-	fails := n.fails && op == storage.OpSync
 	n.mu.Unlock()
 	time.Sleep(d + time.Duration(n.id)) // a nanosecond of its own
-	if fails {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fails && op == storage.OpSync {
+		n.failed = true
 		return errors.New("input/output error")
 	}
 	return nil
@@ -144,7 +148,7 @@ func (n *Node) start() error {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
-	n.fails = false // it was not the disk's last life
+	n.fails, n.failed = false, false // it was not the disk's last life
 	e := n.clock.now()
 	ppm := n.clock.ppm
 	n.mu.Unlock()
@@ -158,7 +162,7 @@ func (n *Node) start() error {
 		SegmentBytes: p.SegmentBytes, Gather: -1, MapBytes: 64 << 20, Reserve: -1,
 		Fatal: func(err error) {
 			n.mu.Lock()
-			expected := n.fails
+			expected := n.failed
 			n.mu.Unlock()
 			switch {
 			case l.dead.Load():

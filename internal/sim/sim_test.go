@@ -41,6 +41,27 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// A sync that is under way when everything heals has failed or it has not: the node
+// dies of it and comes back, or goes on. On a slow disk there is always one.
+func TestR1SyncFailsAsAllHeals(t *testing.T) {
+	for seed := uint64(1); seed <= 6; seed++ {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
+			o := options()
+			o.Duration = time.Second
+			o.Adjust = func(p *Plan, _ draw) {
+				p.Faults = []Fault{
+					{Kind: SlowDisk, Node: 1, At: 500 * time.Millisecond, For: time.Second, Amount: 50 * time.Millisecond},
+					{Kind: FailSync, Node: 1, At: p.Duration - time.Duration(seed)*10*time.Millisecond, For: time.Second},
+				}
+			}
+			r := Run(t, seed, o)
+			t.Logf("seed %d: %v", seed, r.Stats)
+			report(t, r, "go test ./internal/sim -run TestR1SyncFailsAsAllHeals")
+		})
+	}
+}
+
 func options() Options {
 	return Options{Duration: *durationFlag, Log: *logFlag, LogDebug: *debugFlag}
 }

@@ -452,6 +452,7 @@ func (w *World) heal() {
 		n.fails = false
 		n.mu.Unlock()
 	}
+	synctest.Wait() // who has heard of a failed sync is on the way out by then
 	w.exits.Wait()
 	w.surroundings(nil)
 	w.restart(nil)
