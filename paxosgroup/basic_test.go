@@ -355,6 +355,43 @@ func TestPreferredNodeGetsLeadershipBack(t *testing.T) {
 	})
 }
 
+// A preferred node that has just died is not handed anything: the group would
+// be without a leader until Raft gives the hand-over up.
+func TestNothingIsHandedToTheDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10, 3)
+		w.conf = func(c *Config) { c.BalanceInterval = time.Second }
+		defer w.close()
+		w.start(1)
+		w.leader(1).crash()
+		died := 0
+		for round := range 30 {
+			time.Sleep(4 * time.Second) // another one leads and is settled
+			w.nodes[1].start()
+			time.Sleep(time.Duration(40*round) * time.Millisecond)
+			n := w.serving(1)
+			w.nodes[1].crash()
+			if n == nil || n.id == 1 {
+				continue // handed over already
+			}
+			died++
+			since, gap := time.Now(), time.Duration(0)
+			for end := since.Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+				if w.serving(1) != nil {
+					since = time.Now()
+				}
+				gap = max(gap, time.Since(since))
+			}
+			if gap > 3*150*time.Millisecond+100*time.Millisecond {
+				t.Errorf("round %d: nobody led for %v after the death of a node that did not lead", round, gap)
+			}
+		}
+		if died < 5 {
+			t.Fatalf("only %d deaths before the hand-over: nothing is tested", died)
+		}
+	})
+}
+
 func TestR1_AllCrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 8, 3)

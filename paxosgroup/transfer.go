@@ -17,6 +17,7 @@ import (
 
 type transfer struct {
 	to        keys.NodeID // 0: whoever is best
+	target    *peer       // of the last attempt
 	attempts  int
 	attemptAt time.Time
 	waiters   []chan<- error
@@ -93,12 +94,12 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 }
 
 // bestTarget returns the replica on node to, or for 0 the one that is most up to
-// date, if its node lives and it lags at most maxLag entries.
+// date, if its node answers and it lags at most maxLag entries.
 func (g *Group) bestTarget(to keys.NodeID, maxLag uint64) *member {
 	var best *member
 	var high uint64
 	g.progress(func(m *member, match uint64) {
-		if m.peer == nil || !m.peer.alive.Load() || to != 0 && m.Node != to || match+maxLag < g.w.lastIndex || m.peer.isDraining() {
+		if m.peer == nil || to != 0 && m.Node != to || match+maxLag < g.w.lastIndex || !g.host.answers(m.peer) || m.peer.isDraining() {
 			return
 		}
 		if best == nil || match > high || match == high && m.Node == g.preferred {
@@ -106,6 +107,15 @@ func (g *Group) bestTarget(to keys.NodeID, maxLag uint64) *member {
 		}
 	})
 	return best
+}
+
+// answers reports whether the peer has answered one of the last pings. Nobody
+// else serves between a release and the target's election, so a node that died
+// a moment ago must not be given one.
+func (h *Host) answers(p *peer) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.mu.lastPong) <= 3*h.cfg.HeartbeatInterval
 }
 
 func (p *peer) isDraining() bool {
@@ -132,17 +142,20 @@ func (g *Group) tickTransfer(now time.Time) {
 		tr = &transfer{}
 		g.w.transfer = tr
 	}
-	if now.Before(tr.attemptAt) {
+	if now.Before(tr.attemptAt) && g.host.answers(tr.target) {
 		return
 	}
-	to := tr.to
-	if tr.attempts > 0 {
-		to = 0
+	var m *member
+	if tr.attempts == 0 {
+		m = g.bestTarget(tr.to, 1<<62)
 	}
-	m := g.bestTarget(to, 1<<62)
+	if m == nil {
+		m = g.bestTarget(0, 1<<62)
+	}
 	if m == nil {
 		return
 	}
+	tr.target = m.peer
 	tr.attempts++
 	// Raft gives up on a transfer after its election timeout.
 	tr.attemptAt = now.Add(time.Duration(g.host.cfg.ElectionTicks+1) * g.host.cfg.TickInterval)
@@ -185,7 +198,7 @@ func (h *Host) balance(time.Time) {
 			return
 		}
 		p := h.peer(g.preferred)
-		if !p.alive.Load() || p.isDraining() {
+		if !h.answers(p) || p.isDraining() {
 			return
 		}
 		n++
