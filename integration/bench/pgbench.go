@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,79 +11,122 @@ import (
 	"strings"
 )
 
-// result of one pgbench run.
-type result struct {
-	tps     float64
-	latency float64 // ms
-	retried string  // share of transactions that were retried, as pgbench prints it
+// system is what PostgreSQL's programs talk to.
+type system struct {
+	name     string
+	pgbin    string
+	port     string
+	user     string
+	database string
+	options  string // PGOPTIONS
+	servers  []*server
+	rpc      []string // addresses of spand's nodes
 }
 
-func command(name string, args ...string) error {
-	out, err := exec.Command(name, args...).CombinedOutput()
+// tool runs one of PostgreSQL's programs against the system.
+func (s *system) tool(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.pgbin, name), args...)
+	cmd.Env = append(os.Environ(), "PGHOST=127.0.0.1", "PGPORT="+s.port, "PGUSER="+s.user, "PGDATABASE="+s.database,
+		"PGOPTIONS="+s.options, "PGSSLMODE=disable", "LC_ALL=C")
+	out, err := runTool(cmd)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+		return "", fmt.Errorf("%s: %w", s.name, err)
+	}
+	return out, nil
+}
+
+// psql runs one command and returns its rows, unaligned.
+func (s *system) psql(ctx context.Context, sql string) (string, error) {
+	out, err := s.tool(ctx, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql)
+	return strings.TrimSpace(out), err
+}
+
+// initialise makes pgbench's tables anew and fills them from the client, at scale 10.
+func (s *system) initialise(ctx context.Context) (string, error) {
+	return s.tool(ctx, "pgbench", "-i", "-q", "-s", "10")
+}
+
+func initialise(ctx context.Context, systems ...*system) error {
+	for _, s := range systems {
+		if _, err := s.initialise(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (s *system) env() []string {
-	return append(os.Environ(), "PGHOST="+s.host, "PGPORT="+s.port, "PGUSER="+s.user, "PGDATABASE="+s.database, "PGOPTIONS="+s.options)
+// pgbenchArgs are the same for everybody. With --max-tries=0 a transaction that is
+// refused because of others (40001, deadlocks) is repeated until it commits, by all
+// systems alike: it counts once, and its time is that of all its tries.
+func pgbenchArgs(cfg config) []string {
+	return []string{"-n", "-c", "8", "-j", "2", "-M", "prepared", "-T", strconv.Itoa(cfg.seconds), "--max-tries=0"}
 }
 
-func (s *system) tool(name string, args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(*pgbin, name), args...)
-	cmd.Env = s.env()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s on %s: %w\n%s", name, s.name, err, out)
+// pgbench is the race that one of its built-in scripts is; "" is TPC-B.
+func (b *bench) pgbench(row, script string, systems ...*system) *race {
+	args := pgbenchArgs(b.cfg)
+	if script != "" {
+		args = append(args, script)
 	}
-	return string(out), nil
-}
-
-func (s *system) initialise() error {
-	_, err := s.tool("pgbench", "-i", "-q", "-s", strconv.Itoa(*scale))
-	return err
+	return &race{row: row, systems: systems, unit: " tps", nominal: turn(b.cfg),
+		measure: func(ctx context.Context, s *system) (sample, error) {
+			out, err := s.tool(ctx, "pgbench", args...)
+			if err != nil {
+				return sample{}, err
+			}
+			return parseRun(out)
+		}}
 }
 
 var (
-	reTPS     = regexp.MustCompile(`tps = ([0-9.]+)`)
-	reLatency = regexp.MustCompile(`latency average = ([0-9.]+) ms`)
-	reRetried = regexp.MustCompile(`number of transactions retried: \d+ \(([0-9.]+%)\)`)
-	reFailed  = regexp.MustCompile(`number of failed transactions: (\d+)`)
+	reTPS     = regexp.MustCompile(`(?m)^tps = ([0-9.]+) `)
+	reRetried = regexp.MustCompile(`(?m)^number of transactions retried: \d+ \(([0-9.]+)%\)`)
+	reFailed  = regexp.MustCompile(`(?m)^number of failed transactions: (\d+) `)
+	reWhole   = regexp.MustCompile(`(?m)^done in ([0-9.]+) s `)
+	reLoad    = regexp.MustCompile(`client-side generate ([0-9.]+) s`)
 )
 
-func (s *system) pgbench(w work) (result, error) {
-	args := append([]string{"-n", "-c", strconv.Itoa(*clients), "-j", "2", "-M", "prepared", "-T", strconv.Itoa(*seconds), "--max-tries=0"}, w.flags...)
-	out, err := s.tool("pgbench", args...)
-	if err != nil {
-		return result{}, err
+func find(re *regexp.Regexp, out string) (float64, error) {
+	m := re.FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("pgbench does not say %s:\n%s", re, out)
 	}
-	number := func(re *regexp.Regexp) float64 {
-		m := re.FindStringSubmatch(out)
-		if m == nil {
-			return 0
-		}
-		f, _ := strconv.ParseFloat(m[1], 64)
-		return f
-	}
-	r := result{tps: number(reTPS), latency: number(reLatency), retried: "0%"}
-	if m := reRetried.FindStringSubmatch(out); m != nil {
-		r.retried = m[1]
-	}
-	if r.tps == 0 || number(reFailed) != 0 {
-		return r, fmt.Errorf("pgbench: %s", out)
-	}
-	return r, nil
+	return strconv.ParseFloat(m[1], 64)
 }
 
-// checkSums is pgbench's invariant: what the history says is what the balances say.
-func (s *system) checkSums() error {
-	out, err := s.tool("psql", "-AtX", "-c", `select (select sum(abalance) from pgbench_accounts) - (select coalesce(sum(delta), 0) from pgbench_history)`)
-	if err != nil {
-		return err
+// parseRun reads pgbench's summary.
+func parseRun(out string) (m sample, err error) {
+	if m.figure, err = find(reTPS, out); err != nil {
+		return m, err
 	}
-	if strings.TrimSpace(out) != "0" {
-		return fmt.Errorf("%s: accounts and history differ by %s", s.name, strings.TrimSpace(out))
+	if failed, err := find(reFailed, out); err != nil || failed > 0 {
+		return m, fmt.Errorf("transactions failed for good (%w):\n%s", err, out)
+	}
+	m.retried, err = find(reRetried, out)
+	return m, err
+}
+
+// initTimes are seconds of pgbench -i.
+type initTimes struct{ generate, whole float64 }
+
+func parseInit(out string) (t initTimes, err error) {
+	if t.generate, err = find(reLoad, out); err != nil {
+		return t, err
+	}
+	t.whole, err = find(reWhole, out)
+	return t, err
+}
+
+// checkSums demands pgbench's invariant: what the history says is what the balances say.
+func checkSums(ctx context.Context, systems ...*system) error {
+	for _, s := range systems {
+		out, err := s.psql(ctx, "select (select sum(abalance) from pgbench_accounts) - (select coalesce(sum(delta), 0) from pgbench_history)")
+		if err != nil {
+			return err
+		}
+		if out != "0" {
+			return fmt.Errorf("%s: accounts and history differ by %s", s.name, out)
+		}
 	}
 	return nil
 }
