@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -94,9 +92,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	})
 	e.parse = parse.NewCache(10000, 64<<20)
 	e.plans.init()
-	e.rowIDs.node = int64(cfg.Node)
-	e.rowIDs.clock = cfg.Clock
-	e.rowIDs.last.Store(math.MinInt64 / 8192) // nothing given out yet
+	e.rowIDs.init(int64(cfg.Node), cfg.Clock)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.mu.sessions = make(map[*Conn]struct{})
 	e.registerSystemViews()
@@ -194,40 +190,3 @@ func (e *Engine) serverVersion() string {
 	}
 	return "15.0 (spand " + v + ")"
 }
-
-// maxRowIDNode is the highest node id that fits a row id.
-const maxRowIDNode = 1<<12 - 1
-
-// rowIDs makes hidden row ids that no other node makes: microseconds of the clock's
-// earliest instant above the node's id. They are written without looking whether they
-// exist, so none may ever come again: ids run ahead of true time by at most rowIDLead
-// (T1), and a starting node waits until true time is past all that it can have given
-// out before.
-type rowIDs struct {
-	clock truetime.Clock
-	node  int64
-	last  atomic.Int64 // microseconds
-}
-
-// rowIDEpoch is 2000-01-01 in microseconds of Unix time: 51 bits last until 2071.
-const rowIDEpoch = 946684800 * 1000000
-
-func (r *rowIDs) next() int64 {
-	for {
-		last := r.last.Load()
-		us := int64(r.clock.Now().Earliest)/1000 - rowIDEpoch
-		if us <= last {
-			us = last + 1
-			if now := int64(r.clock.Now().Earliest)/1000 - rowIDEpoch; us > now+rowIDLead {
-				// Far ahead of the clock: wait for it, whatever the statement.
-				_ = r.clock.AwaitAfter(context.Background(), truetime.Timestamp((us-rowIDLead+rowIDEpoch)*1000))
-			}
-		}
-		if r.last.CompareAndSwap(last, us) {
-			return us<<12 | r.node
-		}
-	}
-}
-
-// rowIDLead is how many ids may be given out ahead of the clock, one per microsecond.
-const rowIDLead = 10000
