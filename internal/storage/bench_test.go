@@ -68,7 +68,7 @@ func benchKey(i uint64) []byte {
 	return binary.BigEndian.AppendUint64(k, ^uint64(1000))
 }
 
-func load(b *testing.B, s *Store, keys int) {
+func load(b testing.TB, s *Store, keys int) {
 	h := &fakeHost{store: s, groups: map[keysGroup]*fakeGroup{1: {replica: 1, term: 1, changed: true}}}
 	s.SetSource(h)
 	batch := s.NewBatch(1)
@@ -144,6 +144,36 @@ func BenchmarkCheckpoint(b *testing.B) {
 			b.ReportMetric(float64(lat[len(lat)-1].Microseconds()), "log-max-us")
 		})
 	}
+}
+
+// BenchmarkCheckpointRun writes 200,000 new ascending keys behind all others, as a
+// bulk load leaves them.
+func BenchmarkCheckpointRun(b *testing.B) {
+	const n = 200_000
+	s := benchStore(b)
+	load(b, s, 1000)
+	before, next := s.bolt.size.Load(), uint64(1000)
+	var took time.Duration
+	for b.Loop() {
+		batch := s.NewBatch(1)
+		for range n {
+			batch.Put(benchKey(next), make([]byte, 100))
+			next++
+			if batch.Len() == 1000 {
+				if err := s.Apply(batch); err != nil {
+					b.Fatal(err)
+				}
+				batch.Reset()
+			}
+		}
+		start := time.Now()
+		if err := s.Checkpoint(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		took += time.Since(start)
+	}
+	b.ReportMetric(float64(n*b.N)/took.Seconds(), "keys/s")
+	b.ReportMetric(float64(s.bolt.size.Load()-before)/float64(n*b.N), "file-bytes/key")
 }
 
 func BenchmarkApply(b *testing.B) {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -291,9 +292,22 @@ func (s *Store) writePuts(ctx context.Context, run *ckptRun, urgent bool) error 
 	return nil
 }
 
-// putChunk stores puts with their checksums. bbolt keeps the arena's slices
-// until the commit; when it grows, they keep the old one.
+// A run is so many new keys, some pages of them, that nothing stored lies among them,
+// as bulk loads make them. Their pages are left this full, for the versions to come;
+// bbolt's own half is right where keys come in between.
+const (
+	runKeys = 100
+	runFill = 0.9
+)
+
+// putChunk stores puts, which are in order, with their checksums. bbolt keeps the
+// arena's slices until the commit; when it grows, they keep the old one.
 func putChunk(bk *bbolt.Bucket, arena *[]byte, chunk []kv) error {
+	if len(chunk) >= runKeys {
+		if k, _ := bk.Cursor().Seek(chunk[0].key); k == nil || bytes.Compare(k, chunk[len(chunk)-1].key) > 0 {
+			bk.FillPercent = runFill
+		}
+	}
 	for _, e := range chunk {
 		var v []byte
 		*arena, v = sealValue(*arena, e.key, e.value)
