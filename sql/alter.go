@@ -32,7 +32,7 @@ func (c *Conn) alterTable(ctx context.Context, r *request, x *pgast.AlterTable) 
 		if err := c.alter(ctx, r, d, &x.Actions[i]); err != nil {
 			return err
 		}
-		if d, err = c.txn.view.LockTable(ctx, c.txn.kv, d.ID); err != nil {
+		if d, err = c.txn.view.LockTable(ctx, c.locking(), d.ID); err != nil {
 			return err
 		}
 	}
@@ -40,7 +40,7 @@ func (c *Conn) alterTable(ctx context.Context, r *request, x *pgast.AlterTable) 
 }
 
 func (c *Conn) alter(ctx context.Context, r *request, d *catalog.Table, a *pgast.AlterAction) error {
-	put := func() error { return c.txn.view.PutTable(ctx, c.txn.kv, d) }
+	put := func() error { return c.txn.view.PutTable(ctx, c.locking(), d) }
 	column := func() (*catalog.Column, error) {
 		o := d.ColumnByName(a.Name)
 		if o < 0 {
@@ -138,14 +138,14 @@ func (c *Conn) renameTable(ctx context.Context, d *catalog.Table, to string) err
 	to = types.TruncateName(to)
 	dup := sqlstate.Newf(sqlstate.DuplicateTable, "relation %q already exists", to)
 	e := catalog.Entry{Kind: catalog.KindTable, ID: d.ID, Table: d.ID}
-	if err := c.txn.view.ClaimName(ctx, c.txn.kv, d.Schema, to, e, dup); err != nil {
+	if err := c.txn.view.ClaimName(ctx, c.locking(), d.Schema, to, e, dup); err != nil {
 		return err
 	}
-	if err := c.txn.view.FreeName(ctx, c.txn.kv, d.Schema, d.Name); err != nil {
+	if err := c.txn.view.FreeName(ctx, c.locking(), d.Schema, d.Name); err != nil {
 		return err
 	}
 	d.Name = to
-	return c.txn.view.PutTable(ctx, c.txn.kv, d)
+	return c.txn.view.PutTable(ctx, c.locking(), d)
 }
 
 func (c *Conn) createIndex(ctx context.Context, r *request, x *pgast.CreateIndex) error {
@@ -209,7 +209,7 @@ func (c *Conn) addIndex(ctx context.Context, d *catalog.Table, def indexDef) err
 	if err := c.rewrite(ctx, old, &only, func(row, _ []types.Datum) error { return nil }); err != nil {
 		return indexBuildError(err, ix.Name)
 	}
-	return c.txn.view.PutTable(ctx, c.txn.kv, next)
+	return c.txn.view.PutTable(ctx, c.locking(), next)
 }
 
 // addPrimaryKey rewrites a locked table under a new key. Its secondary indexes point
@@ -246,11 +246,11 @@ func (c *Conn) addPrimaryKey(ctx context.Context, d *catalog.Table, def indexDef
 		return indexBuildError(err, next.Indexes[0].Name)
 	}
 	for _, p := range retired {
-		if err := c.txn.view.RetirePhys(ctx, c.txn.kv, d, p); err != nil {
+		if err := c.txn.view.RetirePhys(ctx, c.locking(), d, p); err != nil {
 			return err
 		}
 	}
-	return c.txn.view.PutTable(ctx, c.txn.kv, next)
+	return c.txn.view.PutTable(ctx, c.locking(), next)
 }
 
 // indexBuildError turns a duplicate or a NULL met while an index is built into
@@ -309,7 +309,7 @@ func (c *Conn) rewrite(ctx context.Context, from, to *plan.TableInfo, convert fu
 	if !sameColumns(from.Desc, to.Desc) {
 		next = make([]types.Datum, len(to.Types))
 	}
-	it := c.txn.kv.Scan(ctx, kv.ScanRequest{Span: from.Primary().Codec.Span(), Lock: tablet.LockExclusive})
+	it := c.locking().Scan(ctx, kv.ScanRequest{Span: from.Primary().Codec.Span(), Lock: tablet.LockExclusive})
 	defer it.Close()
 	for it.Next() {
 		if err := rd.Read(it.Key(), it.Value(), row, scratch); err != nil {
@@ -352,7 +352,7 @@ func (c *Conn) addColumn(ctx context.Context, r *request, d *catalog.Table, a *p
 	next := d.Clone()
 	addColumn(next, col)
 	if col.Default == "" && !col.NotNull {
-		return c.txn.view.PutTable(ctx, c.txn.kv, next) // absent from a stored row is NULL
+		return c.txn.view.PutTable(ctx, c.locking(), next) // absent from a stored row is NULL
 	}
 	return c.rewriteWith(ctx, d, next, col)
 }
@@ -392,11 +392,11 @@ func (c *Conn) rewriteWith(ctx context.Context, d, next *catalog.Table, col cata
 		return indexBuildError(err, "")
 	}
 	for _, p := range old {
-		if err := c.txn.view.RetirePhys(ctx, c.txn.kv, d, p); err != nil {
+		if err := c.txn.view.RetirePhys(ctx, c.locking(), d, p); err != nil {
 			return err
 		}
 	}
-	return c.txn.view.PutTable(ctx, c.txn.kv, next)
+	return c.txn.view.PutTable(ctx, c.locking(), next)
 }
 
 func (c *Conn) dropColumn(ctx context.Context, r *request, d *catalog.Table, a *pgast.AlterAction) error {
@@ -415,7 +415,7 @@ func (c *Conn) dropColumn(ctx context.Context, r *request, d *catalog.Table, a *
 		}
 	}
 	d.Columns = slices.Delete(d.Columns, o, o+1)
-	return c.txn.view.PutTable(ctx, c.txn.kv, d)
+	return c.txn.view.PutTable(ctx, c.locking(), d)
 }
 
 // checkNoNulls reads a locked table through and refuses NULLs in the columns.
@@ -428,7 +428,7 @@ func (c *Conn) checkNoNulls(ctx context.Context, d *catalog.Table, names []strin
 	rd := plan.NewReader(ti, ti.Primary(), ords)
 	row := make([]types.Datum, len(ti.Types))
 	scratch := make([]types.Datum, len(ti.Types))
-	it := c.txn.kv.Scan(ctx, kv.ScanRequest{Span: ti.Primary().Codec.Span(), Lock: tablet.LockExclusive})
+	it := c.locking().Scan(ctx, kv.ScanRequest{Span: ti.Primary().Codec.Span(), Lock: tablet.LockExclusive})
 	defer it.Close()
 	for it.Next() {
 		if err := rd.Read(it.Key(), it.Value(), row, scratch); err != nil {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql"
@@ -193,9 +194,7 @@ func TestX2CommitConflicts(t *testing.T) {
 		t.Fatalf("%d commits: %s", store.n.Load(), out)
 	}
 	store.fail = nil
-	if n := store.Active(); n != 0 {
-		t.Errorf("%d transactions were left open", n)
-	}
+	noneOpen(t, store.Store)
 }
 
 // A statement that writes only keys which it need not lock first meets its conflict
@@ -275,44 +274,84 @@ func TestX2NoPhantoms(t *testing.T) {
 	}
 }
 
-func TestCancelAndTimeout(t *testing.T) {
-	e, store := newEngine(t)
-	s := newSession(t, e)
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(sqlstate.Newf(sqlstate.QueryCanceled, "canceling statement due to statement timeout"))
-	w := &textResult{fs: s.FormatSettings()}
-	err := s.Simple(ctx, "select count(*) from generate_series(1, 100000000)", w)
-	if sqlstate.CodeOf(err) != sqlstate.QueryCanceled || !strings.Contains(err.Error(), "timeout") {
-		t.Fatalf("%v", err)
-	}
-	must(t, s, "set statement_timeout = '1ms'")
-	if out := run(s, "select count(*) from generate_series(1, 100000000)"); !strings.Contains(out, "57014") {
-		t.Fatal(out)
-	}
-	must(t, s, "set statement_timeout = 0; create table l (a int primary key); insert into l values (1)")
-	must(t, s, "begin; update l set a = 1 where a = 1")
-	b := newSession(t, e)
-	started := make(chan struct{})
-	done := make(chan string)
-	go func() {
-		close(started)
-		done <- run(b, "update l set a = 1 where a = 1")
-	}()
-	<-started
-	for out := ""; out == ""; {
-		b.Cancel() // until it has begun
-		select {
-		case out = <-done:
-			if !strings.Contains(out, "canceling statement due to user request") && !strings.Contains(out, "UPDATE") {
-				t.Fatal(out)
-			}
-		default:
+func TestCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, store := newEngine(t)
+		s := newSession(t, e)
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(sqlstate.Newf(sqlstate.QueryCanceled, "canceling statement due to statement timeout"))
+		err := s.Simple(ctx, "select count(*) from generate_series(1, 100000000)", &textResult{fs: s.FormatSettings()})
+		if sqlstate.CodeOf(err) != sqlstate.QueryCanceled || !strings.Contains(err.Error(), "timeout") {
+			t.Fatalf("%v", err)
 		}
-	}
-	must(t, s, "commit")
-	if n := store.Active(); n != 0 {
-		t.Errorf("%d transactions were left open", n)
-	}
+		must(t, s, "create table l (a int primary key); insert into l values (1)")
+		must(t, s, "begin; update l set a = 1 where a = 1")
+		b := newSession(t, e)
+		b.Cancel() // nothing runs: nothing happens
+		done := make(chan string)
+		go func() { done <- run(b, "update l set a = 1 where a = 1") }()
+		synctest.Wait() // it waits for the lock
+		b.Cancel()
+		if out := <-done; !strings.Contains(out, "ERROR 57014: canceling statement due to user request") {
+			t.Fatal(out)
+		}
+		must(t, s, "commit")
+		must(t, b, "update l set a = 1 where a = 1")
+		noneOpen(t, store)
+	})
+}
+
+// lock_timeout bounds each wait for a lock, not the statement.
+func TestLockTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, store := newEngine(t)
+		a, b := newSession(t, e), newSession(t, e)
+		const timedOut = "ERROR 55P03: canceling statement due to lock timeout"
+		must(t, a, "create table l (a int primary key, b int, unique (b)); insert into l select g, g from generate_series(1, 20) g")
+		must(t, b, "set lock_timeout = '2s'")
+		must(t, a, "begin; update l set b = 10 where a = 10")
+		for _, q := range []string{
+			"update l set b = 0 where a = 10",
+			"delete from l",
+			"select * from l where b = 10 for update",
+			"insert into l values (10, 30)",
+			"insert into l values (10, 30) on conflict do nothing",
+			"copy l from stdin",
+			"create table l2 as select * from l",
+			"alter table l alter column b set not null",
+		} {
+			start := time.Now()
+			w := &textResult{fs: b.FormatSettings(), data: "10\t30\n"}
+			if err := b.Simple(context.Background(), q, w); err != nil {
+				w.fail(err)
+			}
+			if out := w.String(); !strings.Contains(out, timedOut) {
+				t.Fatalf("%s\n%s", q, out)
+			}
+			if took := time.Since(start); took < 2*time.Second || took > 3*time.Second {
+				t.Errorf("%s gave up after %v", q, took)
+			}
+		}
+		// It is not the time of the statement, and no reader waits.
+		expect(t, b, "select pg_sleep(30)", "[pg_sleep]\n\nSELECT 1")
+		expect(t, b, "select count(*) from l", "[count]\n20\nSELECT 1")
+
+		// Behind a savepoint the block goes on, under another limit.
+		must(t, b, "begin; update l set b = 1 where a = 1; savepoint s")
+		expect(t, b, "update l set b = 0 where a = 10", timedOut)
+		must(t, b, "rollback to s; set local lock_timeout = 0")
+		done := make(chan string)
+		go func() { done <- run(b, "update l set b = 100 where a = 10") }()
+		time.Sleep(time.Hour)
+		must(t, a, "commit")
+		if out := <-done; !strings.Contains(out, "UPDATE 1") {
+			t.Fatal(out)
+		}
+		must(t, b, "commit")
+		expect(t, b, "select sum(b) from l", "[sum]\n300\nSELECT 1")
+		expect(t, b, "show lock_timeout", "[lock_timeout]\n2s\nSHOW")
+		noneOpen(t, store)
+	})
 }
 
 // The engine's timers run in virtual time.

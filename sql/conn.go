@@ -69,9 +69,9 @@ var (
 	errShutdown   = sqlstate.Newf(sqlstate.AdminShutdown, "terminating connection due to administrator command")
 )
 
-// begin makes the context of a statement: it ends with ctx, with Cancel, and with
-// statement_timeout. done must be called.
-func (c *Conn) begin(ctx context.Context) (context.Context, func()) {
+// begin makes the context of a statement: it ends with ctx and with Cancel. The front
+// end's ctx bounds it by statement_timeout. done must be called.
+func (c *Conn) begin(ctx context.Context) (out context.Context, done func()) {
 	m := &c.cancelMu
 	m.Lock()
 	if m.ctx == nil || m.parent != ctx || m.ctx.Err() != nil {
@@ -82,18 +82,10 @@ func (c *Conn) begin(ctx context.Context) (context.Context, func()) {
 		m.ctx, m.cancel = context.WithCancelCause(ctx)
 	}
 	m.busy = true
-	out := m.ctx
+	out = m.ctx
 	m.Unlock()
 	c.stmtCtx = out
-	if c.set.stmtMS == 0 {
-		return out, c.doneFunc
-	}
-	timed, cancel := context.WithTimeoutCause(out, time.Duration(c.set.stmtMS)*time.Millisecond, errTimeout)
-	c.stmtCtx = timed
-	return timed, func() {
-		cancel()
-		c.done()
-	}
+	return out, c.doneFunc
 }
 
 func (c *Conn) done() {
@@ -203,7 +195,7 @@ func (c *Conn) execContext(ctx context.Context) *exec.Context {
 		x = new(exec.Context)
 	}
 	x.Init(ctx, c)
-	x.View, x.DB, x.Txn = c.txn.view, c.db, c.txn.kv
+	x.View, x.DB, x.Txn = c.txn.view, c.db, c.locking()
 	x.Bulk = &c.txn.bulk
 	x.Lock = tablet.LockShared
 	if c.txn.kv != nil && c.txn.kv.ReadOnly() {

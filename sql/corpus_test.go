@@ -53,8 +53,6 @@ func TestCorpus(t *testing.T) {
 			t.Errorf("%s: %d statements succeed, floor %d", file, ok, floor)
 		}
 		s.Close()
-		if n := store.Active(); n != 0 {
-			t.Errorf("%d transactions were left open", n)
-		}
+		noneOpen(t, store)
 	}
 }

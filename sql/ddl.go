@@ -93,7 +93,7 @@ func (c *Conn) lockTable(ctx context.Context, name pgast.Name) (*catalog.Table, 
 	if err != nil {
 		return nil, err
 	}
-	return c.txn.view.LockTable(ctx, c.txn.kv, t.ID)
+	return c.txn.view.LockTable(ctx, c.locking(), t.ID)
 }
 
 // indexDef is an index to be made.
@@ -156,7 +156,7 @@ func (c *Conn) createTable(ctx context.Context, r *request, x *pgast.CreateTable
 
 // newTable gives a table its ids, writes its descriptor and claims its names.
 func (c *Conn) newTable(ctx context.Context, t *catalog.Table, defs []indexDef, exists error) error {
-	view, txn := c.txn.view, c.txn.kv
+	view, txn := c.txn.view, c.locking()
 	if !slices.ContainsFunc(defs, func(d indexDef) bool { return d.primary }) {
 		id := addColumn(t, catalog.Column{Name: "rowid", Type: types.T(types.OIDInt8), NotNull: true, Hidden: true})
 		defs = append([]indexDef{{columns: []catalog.IndexColumn{{Column: id}}, unique: true, primary: true}}, defs...)
@@ -229,7 +229,7 @@ func (c *Conn) nameIndex(ctx context.Context, t *catalog.Table, ix *catalog.Inde
 			continue
 		}
 		dup := sqlstate.Newf(sqlstate.DuplicateTable, "relation %q already exists", ix.Name)
-		return c.txn.view.ClaimName(ctx, c.txn.kv, t.Schema, ix.Name, catalog.Entry{Kind: catalog.KindIndex, ID: ix.ID, Table: t.ID}, dup)
+		return c.txn.view.ClaimName(ctx, c.locking(), t.Schema, ix.Name, catalog.Entry{Kind: catalog.KindIndex, ID: ix.ID, Table: t.ID}, dup)
 	}
 }
 
@@ -403,7 +403,7 @@ func checkStorageOptions(opts []pgast.Option) error {
 // drop runs DROP TABLE, INDEX and the like. Of most kinds of objects there are none,
 // so that only IF EXISTS is to be honoured.
 func (c *Conn) drop(ctx context.Context, r *request, x *pgast.DropTable) error {
-	view, txn := c.txn.view, c.txn.kv
+	view, txn := c.txn.view, c.locking()
 	missing := func(name pgast.Name) error {
 		kind := x.Kind
 		if x.IfExists {
@@ -514,7 +514,7 @@ func (c *Conn) findIndex(ctx context.Context, name pgast.Name) (*catalog.Entry, 
 }
 
 func (c *Conn) dropIndex(ctx context.Context, e *catalog.Entry, schema *catalog.Schema, name string) error {
-	d, err := c.txn.view.LockTable(ctx, c.txn.kv, e.Table)
+	d, err := c.txn.view.LockTable(ctx, c.locking(), e.Table)
 	if err != nil {
 		return err
 	}
@@ -532,14 +532,14 @@ func (c *Conn) dropIndex(ctx context.Context, e *catalog.Entry, schema *catalog.
 // removeIndex takes a secondary index out of a locked table.
 func (c *Conn) removeIndex(ctx context.Context, d *catalog.Table, i int) error {
 	ix := d.Indexes[i]
-	if err := c.txn.view.RetirePhys(ctx, c.txn.kv, d, ix.Phys); err != nil {
+	if err := c.txn.view.RetirePhys(ctx, c.locking(), d, ix.Phys); err != nil {
 		return err
 	}
-	if err := c.txn.view.FreeName(ctx, c.txn.kv, d.Schema, ix.Name); err != nil {
+	if err := c.txn.view.FreeName(ctx, c.locking(), d.Schema, ix.Name); err != nil {
 		return err
 	}
 	d.Indexes = slices.Delete(d.Indexes, i, i+1)
-	return c.txn.view.PutTable(ctx, c.txn.kv, d)
+	return c.txn.view.PutTable(ctx, c.locking(), d)
 }
 
 // truncate gives the tables new, empty storage; the old rows go once nobody can
@@ -558,7 +558,7 @@ func (c *Conn) truncate(ctx context.Context, x *pgast.Truncate) error {
 		if err := c.renewPhys(ctx, d); err != nil {
 			return err
 		}
-		if err := c.txn.view.PutTable(ctx, c.txn.kv, d); err != nil {
+		if err := c.txn.view.PutTable(ctx, c.locking(), d); err != nil {
 			return err
 		}
 	}
@@ -576,7 +576,7 @@ func (c *Conn) renewPhys(ctx context.Context, d *catalog.Table) error {
 		return err
 	}
 	for i := range d.Indexes {
-		if err := c.txn.view.RetirePhys(ctx, c.txn.kv, d, d.Indexes[i].Phys); err != nil {
+		if err := c.txn.view.RetirePhys(ctx, c.locking(), d, d.Indexes[i].Phys); err != nil {
 			return err
 		}
 		d.Indexes[i].Phys = first + catalog.ID(i)
@@ -599,12 +599,12 @@ func (c *Conn) createSchema(ctx context.Context, r *request, x *pgast.CreateSche
 	if strings.HasPrefix(x.Name, "pg_") {
 		return sqlstate.Newf(sqlstate.ReservedName, "unacceptable schema name %q", x.Name).WithDetail("The prefix \"pg_\" is reserved for system schemas.")
 	}
-	return c.txn.view.CreateSchema(ctx, c.txn.kv, c.db.ID, x.Name)
+	return c.txn.view.CreateSchema(ctx, c.locking(), c.db.ID, x.Name)
 }
 
 func (c *Conn) createDatabase(ctx context.Context, x *pgast.CreateDatabase) error {
 	if c.txn.explicit {
 		return sqlstate.Newf(sqlstate.ActiveTransaction, "CREATE DATABASE cannot run inside a transaction block")
 	}
-	return c.txn.view.CreateDatabase(ctx, c.txn.kv, x.Name)
+	return c.txn.view.CreateDatabase(ctx, c.locking(), x.Name)
 }

@@ -114,9 +114,7 @@ func TestExtendedProtocol(t *testing.T) {
 	x.want(again(), "[a]\n3\n4\ntrue")
 	x.want(again(), "[a]\n5\nSELECT 1\nfalse")
 	x.sync()
-	if n := store.Active(); n != 0 {
-		t.Fatalf("%d transactions were left open", n)
-	}
+	noneOpen(t, store)
 
 	// A prepared statement survives a schema change, unless its result changes.
 	if err := x.prepare("star", "select * from t where a = $1"); err != nil {

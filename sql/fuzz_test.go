@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/spandb/spand/sql/kvmem"
 	"github.com/spandb/spand/sql/parse/pgast"
@@ -108,19 +109,21 @@ func FuzzStatements(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer s.Close()
 		if err := s.Simple(context.Background(), setup, discard{}); err != nil {
 			return // an earlier input changed the tables
 		}
-		if err := s.Simple(context.Background(), "set statement_timeout = 500", discard{}); err != nil {
-			t.Fatal(err)
-		}
-		err = s.Simple(context.Background(), query, discard{})
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		defer cancel()
+		err = s.Simple(ctx, query, discard{})
 		if code := sqlstate.CodeOf(err); strings.HasPrefix(string(code), "XX") {
 			t.Errorf("%v", err)
 		}
 		s.Close()
-		if n := store.Active(); n != 0 {
-			t.Errorf("%d transactions were left open", n)
+		idle, stop := context.WithTimeout(context.Background(), 20*time.Second)
+		defer stop()
+		if err := store.AwaitIdle(idle); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -203,9 +203,7 @@ func TestB2ChangesUnderLoad(t *testing.T) {
 		expect(t, s, "select count(*), sum(x), sum(c0) + sum(c7) from t where c3 = 3",
 			fmt.Sprintf("[count|sum|?column?]\n%d|%d|%d\nSELECT 1", inserted.Load(), inserted.Load(), 7*inserted.Load()))
 		c.close(s)
-		if n := store.Active(); n != 0 {
-			t.Errorf("%d transactions were left open", n)
-		}
+		noneOpen(t, store)
 	})
 }
 
@@ -288,9 +286,7 @@ func TestBulkLoad(t *testing.T) {
 	// Not behind a savepoint, which could ask for them back.
 	must(t, s, "begin; truncate t; savepoint a; insert into t select g, 'r' || g from generate_series(1, 20000) g; rollback to a; commit")
 	expect(t, s, "select count(*) from t", "[count]\n0\nSELECT 1")
-	if n := store.Active(); n != 0 {
-		t.Errorf("%d transactions were left open", n)
-	}
+	noneOpen(t, store)
 }
 
 // A store that fails makes clear errors and leaves nothing open.
@@ -303,7 +299,5 @@ func TestF1StoreErrors(t *testing.T) {
 	}
 	store.fail = nil
 	expect(t, s, "select count(*) from c", "[count]\n0\nSELECT 1")
-	if n := store.Active(); n != 0 {
-		t.Errorf("%d transactions were left open", n)
-	}
+	noneOpen(t, store.Store)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -53,6 +54,16 @@ func newSession(t testing.TB, e *sql.Engine) sql.Session {
 	return s
 }
 
+// noneOpen wants every transaction to have ended, or to end by itself.
+func noneOpen(t testing.TB, store *kvmem.Store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := store.AwaitIdle(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestScripts runs testdata/*.test: "sql" runs a query string, with the data of a
 // COPY behind a line "----- data", and prints what a client would see.
 func TestScripts(t *testing.T) {
@@ -88,9 +99,7 @@ func engineRunner(t *testing.T) func(session, query, data string) string {
 		for _, s := range sessions {
 			s.Close()
 		}
-		if n := store.Active(); n != 0 {
-			t.Errorf("%d transactions were left open", n)
-		}
+		noneOpen(t, store)
 	})
 	return func(name, query, data string) string {
 		s := sessions[name]

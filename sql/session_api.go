@@ -89,7 +89,8 @@ type Session interface {
 	Setting(name string) (string, bool)
 	// FormatSettings are what text output of datums depends on.
 	FormatSettings() *types.FormatSettings
-	// IdleInTransactionTimeout and StatementTimeout in milliseconds, 0: none.
+	// IdleInTransactionTimeout and StatementTimeout in milliseconds, 0: none. The
+	// front end, which knows when one begins, keeps both.
 	IdleInTransactionTimeout() int
 	StatementTimeout() int
 

@@ -245,6 +245,7 @@ type sessionSettings struct {
 	searchPath []string
 	stmtMS     int
 	idleMS     int
+	lockMS     int
 }
 
 func (c *Conn) initSettings(o SessionOptions) error {
@@ -380,6 +381,7 @@ func (c *Conn) settingsChanged() {
 	s.format.Location, _ = location(get("timezone"))
 	s.stmtMS, _ = milliseconds(get("statement_timeout"))
 	s.idleMS, _ = milliseconds(get("idle_in_transaction_session_timeout"))
+	s.lockMS, _ = milliseconds(get("lock_timeout"))
 	s.searchPath = s.searchPath[:0:0]
 	for _, p := range splitPath(get("search_path")) {
 		if p == "$user" {

@@ -69,7 +69,7 @@ func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err err
 			// The last attempt was refused there in its commit, where nobody waits for
 			// an older transaction; here it may (X2).
 			c.refusedAt = nil
-			if _, err := t.kv.Get(ctx, []keys.Key{at}, tablet.LockExclusive, tablet.WaitBlock); err != nil {
+			if _, err := c.locking().Get(ctx, []keys.Key{at}, tablet.LockExclusive, tablet.WaitBlock); err != nil {
 				return false, err
 			}
 		}
@@ -128,12 +128,12 @@ func (c *Conn) commitKV(ctx context.Context) error {
 		return err
 	}
 	if t.view.Changed() {
-		if err := t.view.CommitChanges(ctx, t.kv); err != nil {
+		if err := t.view.CommitChanges(ctx, c.locking()); err != nil {
 			return err
 		}
 		return c.committed(t.kv.Commit(c.ctx))
 	}
-	lease, err := t.view.EnterCommit(ctx, t.kv)
+	lease, err := t.view.EnterCommit(ctx, c.locking())
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package kvmem
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sort"
 	"sync"
 
@@ -108,12 +109,26 @@ func (s *Store) Len(span keys.Span) int {
 	return n
 }
 
-// Active returns the number of unfinished read-write transactions: what a test
-// of leaked transactions wants to be zero.
-func (s *Store) Active() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.mu.active)
+// AwaitIdle waits until no read-write transaction is open: what a test of leaked
+// ones wants. Background work of a catalog ends its transactions by itself.
+func (s *Store) AwaitIdle(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		n := len(s.mu.active)
+		var open *Txn
+		for t := range s.mu.active {
+			open = t
+		}
+		s.mu.Unlock()
+		if open == nil {
+			return nil
+		}
+		select {
+		case <-open.done:
+		case <-ctx.Done():
+			return fmt.Errorf("kvmem: %d transactions are open, %s among them", n, open.id)
+		}
+	}
 }
 
 func visible(vs []version, at truetime.Timestamp) ([]byte, truetime.Timestamp) {
