@@ -20,7 +20,8 @@ var rooms = []struct {
 }{
 	{"truetime", nil},
 	{"internal/keys", []string{"truetime"}},
-	{"internal/storage", []string{"internal/keys", "truetime"}},
+	{"internal/version", nil},
+	{"internal/storage", []string{"internal/keys", "internal/version", "truetime"}},
 	{"paxosgroup", []string{"internal/storage", "internal/keys", "truetime"}},
 	{"internal/rpc", []string{"paxosgroup", "internal/keys"}},
 	{"tablet", []string{"paxosgroup", "internal/storage", "internal/keys", "truetime"}},

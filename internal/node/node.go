@@ -39,6 +39,7 @@ type Node struct {
 	log     *slog.Logger
 	members []Member
 	self    keys.NodeID
+	life    uint64 // incarnation, above that of every earlier life
 	cluster [16]byte
 	list    string // --cluster in canonical form, "" for a store of one node
 
@@ -128,6 +129,9 @@ func (n *Node) open(ctx context.Context) (err error) {
 	}
 	recovered, fresh, err := n.openStore()
 	if err != nil {
+		return err
+	}
+	if err := n.openLife(); err != nil {
 		return err
 	}
 	var cancel context.CancelFunc
@@ -240,6 +244,18 @@ func clusterID(members []Member) (id [16]byte) {
 
 // membersKey holds, durably, the --cluster list that the data directory was made with.
 var membersKey = []byte{byte(storage.ClassNode), 'm'}
+
+// openLife numbers this life of the node. The clock alone would not do: it may err by
+// ε one way at one start and the other way at the next, and peers are deaf to an
+// incarnation that retreats.
+func (n *Node) openLife() (err error) {
+	var now uint64
+	if t := n.clock.Now().Latest; t != truetime.Max {
+		now = uint64(t)
+	}
+	n.life, err = n.store.NextIncarnation(now)
+	return err
+}
 
 // openStore opens the data directory. fresh says that this node has not taken part
 // in its cluster yet, as far as the directory knows.

@@ -60,12 +60,8 @@ func (n *Node) openHost() error {
 		ids[i] = m.ID
 	}
 	boot := directory.Bootstrap(ids)
-	inc, err := nextIncarnation(n.store, n.clock)
-	if err != nil {
-		return err
-	}
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
-		Node: n.self, Incarnation: inc, Cluster: n.cluster, Nodes: ids,
+		Node: n.self, Incarnation: n.life, Cluster: n.cluster, Nodes: ids,
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
 		GroupFailed: func(g keys.GroupID, err error) {

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -209,7 +208,7 @@ var clusterID = [16]byte{'s', 'i', 'm'}
 func (l *Life) openHost() error {
 	w, self := l.n.w, l.n.id
 	boot := directory.Bootstrap(w.ids)
-	inc, err := l.nextIncarnation()
+	inc, err := l.store.NextIncarnation(uint64(l.clock.Now().Latest))
 	if err != nil {
 		return err
 	}
@@ -270,20 +269,6 @@ func (l *Life) openHost() error {
 		}
 	}
 	return l.checkStart()
-}
-
-// nextIncarnation mirrors internal/node's.
-func (l *Life) nextIncarnation() (uint64, error) {
-	key := []byte{byte(storage.ClassNode), 'i'}
-	last, ok, err := l.store.GetNode(key)
-	if err != nil {
-		return 0, err
-	}
-	inc := uint64(l.clock.Now().Latest)
-	if ok {
-		inc = max(inc, binary.BigEndian.Uint64(last)+1)
-	}
-	return inc, l.store.PutNode(key, binary.BigEndian.AppendUint64(nil, inc))
 }
 
 // checkStart mirrors internal/node's (T2).

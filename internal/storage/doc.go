@@ -29,6 +29,10 @@
 //     the applied index with a lower term than it is a leftover of a log that was
 //     overwritten or replaced by a snapshot, and is dropped with all that follows it.
 //   - A replica id never comes back: its tombstone is durable before its data goes.
+//   - Opening needs no space on the disk: a node whose disk is full comes up and
+//     serves reads. The number of its life is written in place.
+//   - A newer format, of a file or of any record, is refused as such (FormatError),
+//     as is a program that cannot run the version that the cluster may have.
 //   - A half installed snapshot is marked before its first byte is written and the
 //     mark goes with the commit that completes it; Open wipes what is marked and
 //     keeps term and vote.

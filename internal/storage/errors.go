@@ -72,7 +72,7 @@ func (e *ForeignDirError) Error() string {
 	return fmt.Sprintf("storage: %s is not a data directory (it holds %s and no %s file); give an empty or new one", e.Dir, e.Found, identityName)
 }
 
-// FormatError says that a file was written by a newer version.
+// FormatError says that a file, or a record in it, was written by a newer version.
 type FormatError struct {
 	File            string
 	Have, Supported uint32
@@ -80,6 +80,15 @@ type FormatError struct {
 
 func (e *FormatError) Error() string {
 	return fmt.Sprintf("storage: %s has format version %d, this program reads up to %d; use a newer spand", e.File, e.Have, e.Supported)
+}
+
+// unknownFormat is the error for a record whose first byte is not the format
+// supported: a newer program's, or nobody's.
+func unknownFormat(what string, record []byte, supported byte) error {
+	if len(record) > 0 && record[0] > supported {
+		return &FormatError{File: what, Have: uint32(record[0]), Supported: uint32(supported)}
+	}
+	return fmt.Errorf("%s: %w", what, errMalformed)
 }
 
 // removedError wraps ErrReplicaRemoved with the replica.

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"github.com/spandb/spand/internal/keys"
 )
@@ -34,7 +33,7 @@ func (r *groupRecord) encode(b []byte) []byte {
 func decodeGroupRecord(b []byte) (rec groupRecord, err error) {
 	r := reader{b: b}
 	if v := r.byte(); v != groupFormat {
-		return rec, fmt.Errorf("group record of version %d", v)
+		return rec, unknownFormat("group record", b, groupFormat)
 	}
 	rec.Replica, rec.Applied, rec.Term = keys.ReplicaID(r.uvarint()), r.uvarint(), r.uvarint()
 	rec.HardState = r.hardState()
@@ -77,7 +76,7 @@ func (m *mark) encode() []byte {
 func decodeMark(b []byte) (m mark, err error) {
 	r := reader{b: b}
 	if v := r.byte(); v != markFormat {
-		return m, fmt.Errorf("mark of version %d", v)
+		return m, unknownFormat("mark", b, markFormat)
 	}
 	m.kind = r.byte()
 	m.replica = keys.ReplicaID(r.uvarint())
@@ -114,8 +113,8 @@ func (m *storeMeta) encode() []byte {
 
 func decodeMeta(b []byte) (m storeMeta, err error) {
 	r := reader{b: b}
-	if v := r.byte(); r.err == nil && v != metaFormat {
-		return m, fmt.Errorf("store state of version %d", v)
+	if v := r.byte(); v != metaFormat {
+		return m, unknownFormat("store state", b, metaFormat)
 	}
 	m.first, m.durSeg, m.durPos, m.nextSeq = r.uvarint(), r.uvarint(), int64(r.uvarint()), r.uvarint()
 	if r.err == nil && len(r.b) != 0 {
@@ -128,6 +127,9 @@ func decodeMeta(b []byte) (m storeMeta, err error) {
 func groupKey(g keys.GroupID) []byte { return binary.BigEndian.AppendUint64(nil, uint64(g)) }
 
 func markKey(g keys.GroupID) []byte { return append([]byte("mark/"), groupKey(g)...) }
+
+// tombFormat is the value of a tombstone.
+const tombFormat = 1
 
 func tombstoneKey(g keys.GroupID, r keys.ReplicaID) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte("tomb/"), groupKey(g)...), uint64(r))

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 )
 
 // Identity says whose data directory it is. In Options, zero fields accept what
@@ -20,6 +21,9 @@ type Identity struct {
 	Cluster [16]byte
 	Node    keys.NodeID
 	Name    string
+	// Version is the highest that the cluster may have: a program that cannot run it
+	// is refused. It grows by RaiseVersion; 0: none was ever agreed on.
+	Version version.Version
 }
 
 const (
@@ -48,7 +52,8 @@ func ReadIdentity(f FS, dir string) (Identity, bool, error) {
 
 // encodeIdentity writes text, for people who look into the directory.
 func encodeIdentity(id Identity) []byte {
-	s := fmt.Sprintf("spand data directory\nformat %d\ncluster %x\nnode %d\nname %s\n", dirFormat, id.Cluster, id.Node, strconv.Quote(id.Name))
+	s := fmt.Sprintf("spand data directory\nformat %d\ncluster %x\nnode %d\nname %s\nversion %d\n",
+		dirFormat, id.Cluster, id.Node, strconv.Quote(id.Name), id.Version)
 	return fmt.Appendf(nil, "%scrc32c %08x\n", s, crc32.Checksum([]byte(s), castagnoli))
 }
 
@@ -94,18 +99,50 @@ func decodeIdentity(file string, b []byte) (Identity, error) {
 			if id.Name, err = strconv.Unquote(v); err != nil {
 				return bad("node name")
 			}
+		case "version":
+			n, err := strconv.ParseUint(v, 10, 32)
+			if err != nil {
+				return bad("cluster version")
+			}
+			id.Version = version.Version(n)
 		}
 	}
 	return id, nil
 }
 
-// check compares the directory's identity with what the caller expects.
-func (id Identity) check(dir string, want Identity) error {
+// check compares the directory's identity with what the caller expects, and
+// its cluster's version with what the program can run.
+func (id Identity) check(dir string, want Identity, can version.Range) error {
 	if want.Cluster != [16]byte{} && want.Cluster != id.Cluster ||
 		want.Node != 0 && want.Node != id.Node ||
 		want.Name != "" && want.Name != id.Name {
 		return &IdentityError{Dir: dir, Have: id, Want: want}
 	}
+	if id.Version != 0 {
+		if err := can.Check(id.Version); err != nil {
+			return fmt.Errorf("storage: data directory %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// RaiseVersion notes, durably, that the cluster may have version v: from now on
+// no program that cannot run it opens the directory.
+func (s *Store) RaiseVersion(v version.Version) error {
+	s.identity.Lock()
+	defer s.identity.Unlock()
+	id := s.identity.Identity
+	if v <= id.Version {
+		return nil
+	}
+	if err := s.opts.Versions.Check(v); err != nil {
+		return err
+	}
+	id.Version = v
+	if err := writeFileSync(s.opts.FS, filepath.Join(s.opts.Dir, identityName), encodeIdentity(id)); err != nil {
+		return fmt.Errorf("storage: noting the cluster's version: %w", err)
+	}
+	s.identity.Identity = id
 	return nil
 }
 
@@ -162,7 +199,7 @@ func removeBegun(f FS, dir string) error {
 		return err
 	}
 	for _, n := range names {
-		if n == boltName || isLogFile(n) || strings.HasSuffix(n, ".tmp") {
+		if n == boltName || n == incarnationName || isLogFile(n) || strings.HasSuffix(n, ".tmp") {
 			if err := f.Remove(filepath.Join(dir, n)); err != nil {
 				return err
 			}

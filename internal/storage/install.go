@@ -136,7 +136,7 @@ func (s *Store) RemoveReplica(g keys.GroupID, replica keys.ReplicaID, spans [][2
 		m := mark{kind: markRemove, replica: replica, spans: spans}
 		err := s.bolt.update(func(tx *bbolt.Tx) error {
 			mb := tx.Bucket(bucketMeta)
-			if err := putSealed(mb, tombstoneKey(g, replica), []byte{}); err != nil {
+			if err := putSealed(mb, tombstoneKey(g, replica), []byte{tombFormat}); err != nil {
 				return err
 			}
 			if err := putSealed(mb, markKey(g), m.encode()); err != nil {
@@ -291,11 +291,27 @@ func (s *Store) wipe(g keys.GroupID, m mark, r *replayed) error {
 	})
 }
 
+// nodeFormat is the first byte of a stored value of the node's own.
+const nodeFormat = 1
+
+// nodeValue takes it off.
+func (s *Store) nodeValue(key, stored []byte) ([]byte, error) {
+	v, err := s.bolt.open(key, stored)
+	if err != nil {
+		return nil, err
+	}
+	if len(v) == 0 || v[0] != nodeFormat {
+		return nil, unknownFormat(fmt.Sprintf("%s: node record %q", s.bolt.name, key), v, nodeFormat)
+	}
+	return v[1:], nil
+}
+
 // PutNode stores a value of the node's own (ClassNode), durable when it returns.
 func (s *Store) PutNode(key, value []byte) error {
 	if len(key) == 0 || len(key) > MaxKeyBytes {
 		return fmt.Errorf("node key of %d bytes: %w", len(key), ErrTooLarge)
 	}
+	value = append([]byte{nodeFormat}, value...)
 	return s.bolt.update(func(tx *bbolt.Tx) error { return putSealed(tx.Bucket(bucketNode), key, value) })
 }
 
@@ -307,10 +323,12 @@ func (s *Store) DeleteNode(key []byte) error {
 // GetNode returns a value of the node's own.
 func (s *Store) GetNode(key []byte) (value []byte, ok bool, err error) {
 	err = s.bolt.view(func(tx *bbolt.Tx) error {
-		v, err := s.bolt.getSealed(tx.Bucket(bucketNode), key)
-		if ok = v != nil; ok {
-			value = append([]byte{}, v...)
+		v := tx.Bucket(bucketNode).Get(key)
+		if ok = v != nil; !ok {
+			return nil
 		}
+		v, err := s.nodeValue(key, v)
+		value = append([]byte{}, v...)
 		return err
 	})
 	return value, ok, err
@@ -323,7 +341,7 @@ func (s *Store) ScanNode(prefix []byte, visit func(key, value []byte) bool) erro
 	err := s.bolt.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketNode).Cursor()
 		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
-			v, err := s.bolt.open(k, v)
+			v, err := s.nodeValue(k, v)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -95,6 +96,9 @@ func (s *Store) recover() (map[keys.GroupID]Recovered, error) {
 // readState reads everything in bbolt but the tablets' data.
 func (s *Store) readState(tx *bbolt.Tx, meta *storeMeta, groups map[keys.GroupID]*replayed, marks map[keys.GroupID]mark, tombs map[[16]byte]struct{}) error {
 	bad := func(what string, err error) error {
+		if fe := (*FormatError)(nil); errors.As(err, &fe) {
+			return &FormatError{File: s.bolt.name + ": " + fe.File, Have: fe.Have, Supported: fe.Supported}
+		}
 		return &CorruptError{File: s.bolt.name, Offset: -1, Reason: what, Err: err}
 	}
 	for _, name := range [][]byte{bucketData, bucketGroups, bucketNode, bucketMeta} {
@@ -124,8 +128,12 @@ func (s *Store) readState(tx *bbolt.Tx, meta *storeMeta, groups map[keys.GroupID
 		marks[keys.GroupID(binary.BigEndian.Uint64(k[5:]))] = m
 	}
 	for k, v := c.Seek([]byte("tomb/")); len(k) == 21 && string(k[:5]) == "tomb/"; k, v = c.Next() {
-		if _, err := s.bolt.open(k, v); err != nil {
+		v, err := s.bolt.open(k, v)
+		if err != nil {
 			return err
+		}
+		if len(v) != 1 || v[0] != tombFormat {
+			return bad("tombstone", unknownFormat("tombstone", v, tombFormat))
 		}
 		tombs[[16]byte(k[5:])] = struct{}{}
 		s.tombs.Store(string(k), struct{}{})

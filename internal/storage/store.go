@@ -12,15 +12,17 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 	"go.etcd.io/bbolt"
 )
 
 // Options of a store. Zero values take the defaults given.
 type Options struct {
-	FS       FS           // OS
-	Dir      string       // the data directory; made if missing
-	Logger   *slog.Logger // silence
-	Identity Identity     // checked, or written for a new directory
+	FS       FS            // OS
+	Dir      string        // the data directory; made if missing
+	Logger   *slog.Logger  // silence
+	Identity Identity      // checked, or written for a new directory
+	Versions version.Range // of the cluster that the program can run: version.Binary
 
 	CheckpointKeys     int           // table size that triggers a checkpoint: 100,000 keys
 	CheckpointBytes    int64         // or 64 MiB
@@ -48,6 +50,9 @@ func (o Options) filled() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Versions == (version.Range{}) {
+		o.Versions = version.Binary
 	}
 	def := func(v *int64, d int64) {
 		if *v == 0 {
@@ -106,6 +111,10 @@ type Store struct {
 		sync.Mutex
 		m map[keys.GroupID]*pendingInstall
 	}
+	identity struct { // held across the writing of the file
+		sync.Mutex
+		Identity
+	}
 	waiting       atomic.Int32 // how many wait for the semaphore
 	source        atomic.Pointer[Source]
 	checkpointing atomic.Bool
@@ -130,7 +139,7 @@ type storeStats struct {
 // Open opens the data directory, or makes a new one, and returns with the store
 // what the log and the last checkpoint know of every group. Nothing is touched
 // when the directory is not ours: *LockedError, *IdentityError, *FormatError,
-// *ForeignDirError. Damage is a *CorruptError.
+// *ForeignDirError, *version.Error. Damage is a *CorruptError.
 func Open(o Options) (_ *Store, _ map[keys.GroupID]Recovered, err error) {
 	o, err = o.filled()
 	if err != nil {
@@ -145,7 +154,7 @@ func Open(o Options) (_ *Store, _ map[keys.GroupID]Recovered, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := id.check(o.Dir, o.Identity); err != nil {
+		if err := id.check(o.Dir, o.Identity, o.Versions); err != nil {
 			return nil, nil, err
 		}
 	} else if err := o.FS.MkdirAll(o.Dir); err != nil {
@@ -183,7 +192,7 @@ func Open(o Options) (_ *Store, _ map[keys.GroupID]Recovered, err error) {
 	} else {
 		var id Identity
 		if id, _, err = ReadIdentity(o.FS, o.Dir); err == nil {
-			err = id.check(o.Dir, o.Identity)
+			err = id.check(o.Dir, o.Identity, o.Versions)
 			o.Identity = id
 		}
 		s.opts = o
@@ -191,6 +200,7 @@ func Open(o Options) (_ *Store, _ map[keys.GroupID]Recovered, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	s.identity.Identity = s.opts.Identity
 	rec, err := s.recover()
 	if err != nil {
 		return nil, nil, err
@@ -248,6 +258,9 @@ func (s *Store) create(o Options) error {
 		err = s.newLog().create()
 	}
 	if err == nil {
+		err = createIncarnation(o.FS, o.Dir)
+	}
+	if err == nil {
 		err = writeFileSync(o.FS, filepath.Join(o.Dir, identityName), encodeIdentity(o.Identity))
 	}
 	if err == nil {
@@ -266,7 +279,11 @@ func (s *Store) create(o Options) error {
 }
 
 // Identity returns whose store it is.
-func (s *Store) Identity() Identity { return s.opts.Identity }
+func (s *Store) Identity() Identity {
+	s.identity.Lock()
+	defer s.identity.Unlock()
+	return s.identity.Identity
+}
 
 // SetSource says whom checkpoints ask about the groups; before Start.
 func (s *Store) SetSource(src Source) { s.source.Store(&src) }
