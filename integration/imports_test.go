@@ -21,11 +21,12 @@ var rooms = []struct {
 	{"truetime", nil},
 	{"internal/keys", []string{"truetime"}},
 	{"internal/version", nil},
+	{"internal/tracing", nil},
 	{"internal/storage", []string{"internal/keys", "internal/version", "truetime"}},
 	{"paxosgroup", []string{"internal/storage", "internal/keys", "truetime"}},
-	{"internal/rpc", []string{"paxosgroup", "internal/keys"}},
-	{"tablet", []string{"paxosgroup", "internal/storage", "internal/keys", "truetime"}},
-	{"tablet/directory", []string{"tablet", "paxosgroup", "internal/keys", "truetime"}},
+	{"internal/rpc", []string{"paxosgroup", "internal/keys", "internal/version", "internal/tracing"}},
+	{"tablet", []string{"paxosgroup", "internal/storage", "internal/keys", "internal/version", "truetime"}},
+	{"tablet/directory", []string{"tablet", "paxosgroup", "internal/keys", "internal/version", "truetime"}},
 	{"txn", []string{"tablet", "tablet/directory", "paxosgroup", "internal/keys", "truetime"}},
 	{"sql/sqlstate", nil},
 	{"sql/parse/...", []string{"sql/parse/...", "sql/sqlstate"}},
@@ -47,6 +48,7 @@ var owners = []struct{ library, room string }{
 	{"go.etcd.io/raft/v3", "paxosgroup"},
 	{"go.etcd.io/bbolt", "internal/storage"},
 	{"github.com/pingcap/tidb/pkg/parser", "sql/parse/..."},
+	{"go.opentelemetry.io/otel", "internal/tracing"},
 	{"github.com/jackc/pgx/v5/pgproto3", "pgwire/..."},
 	{"github.com/jackc/pgx/v5/pgproto3", "cmd/spansql"}, // the client's half of the protocol
 }

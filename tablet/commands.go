@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
 )
@@ -15,8 +16,8 @@ import (
 // and names the generation of the descriptor under which the leader evaluated
 // it: when a split was applied in between, apply refuses the command, the leader
 // evaluates the request again, and nothing lands on the wrong side (B1). A
-// version or kind that apply does not know stops the replica; new kinds are
-// proposed only once the cluster's version allows them.
+// version or kind that apply does not know stops the replica; new kinds, and new
+// forms of old ones, are proposed only once the cluster's version allows them.
 const commandVersion = 1
 
 type commandKind byte
@@ -35,6 +36,30 @@ const (
 	cmdCollect                            // versions below the low-water mark go
 	cmdKindEnd
 )
+
+// cameWith says with which version of the cluster each kind came.
+var cameWith = [cmdKindEnd]version.Version{
+	cmdCommit:      version.V1,
+	cmdPrepare:     version.V1,
+	cmdDecide:      version.V1,
+	cmdInquire:     version.V1,
+	cmdResolve:     version.V1,
+	cmdForget:      version.V1,
+	cmdStage:       version.V1,
+	cmdMaterialise: version.V1,
+	cmdDropStage:   version.V1,
+	cmdSplit:       version.V1,
+	cmdCollect:     version.V1,
+}
+
+// allowed returns an error for a command that some replica may not know yet.
+func (t *Tablet) allowed(command []byte) error {
+	kind := commandKind(command[1])
+	if active := t.cfg.Version.Active(); cameWith[kind] > active {
+		return fmt.Errorf("tablet: command kind %d came with cluster version %d, the cluster's is %d", kind, cameWith[kind], active)
+	}
+	return nil
+}
 
 func appendHeader(dst []byte, kind commandKind, generation uint64) []byte {
 	return appendUvarint(append(dst, commandVersion, byte(kind)), generation)

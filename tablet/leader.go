@@ -152,6 +152,10 @@ func (l *leader) start(p *paxosgroup.Proposal, after func(*result, truetime.Time
 		}
 		close(c.ch)
 	}
+	if err := l.t.allowed(p.Data); err != nil {
+		p.Done(nil, 0, err)
+		return c
+	}
 	l.t.group.Propose(p)
 	return c
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
 )
@@ -22,6 +23,8 @@ type Config struct {
 	Reader storage.Reader
 	Logger *slog.Logger // nil: discards
 	Hooks  Hooks
+	// Version is the cluster's, which says what commands may be proposed; nil: version.V1.
+	Version *version.Gate
 
 	// WoundGrace is how long an older transaction waits for a younger one before it
 	// wounds it, because holders are often about to commit. 0: the default, 3 ms;

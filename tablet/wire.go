@@ -503,6 +503,17 @@ func appendError(b []byte, err error) []byte {
 	return appendString(append(b, codeOther), err.Error())
 }
 
+// Unexpected returns the message of a response that is an error of no known type:
+// one that the log of the answering node should have.
+func Unexpected(response []byte) (message string, ok bool) {
+	if len(response) < 2 || response[0] != wireVersion || response[1] != codeOther {
+		return "", false
+	}
+	d := decoder{b: response[2:]}
+	message = string(d.bytes())
+	return message, d.err == nil
+}
+
 func (d *decoder) wireError(code byte) error {
 	switch code {
 	case codeNotLeader:

@@ -68,11 +68,11 @@ func printStatus(out io.Writer, st *adminpb.StatusResponse) {
 	if st.Clock.Error != "" {
 		clock = "NOT TRUSTED: " + st.Clock.Error
 	}
-	fmt.Fprintf(out, "node %s of cluster %s, spand %s, clock %s\n\n", st.Node, st.ClusterId, st.Version, clock)
+	fmt.Fprintf(out, "node %s of cluster %s, cluster version %d, spand %s, clock %s\n\n", st.Node, st.ClusterId, st.ClusterVersion, st.Version, clock)
 
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	names := map[uint32]string{0: "-"}
-	fmt.Fprintln(w, "NODE\tRPC ADDRESS\tSTATE")
+	fmt.Fprintln(w, "NODE\tRPC ADDRESS\tVERSIONS\tSTATE")
 	for _, n := range st.Nodes {
 		names[n.NodeId] = n.Name
 		state := "unreachable"
@@ -82,7 +82,11 @@ func printStatus(out io.Writer, st *adminpb.StatusResponse) {
 		case n.Connected:
 			state = "connected"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", n.Name, n.RpcAddr, state)
+		versions := n.Versions
+		if versions == "" {
+			versions = "-"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", n.Name, n.RpcAddr, versions, state)
 	}
 	w.Flush()
 	fmt.Fprintln(out)

@@ -3,8 +3,13 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/version"
 )
 
 // admin implements spand.admin.v1.Admin.
@@ -18,21 +23,41 @@ func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Status
 	now := n.clock.Now()
 	st := &adminpb.StatusResponse{
 		Node: n.cfg.Node, NodeId: uint32(n.self), ClusterId: hex.EncodeToString(n.cluster[:]), Version: Version,
-		Clock: &adminpb.Clock{EarliestNs: int64(now.Earliest), LatestNs: int64(now.Latest), EpsilonNs: int64(now.Epsilon()), Source: n.source},
+		ClusterVersion: uint32(n.version.Active()),
+		Clock:          &adminpb.Clock{EarliestNs: int64(now.Earliest), LatestNs: int64(now.Latest), EpsilonNs: int64(now.Epsilon()), Source: n.source},
 	}
 	if err := n.clock.Err(); err != nil {
 		st.Clock.Error = err.Error()
 	}
 	for _, m := range n.members {
-		st.Nodes = append(st.Nodes, &adminpb.Peer{
-			NodeId: uint32(m.ID), Name: m.Name, RpcAddr: m.Addr, Self: m.ID == n.self, Connected: n.net.Connected(m.ID),
-		})
+		p := &adminpb.Peer{NodeId: uint32(m.ID), Name: m.Name, RpcAddr: m.Addr, Self: m.ID == n.self, Connected: n.net.Connected(m.ID)}
+		if can, ok := n.net.Versions(m.ID); ok {
+			p.Versions = can.String()
+		}
+		st.Nodes = append(st.Nodes, p)
 	}
 	for _, r := range n.replicas.all() {
 		st.Tablets = append(st.Tablets, tabletStatus(r))
 	}
 	return st, nil
 }
+
+// RaiseVersion implements spand.admin.v1.Admin.
+func (a *admin) RaiseVersion(ctx context.Context, req *adminpb.RaiseVersionRequest) (*adminpb.RaiseVersionResponse, error) {
+	if !a.n.opened.Load() {
+		return nil, status.Error(codes.Unavailable, "node is starting")
+	}
+	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
+	defer cancel()
+	v, err := a.n.raiseVersion(ctx, version.Version(req.Version))
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return &adminpb.RaiseVersionResponse{Version: uint32(v)}, nil
+}
+
+// raiseTimeout bounds RaiseVersion, whatever its caller would wait.
+const raiseTimeout = 30 * time.Second
 
 func tabletStatus(r replica) *adminpb.Tablet {
 	d, g := r.tablet.Descriptor(), r.group.Status()

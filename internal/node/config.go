@@ -14,6 +14,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 )
 
 // Config is everything that an operator can set. Each field is a flag of
@@ -31,6 +32,8 @@ type Config struct {
 	Insecure      bool
 	LogLevel      string
 	LogFormat     string // "", "text" or "json"
+
+	versions version.Range // set by tests: another program's
 }
 
 // UsageError is a mistake in the command line, the environment or the file: it

@@ -14,6 +14,7 @@ import (
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/tablet"
 )
 
@@ -56,6 +57,11 @@ func (n *Node) join(ctx context.Context) error {
 	answers, err := n.askAround(ctx, token)
 	if err != nil {
 		return err
+	}
+	for _, a := range answers {
+		if err := n.store.RaiseVersion(version.Version(a.Version)); err != nil {
+			return err
+		}
 	}
 	if lost := lostTablets(answers, n.self); len(lost) > 0 {
 		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "tablets", len(lost))
@@ -200,10 +206,11 @@ func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminp
 	if err != nil {
 		return nil, err
 	}
+	may := uint32(n.store.Identity().Version)
 	if string(first) == string(req.Token) {
-		return &adminpb.WelcomeResponse{}, nil
+		return &adminpb.WelcomeResponse{Version: may}, nil
 	}
-	out := &adminpb.WelcomeResponse{Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}}
+	out := &adminpb.WelcomeResponse{Version: may, Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}}
 	for _, r := range n.replicas.all() {
 		out.Tablets = append(out.Tablets, tabletStatus(r))
 	}

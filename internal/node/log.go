@@ -4,13 +4,15 @@ import (
 	"io"
 	"log/slog"
 	"os"
+
+	"github.com/spandb/spand/internal/tracing"
 )
 
 // Version of the binary.
 const Version = "0.1.0"
 
 // NewLogger makes the process's logger: text on a terminal, JSON otherwise,
-// always with the node's name.
+// always with the node's name, and with the trace id of what was done.
 func NewLogger(c Config, out io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
@@ -28,7 +30,7 @@ func NewLogger(c Config, out io.Writer) *slog.Logger {
 	if format == "text" {
 		h = slog.NewTextHandler(out, o)
 	}
-	return slog.New(h).With("node", c.Node)
+	return slog.New(tracing.Handler(h)).With("node", c.Node)
 }
 
 func terminal(f *os.File) bool {

@@ -24,6 +24,7 @@ import (
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/pgwire"
 	"github.com/spandb/spand/sql"
@@ -42,6 +43,11 @@ type Node struct {
 	life    uint64 // incarnation, above that of every earlier life
 	cluster [16]byte
 	list    string // --cluster in canonical form, "" for a store of one node
+
+	versions    version.Range // of the cluster that this program can run
+	version     version.Gate  // the cluster's
+	versionTold chan struct{} // capacity 1: it has risen
+	slowSaid    atomic.Int64  // when a slow call was last logged
 
 	ports     ports
 	clock     *truetime.Adjustable
@@ -103,7 +109,10 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, failed: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: log, failed: make(chan error, 1), versions: version.Binary, versionTold: make(chan struct{}, 1)}
+	if cfg.versions != (version.Range{}) {
+		n.versions = cfg.versions
+	}
 	n.serving.set(errors.New("starting"))
 	if err := n.open(ctx); err != nil {
 		n.Close()
@@ -171,6 +180,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 		return err
 	}
 	n.wg.Go(func() { n.collectVersions(background) })
+	n.wg.Go(func() { n.followVersion(background) })
 	n.wg.Go(func() {
 		if err := n.dir.Ensure(background); err != nil && background.Err() == nil {
 			n.log.Warn("could not publish the first tablets", "err", err)
@@ -270,7 +280,7 @@ func (n *Node) openStore() (recovered map[keys.GroupID]storage.Recovered, fresh 
 		}
 		list = strings.Join(names, ",")
 	}
-	n.store, recovered, err = storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Logger: n.log.With("room", "storage")})
+	n.store, recovered, err = storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Versions: n.versions, Logger: n.log.With("room", "storage")})
 	if err != nil {
 		return nil, false, err
 	}
@@ -288,13 +298,15 @@ func (n *Node) openNetwork() {
 	for _, m := range n.members {
 		addrs[m.ID] = m.Addr
 	}
-	n.net = rpc.New(rpc.Config{Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc")})
+	n.net = rpc.New(rpc.Config{
+		Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc"),
+		Incarnation: n.life, Versions: n.versions, Version: &n.version,
+	})
 	n.closers = append(n.closers, n.net.Close)
 }
 
 func (n *Node) serveRPC() {
-	n.grpc = grpc.NewServer(append(rpc.Authorize(n.cfg.Insecure),
-		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(16<<20), grpc.MaxRecvMsgSize(16<<20))...)
+	n.grpc = grpc.NewServer(rpc.ServerOptions(n.cfg.Insecure)...)
 	n.net.Register(n.grpc)
 	adminpb.RegisterAdminServer(n.grpc, &admin{n: n})
 	n.health = health.NewServer()
@@ -326,8 +338,9 @@ func (n *Node) awaitCluster(ctx context.Context) error {
 	}
 }
 
-func (n *Node) fail(err error) {
-	n.log.Error("node failed", "err", err)
+// fail ends the node from within; args tell the log more.
+func (n *Node) fail(err error, args ...any) {
+	n.log.Error("node failed", append(args, "err", err)...)
 	n.serving.set(err)
 	select {
 	case n.failed <- err:
@@ -367,7 +380,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	drainCtx, cancel := third()
 	err = errors.Join(err, n.host.Drain(drainCtx))
 	cancel()
-	if len(n.members) == 1 {
+	if len(n.members) == 1 && !n.store.Full() {
 		ckptCtx, cancel := third()
 		err = errors.Join(err, n.store.Checkpoint(ckptCtx))
 		cancel()

@@ -65,7 +65,7 @@ func (n *Node) openHost() error {
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
 		GroupFailed: func(g keys.GroupID, err error) {
-			n.fail(fmt.Errorf("replica of group %d stopped: %w", g, err))
+			n.fail(fmt.Errorf("replica of tablet %d stopped: %w", g, err), "tablet", g)
 		},
 		UnknownGroup: n.unknownGroup,
 	})
@@ -157,7 +157,7 @@ func (n *Node) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, inc
 	if known {
 		gc.Recovered = &rec
 	}
-	cfg := tablet.Config{Group: desc.Group, Node: n.self, Clock: n.clock, Reader: n.store, Logger: n.log.With("room", "tablet", "tablet", desc.Group), Hooks: n.hooks}
+	cfg := tablet.Config{Group: desc.Group, Node: n.self, Clock: n.clock, Reader: n.store, Logger: n.log.With("room", "tablet", "tablet", desc.Group), Hooks: n.hooks, Version: &n.version}
 	t := tablet.New(cfg)
 	switch {
 	case split != nil:

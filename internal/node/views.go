@@ -29,7 +29,7 @@ func columns(spec string) []sql.ViewColumn {
 // nodes know better, such as who leads, is shown as this one believes it.
 func (n *Node) views() []sql.View {
 	return []sql.View{
-		{Schema: "spand", Name: "nodes", Columns: columns("node_id bigint, name text, rpc_addr text, is_self boolean, connected boolean"), Rows: n.nodeRows},
+		{Schema: "spand", Name: "nodes", Columns: columns("node_id bigint, name text, rpc_addr text, is_self boolean, connected boolean, versions text, cluster_version bigint"), Rows: n.nodeRows},
 		{Schema: "spand", Name: "tablets", Columns: columns("tablet bigint, start_key text, end_key text, generation bigint, leader text, replicas text"), Rows: n.tabletRows},
 		{Schema: "spand", Name: "replicas", Columns: columns("tablet bigint, role text, term bigint, leader text, serving boolean, lease_end timestamptz, safe_time timestamptz, applied bigint, committed bigint, last bigint, quiesced boolean"), Rows: n.replicaRows},
 		{Schema: "spand", Name: "locks", Columns: columns("tablet bigint, key text, mode text, txn text, gateway text, phase text, granted boolean"), Rows: n.lockRows},
@@ -59,7 +59,12 @@ func count[T ~uint64 | ~uint32](v T) types.Datum { return types.Int(int64(v)) }
 func (n *Node) nodeRows(_ context.Context, emit func([]types.Datum) error) error {
 	for _, m := range n.members {
 		self := m.ID == n.self
-		if err := emit([]types.Datum{count(m.ID), types.Text(m.Name), types.Text(m.Addr), types.Bool(self), types.Bool(self || n.net.Connected(m.ID))}); err != nil {
+		versions := types.Null
+		if can, ok := n.net.Versions(m.ID); ok {
+			versions = types.Text(can.String())
+		}
+		if err := emit([]types.Datum{count(m.ID), types.Text(m.Name), types.Text(m.Addr), types.Bool(self), types.Bool(self || n.net.Connected(m.ID)),
+			versions, count(uint32(n.version.Active()))}); err != nil {
 			return err
 		}
 	}

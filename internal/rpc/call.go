@@ -12,14 +12,16 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/tracing"
 )
 
 // Frames of the calls stream. All begin with a kind; the rest:
 //
 //	hello:    (server to client, first: the header was accepted)
-//	request:  id uvarint, method byte, time left in microseconds uvarint (0: none), payload
+//	request:  id uvarint, method byte, time left in microseconds uvarint, trace context, payload
 //	cancel:   id uvarint
 //	response: id uvarint, payload
+//	refusal:  id uvarint (the request was not executed: too many are)
 //
 // Time left travels instead of a deadline, so that no clock has to agree.
 const (
@@ -27,14 +29,27 @@ const (
 	frameRequest
 	frameCancel
 	frameResponse
+	frameRefusal
 )
 
+// Admission of a peer's calls: how many may be under way, and how many bytes of
+// requests. More are refused rather than left unread, because what would let
+// the waiting ones go on (a commit, a release of locks) comes over the same stream.
+const (
+	maxCalls     = 4096
+	maxCallBytes = 64 << 20
+)
+
+// longestCall bounds a call whose caller has set no deadline.
+const longestCall = time.Minute
+
 var (
-	errNotReady  = status.Error(codes.Unavailable, "node is starting")
-	errFrame     = status.Error(codes.InvalidArgument, "malformed call frame")
-	errNotOpen   = errors.New("no connection")
-	errBroke     = errors.New("connection broke")
-	errQueueFull = errors.New("too many bytes queued")
+	errNotReady   = status.Error(codes.Unavailable, "node is starting")
+	errFrame      = status.Error(codes.InvalidArgument, "malformed call frame")
+	errNotOpen    = errors.New("no connection")
+	errBroke      = errors.New("connection broke")
+	errQueueFull  = errors.New("too many bytes queued")
+	errOverloaded = errors.New("too many calls under way")
 )
 
 func encodeHello() []byte { return []byte{frameHello} }
@@ -48,11 +63,17 @@ type callStream struct {
 	next atomic.Uint64
 
 	mu      sync.Mutex
-	waiting map[uint64]chan []byte // capacity 1; closed: the stream broke
+	waiting map[uint64]chan reply // capacity 1; closed: the stream broke
+}
+
+// reply to a call.
+type reply struct {
+	payload []byte
+	refused bool
 }
 
 func newCallStream(p *netPeer) *callStream {
-	return &callStream{peer: p, out: newQueue(callBudget), waiting: map[uint64]chan []byte{}}
+	return &callStream{peer: p, out: newQueue(callBudget), waiting: map[uint64]chan reply{}}
 }
 
 // receive takes a packet of answers.
@@ -63,7 +84,7 @@ func (c *callStream) receive(data []byte) error {
 			c.up.Store(true)
 			return
 		}
-		if len(f) == 0 || f[0] != frameResponse {
+		if len(f) == 0 || f[0] != frameResponse && f[0] != frameRefusal {
 			bad = errFrame
 			return
 		}
@@ -77,7 +98,7 @@ func (c *callStream) receive(data []byte) error {
 		delete(c.waiting, id)
 		c.mu.Unlock()
 		if ch != nil {
-			ch <- f[1+w:]
+			ch <- reply{f[1+w:], f[0] == frameRefusal}
 		}
 	})
 	return errors.Join(err, bad)
@@ -88,7 +109,7 @@ func (c *callStream) broken() {
 	c.up.Store(false)
 	c.mu.Lock()
 	waiting := c.waiting
-	c.waiting = map[uint64]chan []byte{}
+	c.waiting = map[uint64]chan reply{}
 	c.mu.Unlock()
 	for _, ch := range waiting {
 		close(ch)
@@ -109,23 +130,28 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 	if !c.up.Load() {
 		return nil, &UnreachableError{Node: c.peer.id, Err: errNotOpen}
 	}
-	var left uint64
-	if d, ok := ctx.Deadline(); ok {
-		t := time.Until(d)
-		if t <= 0 {
-			return nil, context.DeadlineExceeded
-		}
-		left = uint64(t.Microseconds()) + 1
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		var cancel context.CancelFunc
+		deadline = time.Now().Add(longestCall)
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
 	}
+	t := time.Until(deadline)
+	if t <= 0 {
+		return nil, context.DeadlineExceeded
+	}
+	left := uint64(t.Microseconds()) + 1
 	id := c.next.Add(1)
-	frame := make([]byte, 0, len(payload)+24)
+	frame := make([]byte, 0, len(payload)+48)
 	frame = append(frame, frameRequest)
 	frame = binary.AppendUvarint(frame, id)
 	frame = append(frame, method)
 	frame = binary.AppendUvarint(frame, left)
+	frame = tracing.Append(frame, ctx)
 	frame = append(frame, payload...)
 
-	ch := make(chan []byte, 1)
+	ch := make(chan reply, 1)
 	c.mu.Lock()
 	c.waiting[id] = ch
 	c.mu.Unlock()
@@ -143,11 +169,14 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 		return nil, &UnreachableError{Node: c.peer.id, Err: errQueueFull}
 	}
 	select {
-	case answer, ok := <-ch:
-		if !ok {
+	case r, ok := <-ch:
+		switch {
+		case !ok:
 			return nil, &UnreachableError{Node: c.peer.id, Sent: true, Err: errBroke}
+		case r.refused:
+			return nil, &UnreachableError{Node: c.peer.id, Err: errOverloaded}
 		}
-		return answer, nil
+		return r.payload, nil
 	case <-ctx.Done():
 		forget()
 		c.out.put(binary.AppendUvarint([]byte{frameCancel}, id))
@@ -158,6 +187,7 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 // callServer is the answering half, one per stream that a peer opened.
 type callServer struct {
 	ctx    context.Context
+	cancel context.CancelFunc // breaks the stream
 	from   keys.NodeID
 	handle CallHandler
 	out    *queue
@@ -166,7 +196,8 @@ type callServer struct {
 	idle   atomic.Int32 // how many wait there
 
 	mu      sync.Mutex
-	cancels map[uint64]context.CancelFunc
+	cancels map[uint64]context.CancelFunc // of the calls under way
+	bytes   int                           // of their payloads
 }
 
 // call is a request on its way to a goroutine.
@@ -210,24 +241,31 @@ func (s *callServer) receive(f []byte) error {
 		if w <= 0 {
 			return errFrame
 		}
-		s.start(id, method, left, f[1+w:])
+		trace, payload, ok := tracing.Take(f[1+w:])
+		if !ok {
+			return errFrame
+		}
+		s.start(id, method, left, trace, payload)
 		return nil
 	}
 	return errFrame
 }
 
-func (s *callServer) deadline(left uint64) (context.Context, context.CancelFunc) {
-	if left == 0 {
-		return context.WithCancel(s.ctx)
-	}
-	return context.WithTimeout(s.ctx, time.Duration(left)*time.Microsecond)
-}
-
-func (s *callServer) start(id uint64, method byte, left uint64, payload []byte) {
-	ctx, cancel := s.deadline(left)
+func (s *callServer) start(id uint64, method byte, left uint64, trace tracing.Remote, payload []byte) {
+	left = min(left, uint64(longestCall/time.Microsecond))
+	ctx, cancel := context.WithTimeout(trace.Join(s.ctx), time.Duration(left)*time.Microsecond)
 	s.mu.Lock()
-	s.cancels[id] = cancel
+	full := len(s.cancels) >= maxCalls || s.bytes > 0 && s.bytes+len(payload) > maxCallBytes
+	if !full {
+		s.cancels[id] = cancel
+		s.bytes += len(payload)
+	}
 	s.mu.Unlock()
+	if full {
+		cancel()
+		s.send(binary.AppendUvarint([]byte{frameRefusal}, id))
+		return
+	}
 	c := call{ctx, cancel, id, method, payload}
 	select {
 	case s.work <- c:
@@ -257,10 +295,19 @@ func (s *callServer) answer(c call) {
 	answer := s.handle(c.ctx, s.from, c.method, c.payload)
 	s.mu.Lock()
 	delete(s.cancels, c.id)
+	s.bytes -= len(c.payload)
 	s.mu.Unlock()
 	c.cancel()
 	frame := make([]byte, 0, len(answer)+11)
 	frame = append(frame, frameResponse)
 	frame = binary.AppendUvarint(frame, c.id)
-	s.out.put(append(frame, answer...))
+	s.send(append(frame, answer...))
+}
+
+// send queues a frame for the peer. One that does not read its answers loses the
+// stream, and with it all the calls that wait for one.
+func (s *callServer) send(frame []byte) {
+	if !s.out.put(frame) {
+		s.cancel()
+	}
 }

@@ -8,10 +8,12 @@
 // opened is read by its gRPC handler's goroutine. They end when Close is called
 // or, streams, when they break; a broken one is reopened with bounded backoff.
 //
-// Every stream states format version, cluster, sender and intended receiver;
-// a mismatch is refused with a clear error and nothing is delivered. Until
+// Every stream states format version, cluster, sender and intended receiver, the
+// sender's incarnation, and which versions of the cluster it can run; a mismatch
+// is refused with a clear error and nothing is delivered. Every call has a deadline and
+// bears its caller's trace context, and a peer's calls have a budget. Until
 // there are certificates, peers beyond loopback are refused unless the operator
-// said --insecure (Authorize).
+// said --insecure (ServerOptions).
 //
 // Lock order: Network.mu, then peer or queue mutexes; none is held across I/O.
 package rpc

@@ -14,25 +14,33 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 )
 
 // protocolVersion of the streams between nodes; another one is refused.
-const protocolVersion = "1"
+const protocolVersion = "2"
 
+// What the header of every stream states.
 const (
-	mdVersion = "spand-protocol"
-	mdCluster = "spand-cluster"
-	mdFrom    = "spand-from"
-	mdTo      = "spand-to"
+	mdProtocol    = "spand-protocol"
+	mdCluster     = "spand-cluster"
+	mdFrom        = "spand-from"
+	mdTo          = "spand-to"
+	mdIncarnation = "spand-incarnation" // of the sender
+	mdVersions    = "spand-versions"    // of the cluster that the sender's program can run
+	mdVersion     = "spand-version"     // of the cluster, as the sender knows it
 )
 
 // outgoing adds this node's identity to a stream to node to.
 func (n *Network) outgoing(ctx context.Context, to keys.NodeID) context.Context {
 	return metadata.AppendToOutgoingContext(ctx,
-		mdVersion, protocolVersion,
+		mdProtocol, protocolVersion,
 		mdCluster, hex.EncodeToString(n.cfg.Cluster[:]),
 		mdFrom, strconv.FormatUint(uint64(n.cfg.Self), 10),
-		mdTo, strconv.FormatUint(uint64(to), 10))
+		mdTo, strconv.FormatUint(uint64(to), 10),
+		mdIncarnation, strconv.FormatUint(n.cfg.Incarnation, 10),
+		mdVersions, n.cfg.Versions.String(),
+		mdVersion, strconv.FormatUint(uint64(n.cfg.Version.Active()), 10))
 }
 
 // sender checks a stream's identity and returns who opened it.
@@ -44,7 +52,7 @@ func (n *Network) sender(ctx context.Context) (keys.NodeID, error) {
 		}
 		return ""
 	}
-	if v := get(mdVersion); v != protocolVersion {
+	if v := get(mdProtocol); v != protocolVersion {
 		return 0, status.Errorf(codes.FailedPrecondition, "node protocol version %q, this node speaks %q", v, protocolVersion)
 	}
 	if c := get(mdCluster); c != hex.EncodeToString(n.cfg.Cluster[:]) {
@@ -57,15 +65,70 @@ func (n *Network) sender(ctx context.Context) (keys.NodeID, error) {
 	if err != nil || from == 0 {
 		return 0, status.Errorf(codes.InvalidArgument, "no sender in the stream's header")
 	}
-	if _, ok := n.cfg.Addrs[keys.NodeID(from)]; !ok {
-		return 0, status.Errorf(codes.FailedPrecondition, "node %d is not a member of this cluster", from)
+	p := n.peers[keys.NodeID(from)]
+	if p == nil {
+		return 0, status.Errorf(codes.FailedPrecondition, "node %d is not another member of this cluster", from)
 	}
-	return keys.NodeID(from), nil
+	inc, err := strconv.ParseUint(get(mdIncarnation), 10, 64)
+	if err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "no incarnation in the stream's header")
+	}
+	can, err := version.Parse(get(mdVersions))
+	if err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "versions in the stream's header: %v", err)
+	}
+	theirs, err := strconv.ParseUint(get(mdVersion), 10, 32)
+	if err != nil {
+		return 0, status.Errorf(codes.InvalidArgument, "no cluster version in the stream's header")
+	}
+	if err := can.Check(n.cfg.Version.Active()); err != nil {
+		return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", from, err)
+	}
+	if err := n.cfg.Versions.Check(version.Version(theirs)); err != nil {
+		return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", n.cfg.Self, err)
+	}
+	if !p.met(inc, can) {
+		return 0, status.Errorf(codes.FailedPrecondition, "a later life of node %d has been here", from)
+	}
+	return p.id, nil
 }
 
-// Authorize returns the interceptors that guard every RPC of a server: without
+// meeting is what a peer said of itself when it last connected.
+type meeting struct {
+	incarnation uint64
+	versions    version.Range
+}
+
+// met notes a peer's life; false for one that a later one has replaced.
+func (p *netPeer) met(inc uint64, can version.Range) bool {
+	for {
+		old := p.last.Load()
+		if old != nil && old.incarnation > inc {
+			return false
+		}
+		if p.last.CompareAndSwap(old, &meeting{inc, can}) {
+			return true
+		}
+	}
+}
+
+// Versions returns the range of cluster versions that a member's program can run;
+// ok is false for a peer that has not connected to this node yet.
+func (n *Network) Versions(id keys.NodeID) (can version.Range, ok bool) {
+	if id == n.cfg.Self {
+		return n.cfg.Versions, true
+	}
+	if p := n.peers[id]; p != nil {
+		if m := p.last.Load(); m != nil {
+			return m.versions, true
+		}
+	}
+	return version.Range{}, false
+}
+
+// authorize returns the interceptors that guard every RPC of a server: without
 // certificates only loopback is trusted, unless insecure.
-func Authorize(insecure bool) []grpc.ServerOption {
+func authorize(insecure bool) []grpc.ServerOption {
 	check := func(ctx context.Context) error {
 		if insecure {
 			return nil

@@ -6,13 +6,16 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 )
 
@@ -24,12 +27,25 @@ const (
 	callBudget      = 64 << 20
 )
 
+// Keepalive of the connections between nodes; gRPC's clients ping no more often.
+const (
+	pingEvery   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
 // Config of a Network.
 type Config struct {
 	Self    keys.NodeID
 	Cluster [16]byte
 	Addrs   map[keys.NodeID]string // every member's RPC address, this node's included
 	Logger  *slog.Logger
+	// Incarnation is above that of every earlier life of this node.
+	Incarnation uint64
+	// Versions of the cluster that the program can run (zero: version.Binary), and the
+	// cluster's (nil: version.V1): peers of which one cannot run what the other says
+	// the cluster has do not talk.
+	Versions version.Range
+	Version  *version.Gate
 	// Dial replaces TCP, in tests.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
@@ -53,6 +69,9 @@ type Network struct {
 
 // New makes a Network. Peers are dialled when Start is called.
 func New(cfg Config) *Network {
+	if cfg.Versions == (version.Range{}) {
+		cfg.Versions = version.Binary
+	}
 	n := &Network{cfg: cfg, peers: map[keys.NodeID]*netPeer{}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for id, addr := range cfg.Addrs {
@@ -121,6 +140,7 @@ type netPeer struct {
 	conn *grpc.ClientConn
 	out  [3]*queue // by class of frame
 	call *callStream
+	last atomic.Pointer[meeting]
 }
 
 func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
@@ -143,6 +163,9 @@ func (p *netPeer) dialOptions() []grpc.DialOption {
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: time.Second,
 		}),
+		// A connection that a partition has swallowed is given up, instead of waiting
+		// for TCP's next retransmission, minutes apart by then, after it has healed.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithInitialWindowSize(4 << 20),
 		grpc.WithInitialConnWindowSize(16 << 20),
 		grpc.WithNoProxy(),

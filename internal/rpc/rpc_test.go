@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/tracing"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 )
 
@@ -30,11 +35,17 @@ func (n *node) stop() {
 
 func start(t *testing.T, self keys.NodeID, cluster byte, addrs map[keys.NodeID]string, ln net.Listener, setup func(*Network)) *node {
 	t.Helper()
-	n := New(Config{Self: self, Cluster: [16]byte{cluster}, Addrs: addrs, Logger: slog.New(slog.DiscardHandler)})
+	return startWith(t, Config{Self: self, Cluster: [16]byte{cluster}, Addrs: addrs}, ln, setup)
+}
+
+func startWith(t *testing.T, cfg Config, ln net.Listener, setup func(*Network)) *node {
+	t.Helper()
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	n := New(cfg)
 	if setup != nil {
 		setup(n)
 	}
-	srv := grpc.NewServer(Authorize(false)...)
+	srv := grpc.NewServer(ServerOptions(false)...)
 	n.Register(srv)
 	go srv.Serve(ln)
 	if err := n.Start(); err != nil {
@@ -199,22 +210,284 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	})
 	defer n2.stop()
 
-	conn, err := grpc.NewClient("passthrough:///"+a2, n1.peers[2].dialOptions()...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	stream, err := conn.NewStream(n1.outgoing(context.Background(), 2), &streamDesc, methodCalls)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var in packet
-	err = stream.RecvMsg(&in)
-	if err == nil || !bytes.Contains([]byte(err.Error()), []byte("belongs to another cluster")) {
+	if err := refusal(t, n1, a2); !strings.Contains(err, "belongs to another cluster") {
 		t.Fatalf("stream of another cluster: %v", err)
 	}
 	if len(reached) > 0 {
 		t.Fatal("a frame of another cluster was delivered")
+	}
+}
+
+// refusal opens a stream of calls from n to node 2 at addr and returns why it
+// was refused, "" if it was not.
+func refusal(t *testing.T, n *node, addr string) string {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+addr, n.peers[2].dialOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := conn.NewStream(n.outgoing(context.Background(), 2), &streamDesc, methodCalls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in packet
+	if err := stream.RecvMsg(&in); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// Two nodes of which one cannot run what the cluster has, as the other knows it,
+// do not talk, and the refusal says which of them is too old.
+func TestVersionsAreCheckedOnConnect(t *testing.T) {
+	gate := func(v version.Version) *version.Gate {
+		g := new(version.Gate)
+		g.Raise(v)
+		return g
+	}
+	for _, c := range []struct {
+		name         string
+		from, at     version.Range
+		knows, knew  version.Version // what sender and receiver take for the cluster's
+		wantContains string
+	}{
+		{"alike", version.Range{Min: 1, Max: 1}, version.Range{Min: 1, Max: 1}, 1, 1, ""},
+		{"an upgraded sender", version.Range{Min: 1, Max: 2}, version.Range{Min: 1, Max: 1}, 1, 1, ""},
+		{"the receiver has not heard of 2", version.Range{Min: 1, Max: 2}, version.Range{Min: 1, Max: 2}, 2, 1, ""},
+		{"an old sender", version.Range{Min: 1, Max: 1}, version.Range{Min: 1, Max: 2}, 1, 2, "node 1: the cluster's version is 2, this program runs 1-1: use a newer spand"},
+		{"an old receiver", version.Range{Min: 1, Max: 2}, version.Range{Min: 1, Max: 1}, 2, 1, "node 2: the cluster's version is 2, this program runs 1-1: use a newer spand"},
+		{"too new a sender", version.Range{Min: 3, Max: 4}, version.Range{Min: 1, Max: 3}, 3, 2, "node 1: the cluster's version is 2, this program runs 3-4: use an older spand"},
+	} {
+		ln1, a1 := listen(t)
+		ln2, a2 := listen(t)
+		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: a1, 2: a2}, Versions: c.from, Version: gate(c.knows)}
+		n1 := startWith(t, cfg, ln1, nil)
+		cfg.Self, cfg.Versions, cfg.Version = 2, c.at, gate(c.knew)
+		n2 := startWith(t, cfg, ln2, func(n *Network) {
+			n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
+		})
+		got := refusal(t, n1, a2)
+		if !strings.Contains(got, c.wantContains) || (got == "") != (c.wantContains == "") {
+			t.Errorf("%s: refused with %q, want %q", c.name, got, c.wantContains)
+		}
+		if can, ok := n2.Versions(1); ok != (got == "") || ok && can != c.from {
+			t.Errorf("%s: node 2 believes that node 1 runs %v, %v", c.name, can, ok)
+		}
+		n1.stop()
+		n2.stop()
+	}
+}
+
+// An earlier life of a node is refused once a later one has connected.
+func TestIncarnationsAreCheckedOnConnect(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n2 := startWith(t, Config{Self: 2, Addrs: addrs}, ln2, func(n *Network) {
+		n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
+	})
+	defer n2.stop()
+	n1 := startWith(t, Config{Self: 1, Addrs: addrs, Incarnation: 8}, ln1, nil)
+	callUntil(t, n1, 2, 1, nil)
+	n1.cfg.Incarnation = 7
+	if got := refusal(t, n1, a2); !strings.Contains(got, "a later life of node 1") {
+		t.Errorf("an earlier life: %q", got)
+	}
+	n1.cfg.Incarnation = 8
+	if got := refusal(t, n1, a2); got != "" {
+		t.Errorf("the same life: %q", got)
+	}
+	n1.stop()
+}
+
+// A peer's calls have a budget: what is beyond is refused unexecuted, and the
+// calls that are under way can still be cancelled.
+func TestCallsBeyondTheBudgetAreRefused(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	entered := make(chan struct{}, maxCalls)
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.HandleCalls(func(ctx context.Context, _ keys.NodeID, method byte, p []byte) []byte {
+			if method == 9 {
+				entered <- struct{}{}
+				<-ctx.Done()
+			}
+			return p
+		})
+	})
+	defer n2.stop()
+	callUntil(t, n1, 2, 1, nil)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range maxCalls {
+		wg.Go(func() {
+			if _, err := n1.Call(ctx, 2, 9, nil); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+	for range maxCalls {
+		<-entered
+	}
+	_, err := n1.Call(context.Background(), 2, 1, nil)
+	var unreachable *UnreachableError
+	if !errors.As(err, &unreachable) || !unreachable.NotSent() || !errors.Is(err, errOverloaded) {
+		t.Errorf("a call beyond the budget: %v", err)
+	}
+	cancel()
+	wg.Wait()
+	callUntil(t, n1, 2, 1, nil) // there is room again
+
+	// So have their bytes; a call that is alone always fits.
+	big := make([]byte, maxFrame-64)
+	ctx, cancel = context.WithCancel(context.Background())
+	defer cancel()
+	for range maxCallBytes / len(big) {
+		wg.Go(func() { n1.Call(ctx, 2, 9, big) })
+		<-entered
+	}
+	if _, err := n1.Call(context.Background(), 2, 1, big); !errors.Is(err, errOverloaded) {
+		t.Errorf("a call beyond the bytes' budget: %v", err)
+	}
+	cancel()
+	wg.Wait()
+}
+
+// The trace of a call's context is that of its handler's.
+func TestTraceTravelsWithCalls(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.HandleCalls(func(ctx context.Context, _ keys.NodeID, _ byte, p []byte) []byte {
+			return append([]byte(tracing.ID(ctx)+" "), p...)
+		})
+	})
+	defer n2.stop()
+	if got := callUntil(t, n1, 2, 1, []byte("x")); string(got) != " x" {
+		t.Errorf("a call without a trace: %q", got)
+	}
+	ctx := tracing.Start(context.Background())
+	if got, err := n1.Call(ctx, 2, 1, []byte("x")); err != nil || string(got) != tracing.ID(ctx)+" x" {
+		t.Errorf("a call of trace %s: %q, %v", tracing.ID(ctx), got, err)
+	}
+}
+
+// A connection that a partition has swallowed, without a word to either side, is
+// given up and replaced: TCP itself would try for minutes.
+func TestSwallowedConnectionIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(1 << 20)
+		var mu sync.Mutex
+		var last *swallower
+		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := ln.DialContext(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			last = &swallower{Conn: c, gone: make(chan struct{}), closed: make(chan struct{})}
+			return last, err
+		}}
+		n1 := New(cfg)
+		n1.cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Self = 2
+		n2 := startWith(t, cfg, ln, func(n *Network) {
+			n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
+		})
+		defer n2.srv.Stop()
+		for _, p := range n2.peers { // nobody listens there
+			p.close()
+		}
+		if err := n1.Start(); err != nil {
+			t.Fatal(err)
+		}
+		callUntil(t, &node{Network: n1}, 2, 1, []byte("before"))
+		mu.Lock()
+		first := last
+		mu.Unlock()
+		close(first.gone)
+		began := time.Now()
+		callUntil(t, &node{Network: n1}, 2, 1, []byte("after"))
+		if took := time.Since(began); took > pingEvery+pingTimeout+time.Second {
+			t.Errorf("it took %v to find out", took)
+		}
+		n1.Close()
+		n2.Network.Close()
+	})
+}
+
+// swallower is a connection that, once gone is closed, takes everything and
+// brings nothing.
+type swallower struct {
+	net.Conn
+	gone, closed chan struct{}
+	once         sync.Once
+}
+
+func (s *swallower) isGone() bool {
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *swallower) Write(b []byte) (int, error) {
+	if s.isGone() {
+		return len(b), nil
+	}
+	return s.Conn.Write(b)
+}
+
+func (s *swallower) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if s.isGone() {
+		<-s.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (s *swallower) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
+}
+
+// The path of a call, both ways, over loopback.
+func BenchmarkCall(b *testing.B) {
+	t := new(testing.T)
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
+	})
+	defer n2.stop()
+	callUntil(t, n1, 2, 1, nil)
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+	}{{"plain", context.Background()}, {"traced", tracing.Start(context.Background())}} {
+		b.Run(c.name, func(b *testing.B) {
+			ctx, cancel := context.WithTimeout(c.ctx, time.Hour)
+			defer cancel()
+			payload := make([]byte, 100)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := n1.Call(ctx, 2, 1, payload); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
@@ -235,11 +508,12 @@ func FuzzPacket(f *testing.F) {
 }
 
 func FuzzCallFrames(f *testing.F) {
-	f.Add([]byte{frameRequest, 1, 2, 0})
+	f.Add([]byte{frameRequest, 1, 2, 1, 0})
+	f.Add(append([]byte{frameRequest, 1, 2, 1, 25}, make([]byte, 40)...))
 	f.Add([]byte{frameCancel, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := &callServer{ctx: ctx, out: newQueue(1 << 20), work: make(chan call), cancels: map[uint64]context.CancelFunc{},
+		s := &callServer{ctx: ctx, cancel: cancel, out: newQueue(1 << 20), work: make(chan call), cancels: map[uint64]context.CancelFunc{},
 			handle: func(context.Context, keys.NodeID, byte, []byte) []byte { return nil }}
 		s.receive(data)
 		cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/paxosgroup"
@@ -20,6 +21,15 @@ var (
 )
 
 func methodOf(c paxosgroup.Class) string { return "/" + serviceName + "/" + frameMethods[c] }
+
+// ServerOptions are what the server of a node's RPC port must be made with: every
+// call is authorized; a peer may keep connections alive, and dead ones end.
+func ServerOptions(insecure bool) []grpc.ServerOption {
+	return append(authorize(insecure),
+		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(16<<20), grpc.MaxRecvMsgSize(16<<20),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}))
+}
 
 // Register adds the node service to a gRPC server. Its messages are packets,
 // not protocol buffers, so the service description is written here by hand.
@@ -76,7 +86,7 @@ func (n *Network) serveCalls(ss grpc.ServerStream) error {
 		return errNotReady
 	}
 	ctx, cancel := context.WithCancel(ss.Context())
-	srv := &callServer{ctx: ctx, from: from, handle: handle, out: newQueue(callBudget),
+	srv := &callServer{ctx: ctx, cancel: cancel, from: from, handle: handle, out: newQueue(callBudget),
 		work: make(chan call), cancels: map[uint64]context.CancelFunc{}}
 	srv.out.put(encodeHello())
 	sent := make(chan struct{})

@@ -3,16 +3,17 @@ package directory
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
@@ -223,19 +224,68 @@ func (d *Directory) AllocateGroupID(ctx context.Context) (keys.GroupID, error) {
 	err := d.update(ctx, []keys.Key{counterKey}, func(vals []tablet.Value) ([]tablet.Write, error) {
 		id = uint64(keys.FirstGroup)
 		if vals[0].Exists {
-			v, n := binary.Uvarint(vals[0].Bytes)
-			if n <= 0 || n != len(vals[0].Bytes) || v < id {
-				return nil, fmt.Errorf("counter of group ids is damaged: %x", vals[0].Bytes)
+			v, err := decodeNumber(counterKey, vals[0].Bytes, id)
+			if err != nil {
+				return nil, err
 			}
 			id = v
 		}
 		id++
-		return []tablet.Write{{Key: counterKey, Value: binary.AppendUvarint(nil, id)}}, nil
+		return []tablet.Write{{Key: counterKey, Value: encodeNumber(id)}}, nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("directory: allocating a group id: %w", err)
 	}
 	return keys.GroupID(id), nil
+}
+
+// Version returns the cluster's version, 0 while the cluster has none.
+func (d *Directory) Version(ctx context.Context) (version.Version, error) {
+	ctx, cancel := d.bound(ctx)
+	defer cancel()
+	req := tablet.ReadRequest{Gets: []keys.Key{versionKey}}
+	var resp *tablet.ReadResponse
+	err := d.call(ctx, func(ctx context.Context, t tablet.Target, r Replica) (err error) {
+		req.Target, req.At = t, d.cfg.Clock.Now().Latest
+		resp, err = r.Read(ctx, &req)
+		return err
+	})
+	if err == nil && len(resp.Gets) != 1 {
+		err = fmt.Errorf("%d answers to one get", len(resp.Gets))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("directory: reading the cluster's version: %w", err)
+	}
+	return decodeVersion(resp.Gets[0])
+}
+
+func decodeVersion(v tablet.Value) (version.Version, error) {
+	if !v.Exists {
+		return 0, nil
+	}
+	n, err := decodeNumber(versionKey, v.Bytes, uint64(version.V1))
+	if err == nil && n > math.MaxUint32 {
+		err = fmt.Errorf("directory: cluster version %d", n)
+	}
+	return version.Version(n), err
+}
+
+// RaiseVersion makes v the cluster's version unless it has a higher one, and
+// returns what it has then. Who raises it has made sure that every member can run it
+// and will be kept from forgetting how.
+func (d *Directory) RaiseVersion(ctx context.Context, v version.Version) (version.Version, error) {
+	var now version.Version
+	err := d.update(ctx, []keys.Key{versionKey}, func(vals []tablet.Value) (_ []tablet.Write, err error) {
+		if now, err = decodeVersion(vals[0]); err != nil || now >= v {
+			return nil, err
+		}
+		now = v
+		return []tablet.Write{{Key: versionKey, Value: encodeNumber(uint64(v))}}, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("directory: raising the cluster's version: %w", err)
+	}
+	return now, nil
 }
 
 // update runs one read-modify-write transaction over ks, again until it has

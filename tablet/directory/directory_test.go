@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
@@ -313,9 +314,58 @@ func TestAllocateGroupIDNeverRepeats(t *testing.T) {
 		}
 		wg.Wait()
 		eq(t, len(seen), 80)
-		s.data[string(counterKey)] = []byte{0x80}
-		if _, err := newDirectory(s).AllocateGroupID(context.Background()); err == nil {
-			t.Error("a damaged counter was used")
+		for _, damaged := range [][]byte{nil, {numberFormat}, {numberFormat, 0x80}, {numberFormat, 1}, {numberFormat + 1, 90}, {90}} {
+			s.data[string(counterKey)] = damaged
+			if id, err := newDirectory(s).AllocateGroupID(context.Background()); err == nil {
+				t.Errorf("counter %x gave id %d", damaged, id)
+			}
+		}
+	})
+}
+
+// The cluster's version only rises, whoever raises it, and however often a lost
+// answer makes a node try again.
+func TestClusterVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore()
+		ctx := context.Background()
+		read := func() version.Version {
+			t.Helper()
+			v, err := newDirectory(s).Version(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		if v := read(); v != 0 {
+			t.Errorf("a new directory has version %d", v)
+		}
+		lost := 0
+		s.fault = func(n int, method string, after bool) error {
+			if method == "Commit" && after && lost < 2 {
+				lost++
+				return &tablet.AmbiguousError{}
+			}
+			return nil
+		}
+		var wg sync.WaitGroup
+		for v := range version.Version(5) {
+			wg.Go(func() {
+				if got, err := newDirectory(s).RaiseVersion(ctx, v+1); err != nil || got < v+1 {
+					t.Errorf("raised to %d, it is %d: %v", v+1, got, err)
+				}
+			})
+		}
+		wg.Wait()
+		if v := read(); v != 5 || lost == 0 {
+			t.Errorf("version %d after %d lost answers", v, lost)
+		}
+		if v, err := newDirectory(s).RaiseVersion(ctx, 3); v != 5 || err != nil {
+			t.Errorf("raised to less: %d, %v", v, err)
+		}
+		s.data[string(versionKey)] = []byte{numberFormat, 0}
+		if v, err := newDirectory(s).Version(ctx); err == nil {
+			t.Errorf("a damaged record gave version %d", v)
 		}
 	})
 }

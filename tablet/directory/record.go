@@ -14,13 +14,33 @@ import (
 const (
 	kindRecord  byte = 'd' // + escaped end key -> descriptor
 	kindCounter byte = 'n' // the highest group id handed out
+	kindVersion byte = 'v' // the cluster's version
 )
 
 var (
 	recordsStart = keys.Key{keys.DirectoryPrefix, kindRecord}
 	recordsEnd   = keys.Key{keys.DirectoryPrefix, kindRecord + 1}
 	counterKey   = keys.Key{keys.DirectoryPrefix, kindCounter, 0x01}
+	versionKey   = keys.Key{keys.DirectoryPrefix, kindVersion, 0x01}
 )
+
+// numberFormat is the first byte of the records that are one number.
+const numberFormat = 1
+
+func encodeNumber(n uint64) []byte { return binary.AppendUvarint([]byte{numberFormat}, n) }
+
+// decodeNumber reads the record under key, a number that is at least least.
+func decodeNumber(key keys.Key, b []byte, least uint64) (uint64, error) {
+	if len(b) > 0 && b[0] > numberFormat {
+		return 0, fmt.Errorf("directory: record %x has format %d, this program knows %d: use a newer spand", key, b[0], numberFormat)
+	}
+	if len(b) > 1 && b[0] == numberFormat {
+		if n, w := binary.Uvarint(b[1:]); w == len(b)-1 && n >= least {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("directory: record %x is damaged: %x", key, b)
+}
 
 // recordKey returns the key of the record for the tablet whose span ends at end.
 // Zero bytes are escaped as 00 ff and the key ends with 00 01, which keeps the
@@ -73,7 +93,7 @@ func DecodeDescriptor(b []byte) (keys.Descriptor, error) {
 		return d, errDescriptor
 	}
 	if b[0] != descriptorVersion {
-		return d, fmt.Errorf("directory: descriptor of version %d, this version knows %d", b[0], descriptorVersion)
+		return d, fmt.Errorf("directory: descriptor of format %d, this program knows %d", b[0], descriptorVersion)
 	}
 	r := decoder{b: b[1:]}
 	d.Group = keys.GroupID(r.uvarint())

@@ -125,6 +125,7 @@ type WelcomeResponse struct {
 	Ready         bool                   `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`                                                                             // tablets is complete
 	Tablets       []*Tablet              `protobuf:"bytes,3,rep,name=tablets,proto3" json:"tablets,omitempty"`                                                                          // when known
 	Tokens        map[uint32][]byte      `protobuf:"bytes,4,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // when known: by node id, what this member remembers, its own included
+	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                                                                         // highest that the cluster may have, as far as this member knows; 0: none was agreed on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,22 +188,118 @@ func (x *WelcomeResponse) GetTokens() map[uint32][]byte {
 	return nil
 }
 
-type StatusResponse struct {
+func (x *WelcomeResponse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type RaiseVersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`                            // name, as in --node
-	NodeId        uint32                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`         // place in the cluster, from 1
-	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 32 hexadecimal digits
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`                      // of the binary
-	Clock         *Clock                 `protobuf:"bytes,5,opt,name=clock,proto3" json:"clock,omitempty"`
-	Nodes         []*Peer                `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`     // every member, this node included
-	Tablets       []*Tablet              `protobuf:"bytes,7,rep,name=tablets,proto3" json:"tablets,omitempty"` // replicas on this node, by group id
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 0: the highest that every member's program can run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *RaiseVersionRequest) Reset() {
+	*x = RaiseVersionRequest{}
+	mi := &file_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseVersionRequest) ProtoMessage() {}
+
+func (x *RaiseVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseVersionRequest.ProtoReflect.Descriptor instead.
+func (*RaiseVersionRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RaiseVersionRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type RaiseVersionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the cluster's version now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseVersionResponse) Reset() {
+	*x = RaiseVersionResponse{}
+	mi := &file_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseVersionResponse) ProtoMessage() {}
+
+func (x *RaiseVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseVersionResponse.ProtoReflect.Descriptor instead.
+func (*RaiseVersionResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RaiseVersionResponse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type StatusResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Node           string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`                            // name, as in --node
+	NodeId         uint32                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`         // place in the cluster, from 1
+	ClusterId      string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // 32 hexadecimal digits
+	Version        string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`                      // of the binary
+	Clock          *Clock                 `protobuf:"bytes,5,opt,name=clock,proto3" json:"clock,omitempty"`
+	Nodes          []*Peer                `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`                                          // every member, this node included
+	Tablets        []*Tablet              `protobuf:"bytes,7,rep,name=tablets,proto3" json:"tablets,omitempty"`                                      // replicas on this node, by group id
+	ClusterVersion uint32                 `protobuf:"varint,8,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // which commands may be used; the same on all nodes but for a moment
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -214,7 +311,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -227,7 +324,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -279,6 +376,13 @@ func (x *StatusResponse) GetTablets() []*Tablet {
 	return nil
 }
 
+func (x *StatusResponse) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
+}
+
 // Clock is the node's interval clock at the moment of the answer.
 type Clock struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -293,7 +397,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +409,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +422,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Clock) GetEarliestNs() int64 {
@@ -363,13 +467,14 @@ type Peer struct {
 	RpcAddr       string                 `protobuf:"bytes,3,opt,name=rpc_addr,json=rpcAddr,proto3" json:"rpc_addr,omitempty"`
 	Self          bool                   `protobuf:"varint,4,opt,name=self,proto3" json:"self,omitempty"`
 	Connected     bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"` // a stream to it stands
+	Versions      string                 `protobuf:"bytes,6,opt,name=versions,proto3" json:"versions,omitempty"`    // cluster versions that its program can run, as in 1-2; empty until it has connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +486,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +499,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Peer) GetNodeId() uint32 {
@@ -432,6 +537,13 @@ func (x *Peer) GetConnected() bool {
 	return false
 }
 
+func (x *Peer) GetVersions() string {
+	if x != nil {
+		return x.Versions
+	}
+	return ""
+}
+
 type Tablet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -454,7 +566,7 @@ type Tablet struct {
 
 func (x *Tablet) Reset() {
 	*x = Tablet{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +578,7 @@ func (x *Tablet) String() string {
 func (*Tablet) ProtoMessage() {}
 
 func (x *Tablet) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +591,7 @@ func (x *Tablet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tablet.ProtoReflect.Descriptor instead.
 func (*Tablet) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Tablet) GetGroup() uint64 {
@@ -591,7 +703,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +715,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +728,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -644,7 +756,7 @@ type Lag struct {
 
 func (x *Lag) Reset() {
 	*x = Lag{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +768,7 @@ func (x *Lag) String() string {
 func (*Lag) ProtoMessage() {}
 
 func (x *Lag) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +781,7 @@ func (x *Lag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lag.ProtoReflect.Descriptor instead.
 func (*Lag) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lag) GetNodeId() uint32 {
@@ -696,15 +808,20 @@ const file_admin_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\fR\x05token\"\xef\x01\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\"\x89\x02\n" +
 	"\x0fWelcomeResponse\x12\x14\n" +
 	"\x05known\x18\x01 \x01(\bR\x05known\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x120\n" +
 	"\atablets\x18\x03 \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12C\n" +
-	"\x06tokens\x18\x04 \x03(\v2+.spand.admin.v1.WelcomeResponse.TokensEntryR\x06tokens\x1a9\n" +
+	"\x06tokens\x18\x04 \x03(\v2+.spand.admin.v1.WelcomeResponse.TokensEntryR\x06tokens\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion\x1a9\n" +
 	"\vTokensEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x81\x02\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"/\n" +
+	"\x13RaiseVersionRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"0\n" +
+	"\x14RaiseVersionResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xaa\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\rR\x06nodeId\x12\x1d\n" +
@@ -713,7 +830,8 @@ const file_admin_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12+\n" +
 	"\x05clock\x18\x05 \x01(\v2\x15.spand.admin.v1.ClockR\x05clock\x12*\n" +
 	"\x05nodes\x18\x06 \x03(\v2\x14.spand.admin.v1.PeerR\x05nodes\x120\n" +
-	"\atablets\x18\a \x03(\v2\x16.spand.admin.v1.TabletR\atablets\"\x92\x01\n" +
+	"\atablets\x18\a \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12'\n" +
+	"\x0fcluster_version\x18\b \x01(\rR\x0eclusterVersion\"\x92\x01\n" +
 	"\x05Clock\x12\x1f\n" +
 	"\vearliest_ns\x18\x01 \x01(\x03R\n" +
 	"earliestNs\x12\x1b\n" +
@@ -721,13 +839,14 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"epsilon_ns\x18\x03 \x01(\x03R\tepsilonNs\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x80\x01\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x9c\x01\n" +
 	"\x04Peer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
 	"\brpc_addr\x18\x03 \x01(\tR\arpcAddr\x12\x12\n" +
 	"\x04self\x18\x04 \x01(\bR\x04self\x12\x1c\n" +
-	"\tconnected\x18\x05 \x01(\bR\tconnected\"\xa8\x03\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1a\n" +
+	"\bversions\x18\x06 \x01(\tR\bversions\"\xa8\x03\n" +
 	"\x06Tablet\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x1b\n" +
 	"\tstart_key\x18\x02 \x01(\fR\bstartKey\x12\x17\n" +
@@ -754,10 +873,11 @@ const file_admin_proto_rawDesc = "" +
 	"replica_id\x18\x02 \x01(\x04R\treplicaId\"8\n" +
 	"\x03Lag\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x18\n" +
-	"\aentries\x18\x02 \x01(\x04R\aentries2\x9c\x01\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries2\xf7\x01\n" +
 	"\x05Admin\x12G\n" +
 	"\x06Status\x12\x1d.spand.admin.v1.StatusRequest\x1a\x1e.spand.admin.v1.StatusResponse\x12J\n" +
-	"\aWelcome\x12\x1e.spand.admin.v1.WelcomeRequest\x1a\x1f.spand.admin.v1.WelcomeResponseB/Z-github.com/spandb/spand/internal/node/adminpbb\x06proto3"
+	"\aWelcome\x12\x1e.spand.admin.v1.WelcomeRequest\x1a\x1f.spand.admin.v1.WelcomeResponse\x12Y\n" +
+	"\fRaiseVersion\x12#.spand.admin.v1.RaiseVersionRequest\x1a$.spand.admin.v1.RaiseVersionResponseB/Z-github.com/spandb/spand/internal/node/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -771,36 +891,40 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),   // 0: spand.admin.v1.StatusRequest
-	(*WelcomeRequest)(nil),  // 1: spand.admin.v1.WelcomeRequest
-	(*WelcomeResponse)(nil), // 2: spand.admin.v1.WelcomeResponse
-	(*StatusResponse)(nil),  // 3: spand.admin.v1.StatusResponse
-	(*Clock)(nil),           // 4: spand.admin.v1.Clock
-	(*Peer)(nil),            // 5: spand.admin.v1.Peer
-	(*Tablet)(nil),          // 6: spand.admin.v1.Tablet
-	(*Replica)(nil),         // 7: spand.admin.v1.Replica
-	(*Lag)(nil),             // 8: spand.admin.v1.Lag
-	nil,                     // 9: spand.admin.v1.WelcomeResponse.TokensEntry
+	(*StatusRequest)(nil),        // 0: spand.admin.v1.StatusRequest
+	(*WelcomeRequest)(nil),       // 1: spand.admin.v1.WelcomeRequest
+	(*WelcomeResponse)(nil),      // 2: spand.admin.v1.WelcomeResponse
+	(*RaiseVersionRequest)(nil),  // 3: spand.admin.v1.RaiseVersionRequest
+	(*RaiseVersionResponse)(nil), // 4: spand.admin.v1.RaiseVersionResponse
+	(*StatusResponse)(nil),       // 5: spand.admin.v1.StatusResponse
+	(*Clock)(nil),                // 6: spand.admin.v1.Clock
+	(*Peer)(nil),                 // 7: spand.admin.v1.Peer
+	(*Tablet)(nil),               // 8: spand.admin.v1.Tablet
+	(*Replica)(nil),              // 9: spand.admin.v1.Replica
+	(*Lag)(nil),                  // 10: spand.admin.v1.Lag
+	nil,                          // 11: spand.admin.v1.WelcomeResponse.TokensEntry
 }
 var file_admin_proto_depIdxs = []int32{
-	6, // 0: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
-	9, // 1: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
-	4, // 2: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
-	5, // 3: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
-	6, // 4: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
-	8, // 5: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
-	7, // 6: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
-	0, // 7: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
-	1, // 8: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
-	3, // 9: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
-	2, // 10: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	8,  // 0: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
+	11, // 1: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
+	6,  // 2: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
+	7,  // 3: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
+	8,  // 4: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
+	10, // 5: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
+	9,  // 6: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
+	0,  // 7: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
+	1,  // 8: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
+	3,  // 9: spand.admin.v1.Admin.RaiseVersion:input_type -> spand.admin.v1.RaiseVersionRequest
+	5,  // 10: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
+	2,  // 11: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
+	4,  // 12: spand.admin.v1.Admin.RaiseVersion:output_type -> spand.admin.v1.RaiseVersionResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -814,7 +938,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

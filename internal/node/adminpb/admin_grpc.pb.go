@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName  = "/spand.admin.v1.Admin/Status"
-	Admin_Welcome_FullMethodName = "/spand.admin.v1.Admin/Welcome"
+	Admin_Status_FullMethodName       = "/spand.admin.v1.Admin/Status"
+	Admin_Welcome_FullMethodName      = "/spand.admin.v1.Admin/Welcome"
+	Admin_RaiseVersion_FullMethodName = "/spand.admin.v1.Admin/RaiseVersion"
 )
 
 // AdminClient is the client API for Admin service.
@@ -30,13 +31,19 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Admin answers for the node that is asked; it never forwards. Every call may
-// be made against any node at any time, also while the cluster has no quorum.
+// be made against any node at any time; but for RaiseVersion also while the
+// cluster has no quorum.
 type AdminClient interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Welcome is asked by a member whose data directory is new, of every other
 	// member, before it takes part: has a node of this id been here before?
 	Welcome(ctx context.Context, in *WelcomeRequest, opts ...grpc.CallOption) (*WelcomeResponse, error)
+	// RaiseVersion raises the cluster's version, after every member has been
+	// upgraded: commands that came with the version are in use from then on, and no
+	// member can go back to a program that does not know them. Every member must be
+	// up. A new cluster does it by itself. Raising again, or to less, changes nothing.
+	RaiseVersion(ctx context.Context, in *RaiseVersionRequest, opts ...grpc.CallOption) (*RaiseVersionResponse, error)
 }
 
 type adminClient struct {
@@ -67,18 +74,34 @@ func (c *adminClient) Welcome(ctx context.Context, in *WelcomeRequest, opts ...g
 	return out, nil
 }
 
+func (c *adminClient) RaiseVersion(ctx context.Context, in *RaiseVersionRequest, opts ...grpc.CallOption) (*RaiseVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RaiseVersionResponse)
+	err := c.cc.Invoke(ctx, Admin_RaiseVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
 //
 // Admin answers for the node that is asked; it never forwards. Every call may
-// be made against any node at any time, also while the cluster has no quorum.
+// be made against any node at any time; but for RaiseVersion also while the
+// cluster has no quorum.
 type AdminServer interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Welcome is asked by a member whose data directory is new, of every other
 	// member, before it takes part: has a node of this id been here before?
 	Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error)
+	// RaiseVersion raises the cluster's version, after every member has been
+	// upgraded: commands that came with the version are in use from then on, and no
+	// member can go back to a program that does not know them. Every member must be
+	// up. A new cluster does it by itself. Raising again, or to less, changes nothing.
+	RaiseVersion(context.Context, *RaiseVersionRequest) (*RaiseVersionResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -94,6 +117,9 @@ func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*Status
 }
 func (UnimplementedAdminServer) Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Welcome not implemented")
+}
+func (UnimplementedAdminServer) RaiseVersion(context.Context, *RaiseVersionRequest) (*RaiseVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RaiseVersion not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -152,6 +178,24 @@ func _Admin_Welcome_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_RaiseVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RaiseVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RaiseVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RaiseVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RaiseVersion(ctx, req.(*RaiseVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +210,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Welcome",
 			Handler:    _Admin_Welcome_Handler,
+		},
+		{
+			MethodName: "RaiseVersion",
+			Handler:    _Admin_RaiseVersion_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
