@@ -33,7 +33,7 @@ var rooms = []struct {
 	{"sql/types", []string{"sql/sqlstate", "sql/parse/pgast"}},
 	{"sql/rowcodec", []string{"sql/types", "sql/sqlstate", "internal/keys", "truetime"}},
 	{"sql/expr", []string{"sql/types", "sql/sqlstate", "sql/parse/pgast"}},
-	{"sql/...", []string{"sql/...", "txn", "tablet", "internal/keys", "truetime"}},
+	{"sql/...", []string{"sql/...", "txn", "tablet", "internal/keys", "internal/tracing", "truetime"}},
 	{"pgwire/...", []string{"pgwire/wiretest", "sql", "sql/types", "sql/sqlstate"}},
 	{"internal/node/adminpb", nil},
 	{"internal/node", []string{"..."}},

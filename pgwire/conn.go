@@ -360,7 +360,7 @@ func (c *conn) sendError(err error) error {
 	}
 	e := sqlError(err)
 	if e.Code == sqlstate.InternalError || e.Code == sqlstate.DataCorrupted {
-		c.log.Error("SQL statement failed", "client", c.nc.RemoteAddr(), "code", e.Code, "message", e.Message, "cause", e.Cause)
+		c.log.Error("SQL statement failed", "trace_id", c.sess.TraceID(), "client", c.nc.RemoteAddr(), "code", e.Code, "message", e.Message, "cause", e.Cause)
 	}
 	c.srv.metrics.failed(e.Code)
 	c.out = appendError(c.out, 'E', sevError, e)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/tracing"
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/kv"
@@ -45,6 +46,7 @@ type Conn struct {
 	spare   portal        // the unnamed portal, again and again
 	key     []byte        // scratch for plan cache keys
 	stmtCtx context.Context
+	began   time.Time // of the work under stmtCtx
 	closed  bool
 
 	// Method values that every statement needs, made once.
@@ -69,8 +71,9 @@ var (
 	errShutdown   = sqlstate.Newf(sqlstate.AdminShutdown, "terminating connection due to administrator command")
 )
 
-// begin makes the context of a statement: it ends with ctx and with Cancel. The front
-// end's ctx bounds it by statement_timeout. done must be called.
+// begin makes the context of a statement: it ends with ctx and with Cancel, and bears
+// a trace of its own. The front end's ctx bounds it by statement_timeout. done must be
+// called.
 func (c *Conn) begin(ctx context.Context) (out context.Context, done func()) {
 	m := &c.cancelMu
 	m.Lock()
@@ -84,7 +87,8 @@ func (c *Conn) begin(ctx context.Context) (out context.Context, done func()) {
 	m.busy = true
 	out = m.ctx
 	m.Unlock()
-	c.stmtCtx = out
+	out = tracing.Start(out)
+	c.stmtCtx, c.began = out, time.Now()
 	return out, c.doneFunc
 }
 
@@ -92,6 +96,28 @@ func (c *Conn) done() {
 	c.cancelMu.Lock()
 	c.cancelMu.busy = false
 	c.cancelMu.Unlock()
+	if took := time.Since(c.began); took >= slowStatement {
+		c.eng.saySlow(c.stmtCtx, c.opts.BackendPID, took)
+	}
+}
+
+// slowStatement is how long a message's work may take before the log says so, once
+// a second at most: where one waits for a lock, many do.
+const slowStatement = time.Second
+
+func (e *Engine) saySlow(ctx context.Context, pid int32, took time.Duration) {
+	now := time.Now().UnixNano()
+	if last := e.slowSaid.Load(); now-last > int64(time.Second) && e.slowSaid.CompareAndSwap(last, now) {
+		e.log.InfoContext(ctx, "slow statement", "pid", pid, "took", took)
+	}
+}
+
+// TraceID names the trace of the last statement.
+func (c *Conn) TraceID() string {
+	if c.stmtCtx == nil {
+		return ""
+	}
+	return tracing.ID(c.stmtCtx)
 }
 
 // Cancel interrupts the running statement, if any.

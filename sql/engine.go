@@ -59,6 +59,8 @@ type Engine struct {
 	rowIDs  rowIDs
 	started time.Time
 
+	slowSaid atomic.Int64 // when a slow statement was last logged
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 

@@ -93,6 +93,8 @@ type Session interface {
 	// front end, which knows when one begins, keeps both.
 	IdleInTransactionTimeout() int
 	StatementTimeout() int
+	// TraceID names the trace of the last statement, for the log; "" if there is none.
+	TraceID() string
 
 	// Cancel interrupts the running statement, if any (another goroutine calls it).
 	Cancel()

@@ -298,6 +298,7 @@ func (s *session) ms(name string) int {
 
 func (s *session) IdleInTransactionTimeout() int { return s.ms("idle_in_transaction_session_timeout") }
 func (s *session) StatementTimeout() int         { return s.ms("statement_timeout") }
+func (s *session) TraceID() string               { return "" }
 func (s *session) Cancel()                       {}
 
 func (s *session) Close() {

@@ -335,7 +335,7 @@ func (d *Directory) attempt(ctx context.Context, age truetime.Timestamp, ks []ke
 		actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.cfg.AttemptTimeout)
 		defer cancel()
 		if err := last.Abort(actx, &tablet.AbortRequest{Target: at, Txn: ref}); err != nil {
-			d.cfg.Logger.Debug("directory: abort", "txn", id.String(), "err", err)
+			d.cfg.Logger.DebugContext(ctx, "directory: abort", "txn", id.String(), "err", err)
 		}
 	}
 	if err != nil {
