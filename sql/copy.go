@@ -177,7 +177,7 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	if err != nil {
 		return 0, err
 	}
-	if _, err := c.needKV(ctx, false); err != nil {
+	if _, err := c.needKV(ctx, withLocks); err != nil {
 		return 0, err
 	}
 	t.view.Used(p.Uses)
@@ -319,7 +319,7 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 		if t.readOnly && cp.plan.Locks {
 			return 0, sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
 		}
-		changed, err := c.needKV(ctx, !cp.plan.Locks && (t.readOnly || r.single && !t.explicit && !t.ran))
+		changed, err := c.needKV(ctx, c.accessOf(r, cp.plan))
 		if err != nil {
 			return 0, err
 		}

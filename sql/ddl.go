@@ -26,7 +26,7 @@ func (c *Conn) ddl(ctx context.Context, r *request) (string, error) {
 	if err := t.view.Begin(ctx); err != nil {
 		return "", err
 	}
-	if _, err := c.needKV(ctx, false); err != nil {
+	if _, err := c.needKV(ctx, withLocks); err != nil {
 		return "", err
 	}
 	switch x := r.tree.(type) {

@@ -59,7 +59,7 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 		if t.readOnly && cp.plan.Locks {
 			return sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
 		}
-		if _, err := c.needKV(ctx, false); err != nil {
+		if _, err := c.needKV(ctx, withLocks); err != nil {
 			return err
 		}
 		t.view.Used(cp.plan.Uses)

@@ -34,6 +34,9 @@ func (t storeTxn) Scan(ctx context.Context, req ScanRequest) RowIter {
 
 func (t storeTxn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	ts, err := t.Txn.Commit(ctx)
+	if err == txn.ErrUnconfirmed {
+		err = kv.ErrUnconfirmed
+	}
 	var unknown *txn.UnknownOutcomeError
 	if errors.As(err, &unknown) {
 		err = &kv.UnknownOutcomeError{Txn: t.ID(), Cause: err}

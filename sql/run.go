@@ -104,6 +104,9 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 				err = c.commit(ctx)
 			}
 		}
+		if err != nil && t.kv != nil && t.kv.Insist() {
+			continue // a guess may be to blame
+		}
 		if err == nil {
 			if t.open {
 				t.ran = true
@@ -189,7 +192,7 @@ func (c *Conn) planned(ctx context.Context, r *request) (string, error) {
 		if len(cp.plan.Uses) == 0 {
 			break // no table is read: no store is needed
 		}
-		changed, err := c.needKV(ctx, !cp.plan.Locks && (t.readOnly || r.single && !t.explicit && !t.ran))
+		changed, err := c.needKV(ctx, c.accessOf(r, cp.plan))
 		if err != nil {
 			return "", err
 		}
@@ -210,6 +213,27 @@ func (c *Conn) planned(ctx context.Context, r *request) (string, error) {
 	tag, err := c.runPlan(ctx, cp, x, &r.sink)
 	c.release(x)
 	return tag, err
+}
+
+// accessOf a statement that has a plan, when it is the first of its transaction.
+func (c *Conn) accessOf(r *request, p *plan.Plan) access {
+	t := &c.txn
+	switch alone := r.single && !t.explicit && !t.ran; {
+	case !p.Locks && (t.readOnly || alone):
+		return readOnly
+	case alone && modifies(r.tree):
+		return optimistic
+	}
+	return withLocks
+}
+
+// modifies reports INSERT, UPDATE and DELETE, which show nothing before they commit.
+func modifies(tree pgast.Stmt) bool {
+	switch tree.(type) {
+	case *pgast.Insert, *pgast.Update, *pgast.Delete:
+		return true
+	}
+	return false
 }
 
 func verb(p *plan.Plan) string {

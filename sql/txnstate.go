@@ -8,6 +8,7 @@ import (
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
+	"github.com/spandb/spand/sql/kv"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
@@ -46,19 +47,28 @@ func (c *Conn) openTxn(explicit bool) {
 	t.bulk = exec.Bulk{IsNew: c.isNewPhys}
 }
 
-// needKV begins the store's transaction. readOnly asks for one without locks; the
-// view must have begun, and begins anew when its lease does not cover the timestamp:
-// then changed reports that plans must be looked up again.
-func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err error) {
+// access is how a statement goes about its transaction.
+type access uint8
+
+const (
+	withLocks  access = iota
+	optimistic        // guesses first, unless it follows a conflict; run again by dispatch
+	readOnly          // at a timestamp, without locks
+)
+
+// needKV begins the store's transaction. For readOnly the view must have begun, and
+// begins anew when its lease does not cover the timestamp: then changed reports that
+// plans must be looked up again.
+func (c *Conn) needKV(ctx context.Context, how access) (changed bool, err error) {
 	t := &c.txn
 	if t.kv != nil {
 		return false, nil
 	}
-	if !readOnly {
+	if how != readOnly {
 		if c.inherit != 0 && c.eng.clock.Now().Latest.Sub(c.inherit) > maxInherit {
 			c.inherit, c.refusedAt = 0, nil
 		}
-		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: c.inherit})
+		t.kv = c.eng.kv.Begin(c.ctx, TxnOptions{Age: c.inherit, Optimistic: how == optimistic && c.inherit == 0})
 		// The store remembers what writes replace only from its first savepoint on.
 		for i := range t.marks {
 			if t.marks[i].mark < 0 {
@@ -95,8 +105,9 @@ func (c *Conn) needKV(ctx context.Context, readOnly bool) (changed bool, err err
 	}
 }
 
-// commit ends the transaction. Whatever the result, none is open afterwards. The
-// commit itself is not interrupted by a cancelled statement: its outcome counts.
+// commit ends the transaction. Whatever the result, none is open afterwards, except
+// after kv.ErrUnconfirmed. The commit itself is not interrupted by a cancelled
+// statement: its outcome counts.
 func (c *Conn) commit(ctx context.Context) error {
 	t := &c.txn
 	if t.kv == nil {
@@ -105,6 +116,9 @@ func (c *Conn) commit(ctx context.Context) error {
 		return nil
 	}
 	err := c.commitKV(ctx)
+	if err == kv.ErrUnconfirmed {
+		return err
+	}
 	if err != nil {
 		c.noteAbort(err)
 		t.kv.Rollback(c.ctx)

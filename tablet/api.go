@@ -59,7 +59,6 @@ type TxnRef struct {
 	// tablet, 0 on first contact. Under any other the locks are gone (X2) and the
 	// request is refused with AbortedError{LocksLost}.
 	Term uint64
-	// Priority is for the lock table's wound decision of equally old ones; 0.
 	// Client is the gateway node, whose heartbeats keep the locks alive.
 	Client keys.NodeID
 }
@@ -73,8 +72,12 @@ type ReadRequest struct {
 	Wait   WaitPolicy
 	// Follower allows any replica with t_safe >= At to answer, not only the leader.
 	Follower bool
-	Gets     []keys.Key
-	Scans    []Scan
+	// Guess asks a replica that need not lead for the newest versions that it has
+	// applied, however old: for an optimistic transaction, whose commit says what
+	// it was told (CommitRequest.Expect). Gets only; At and Txn are ignored.
+	Guess bool
+	Gets  []keys.Key
+	Scans []Scan
 	// MaxBytes bounds the answer (0: 1 MiB); at least one row is always returned.
 	MaxBytes int
 }
@@ -139,11 +142,27 @@ type CommitRequest struct {
 	// its gateway will ask no more about it, so its outcome may be forgotten and
 	// stray copies of its commit are refused for ever (X5). 0: says nothing.
 	Finished uint64
+	// Expect is what an optimistic transaction read without locks. The tablet takes
+	// their exclusive locks, waiting as a read does, and commits if all are as
+	// expected; else it answers with Found and the transaction goes on with the
+	// locks. Sent only by transactions that hold no lock yet.
+	Expect []Expectation
 }
 
-// CommitResponse carries the commit timestamp.
+// Expectation is a key that an optimistic transaction has read, and the timestamp
+// of the version that it saw, 0 when there was no row.
+type Expectation struct {
+	Key keys.Key
+	TS  truetime.Timestamp
+}
+
+// CommitResponse carries the commit timestamp. With Term set nothing was committed:
+// under it the transaction now holds exclusive locks on what it expected, and Found
+// are the newest versions there, in order, as many as the answer has room for.
 type CommitResponse struct {
-	TS truetime.Timestamp
+	TS    truetime.Timestamp
+	Term  uint64
+	Found []Value
 }
 
 // PrepareRequest is phase one at a participant that is not the coordinator.

@@ -12,6 +12,13 @@ import (
 // Commit commits a transaction that touched this tablet alone.
 func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitResponse, error) {
 	t.stats.Commits.Add(1)
+	if len(req.Expect) > 0 {
+		resp, confirmed, err := t.confirm(ctx, req)
+		if confirmed == nil {
+			return resp, err
+		}
+		req = confirmed
+	}
 	ts, err := t.decide(ctx, &decision{
 		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {

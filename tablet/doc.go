@@ -26,7 +26,8 @@
 //     to older transactions or to such as end by themselves (committing, prepared
 //     and asked about), so there is no deadlock. In commit and prepare nobody waits
 //     for an older transaction. A lock of another term, or one that a split took
-//     elsewhere without the request knowing, fails the commit.
+//     elsewhere without the request knowing, fails the commit. An optimistic commit
+//     (optimistic.go) gets its locks first and compares what it expects under them.
 //   - X3: a prepare replicates writes and all locks, shared and range locks too. From
 //     then on only Resolve ends it. Its locks go after After(s), by a command whose
 //     timestamp lies above s.

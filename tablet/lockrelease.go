@@ -137,6 +137,16 @@ func (lt *lockTable) killLocked(tx *txnState, why *AbortedError) {
 	lt.settleLocked(false)
 }
 
+// whyDead returns why tx was aborted, nil if it was not.
+func (lt *lockTable) whyDead(tx *txnState) *AbortedError {
+	if !tx.killed.Load() {
+		return nil
+	}
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	return tx.dead
+}
+
 // kill aborts tx unless its outcome is no longer this tablet's to decide; it
 // reports whether tx is dead.
 func (lt *lockTable) kill(tx *txnState, why *AbortedError) bool {

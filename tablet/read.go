@@ -18,6 +18,9 @@ func (t *Tablet) Read(ctx context.Context, req *ReadRequest) (*ReadResponse, err
 		return nil, err
 	}
 	t.stats.Reads.Add(1)
+	if req.Guess {
+		return t.guess(req)
+	}
 	if req.Lock != LockNone {
 		return t.lockingRead(ctx, req)
 	}
@@ -317,10 +320,7 @@ func (t *Tablet) lockingRead(ctx context.Context, req *ReadRequest) (*ReadRespon
 		}
 	}
 	// A transaction wounded meanwhile may have read a mixture: it must not see it.
-	if tx.killed.Load() {
-		l.lt.mu.Lock()
-		why := tx.dead
-		l.lt.mu.Unlock()
+	if why := l.lt.whyDead(tx); why != nil {
 		return nil, why
 	}
 	if err := t.group.Valid(l.term); err != nil {

@@ -20,7 +20,7 @@ import (
 //
 // Errors cross the wire typed, so the local and the remote twin of a participant
 // fail alike. Decoded messages alias the payload: it must not be reused.
-const wireVersion = 1
+const wireVersion = 2
 
 // The methods.
 const (
@@ -115,6 +115,31 @@ func (d *decoder) txnIDs() []keys.TxnID {
 	return ids
 }
 
+func appendValues(b []byte, vs []Value) []byte {
+	b = appendUvarint(b, uint64(len(vs)))
+	for i := range vs {
+		b = appendBool(b, vs[i].Exists)
+		b = appendTS(b, vs[i].TS)
+		b = appendBytes(b, vs[i].Bytes)
+	}
+	return b
+}
+
+func (d *decoder) values() []Value {
+	n := d.count(10)
+	if n == 0 {
+		return nil
+	}
+	vs := make([]Value, n)
+	for i := range vs {
+		vs[i] = Value{Exists: d.bool(), TS: d.ts()}
+		if b := d.bytes(); vs[i].Exists {
+			vs[i].Bytes = b
+		}
+	}
+	return vs
+}
+
 func appendOutcome(b []byte, o Outcome) []byte { return appendTS(append(b, byte(o.Status)), o.TS) }
 
 func (d *decoder) outcome() Outcome {
@@ -141,7 +166,7 @@ func EncodeRequest(req any) (method byte, payload []byte) {
 		b = appendRef(b, r.Txn)
 		b = appendTS(b, r.At)
 		b = append(b, byte(r.Lock), byte(r.Wait))
-		b = appendBool(b, r.Follower)
+		b = appendBool(appendBool(b, r.Follower), r.Guess)
 		b = appendUvarint(b, uint64(len(r.Gets)))
 		for _, k := range r.Gets {
 			b = appendBytes(b, k)
@@ -159,7 +184,12 @@ func EncodeRequest(req any) (method byte, payload []byte) {
 		b = appendWrites(b, r.Writes)
 		b = appendUvarint(b, uint64(r.Staged))
 		b = appendTS(appendTS(b, r.MinTS), r.MaxTS)
-		return MethodCommit, appendUvarint(b, r.Finished)
+		b = appendUvarint(b, r.Finished)
+		b = appendUvarint(b, uint64(len(r.Expect)))
+		for i := range r.Expect {
+			b = appendTS(appendBytes(b, r.Expect[i].Key), r.Expect[i].TS)
+		}
+		return MethodCommit, b
 	case *PrepareRequest:
 		b := appendTarget(append(make([]byte, 0, 160+writesSize(r.Writes)), wireVersion), r.Target)
 		b = appendRef(b, r.Txn)
@@ -220,7 +250,7 @@ func DecodeRequest(method byte, payload []byte) (req any, group keys.GroupID, er
 	t := d.target()
 	switch method {
 	case MethodRead:
-		r := &ReadRequest{Target: t, Txn: d.ref(), At: d.ts(), Lock: LockStrength(d.u8()), Wait: WaitPolicy(d.u8()), Follower: d.bool()}
+		r := &ReadRequest{Target: t, Txn: d.ref(), At: d.ts(), Lock: LockStrength(d.u8()), Wait: WaitPolicy(d.u8()), Follower: d.bool(), Guess: d.bool()}
 		if r.Lock > LockExclusive || r.Wait > WaitSkip {
 			d.fail()
 		}
@@ -239,7 +269,14 @@ func DecodeRequest(method byte, payload []byte) (req any, group keys.GroupID, er
 		r.MaxBytes = int(d.u32())
 		req = r
 	case MethodCommit:
-		req = &CommitRequest{Target: t, Txn: d.ref(), Writes: d.writes(), Staged: d.u32(), MinTS: d.ts(), MaxTS: d.ts(), Finished: d.uvarint()}
+		r := &CommitRequest{Target: t, Txn: d.ref(), Writes: d.writes(), Staged: d.u32(), MinTS: d.ts(), MaxTS: d.ts(), Finished: d.uvarint()}
+		if n := d.count(9); n > 0 {
+			r.Expect = make([]Expectation, n)
+			for i := range r.Expect {
+				r.Expect[i] = Expectation{Key: d.bytes(), TS: d.ts()}
+			}
+		}
+		req = r
 	case MethodPrepare:
 		req = &PrepareRequest{Target: t, Txn: d.ref(), Writes: d.writes(), Staged: d.u32(), Coordinator: d.anchor(), AnchorKey: d.bytes(), MinTS: d.ts(), MaxTS: d.ts()}
 	case MethodDecide:
@@ -331,13 +368,7 @@ func EncodeResponse(resp any, err error) []byte {
 				n += len(r.Scans[i].Rows[j].Key) + len(r.Scans[i].Rows[j].Value) + 6
 			}
 		}
-		b := append(make([]byte, 0, n), wireVersion, 0)
-		b = appendUvarint(b, uint64(len(r.Gets)))
-		for i := range r.Gets {
-			b = appendBool(b, r.Gets[i].Exists)
-			b = appendTS(b, r.Gets[i].TS)
-			b = appendBytes(b, r.Gets[i].Bytes)
-		}
+		b := appendValues(append(make([]byte, 0, n), wireVersion, 0), r.Gets)
 		b = appendUvarint(b, uint64(len(r.Scans)))
 		for i := range r.Scans {
 			s := &r.Scans[i]
@@ -351,7 +382,8 @@ func EncodeResponse(resp any, err error) []byte {
 		}
 		return appendTS(appendUvarint(b, r.Term), r.MaxSeen)
 	case *CommitResponse:
-		return appendTS([]byte{wireVersion, 0}, r.TS)
+		b := appendTS([]byte{wireVersion, 0}, r.TS)
+		return appendValues(appendUvarint(b, r.Term), r.Found)
 	case *PrepareResponse:
 		return appendTS([]byte{wireVersion, 0}, r.TS)
 	case *Outcome:
@@ -383,17 +415,7 @@ func DecodeResponse(method byte, payload []byte) (any, error) {
 	var resp any
 	switch method {
 	case MethodRead:
-		r := &ReadResponse{}
-		if n := d.count(10); n > 0 {
-			r.Gets = make([]Value, n)
-			for i := range r.Gets {
-				v := Value{Exists: d.bool(), TS: d.ts()}
-				if b := d.bytes(); v.Exists {
-					v.Bytes = b
-				}
-				r.Gets[i] = v
-			}
-		}
+		r := &ReadResponse{Gets: d.values()}
 		if n := d.count(4); n > 0 {
 			r.Scans = make([]ScanResult, n)
 			for i := range r.Scans {
@@ -410,7 +432,7 @@ func DecodeResponse(method byte, payload []byte) (any, error) {
 		r.Term, r.MaxSeen = d.uvarint(), d.ts()
 		resp = r
 	case MethodCommit, MethodDecide:
-		resp = &CommitResponse{TS: d.ts()}
+		resp = &CommitResponse{TS: d.ts(), Term: d.uvarint(), Found: d.values()}
 	case MethodPrepare:
 		resp = &PrepareResponse{TS: d.ts()}
 	case MethodInquire:

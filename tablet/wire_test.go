@@ -26,7 +26,7 @@ var sampleRequests = []any{
 	&ReadRequest{Target: target, Txn: sampleRef, Lock: LockExclusive, Wait: WaitSkip, Gets: []keys.Key{[]byte("a"), []byte("b")},
 		Scans: []Scan{{Span: keys.Span{Start: []byte("a"), End: []byte("c")}, Reverse: true, MaxRows: 7}}, MaxBytes: 12345},
 	&ReadRequest{Target: target, At: 77, Follower: true, Gets: []keys.Key{[]byte("a")}},
-	&CommitRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 3, MinTS: 5, MaxTS: 6, Finished: 88},
+	&CommitRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 3, MinTS: 5, MaxTS: 6, Finished: 88, Expect: []Expectation{{Key: []byte("k1"), TS: 4}, {Key: []byte("k9")}}},
 	&PrepareRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 1, Coordinator: anchors[0], AnchorKey: []byte("k1"), MinTS: 5, MaxTS: 6},
 	&DecideRequest{Target: target, Txn: sampleRef, AnchorKey: []byte("k1"), Writes: sampleWrites, Participants: anchors, MinTS: 5, Finished: 1},
 	&InquireRequest{Target: target, Txn: sampleRef.ID, AnchorKey: []byte("k1"), Abort: true, Prepared: true},
@@ -35,12 +35,13 @@ var sampleRequests = []any{
 	&StageRequest{Target: target, Txn: sampleRef, Seq: 4, Writes: sampleWrites},
 	&HeartbeatRequest{Target: target, Client: 3, Txns: []keys.TxnID{sampleRef.ID}},
 	&SplitRequest{Target: target, Key: []byte("k"), Child: 12, Replicas: []keys.Replica{{Node: 1, ID: 121}}},
+	&ReadRequest{Target: target, Guess: true, Gets: []keys.Key{[]byte("a")}},
 }
 
 var sampleResponses = map[byte]any{
 	MethodRead: &ReadResponse{Gets: []Value{{Exists: true, Bytes: []byte("v"), TS: 4}, {TS: 5}},
 		Scans: []ScanResult{{Rows: []KV{{[]byte("k"), []byte("v")}}, More: true, Resume: keys.Span{Start: []byte("l"), End: []byte("m")}}}, Term: 8, MaxSeen: 5},
-	MethodCommit:    &CommitResponse{TS: 4},
+	MethodCommit:    &CommitResponse{TS: 4, Term: 8, Found: []Value{{Exists: true, Bytes: []byte("v"), TS: 4}, {TS: 5}}},
 	MethodPrepare:   &PrepareResponse{TS: 4},
 	MethodDecide:    &CommitResponse{TS: 4},
 	MethodInquire:   &Outcome{OutcomeCommitted, 5},

@@ -204,12 +204,15 @@ func (c *Client) ended() uint64 {
 type TxnOptions struct {
 	// Age to inherit from an aborted attempt (X2); 0: now.
 	Age truetime.Timestamp
+	// Optimistic lets the transaction guess at what it reads, so that its commit may
+	// be the only request; see optimistic.go for what the caller owes.
+	Optimistic bool
 }
 
 // Begin starts a read-write transaction, which must be ended by Commit or Rollback.
 func (c *Client) Begin(_ context.Context, opts TxnOptions) *Txn {
 	c.stats.Begun.Add(1)
-	t := new(Txn)
+	t := &Txn{optimistic: opts.Optimistic}
 	c.begin(t, opts.Age)
 	return t
 }

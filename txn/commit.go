@@ -41,7 +41,8 @@ func (s *share) target() tablet.Target {
 // definitely passed (X1). A commit of several tablets is answered as soon as its
 // decision is durable there; its participants learn of it from the coordinator.
 //
-// An error other than *UnknownOutcomeError means that the transaction has not
+// ErrUnconfirmed, from an optimistic transaction, leaves it open: Insist or Rollback
+// follows. Any other error but *UnknownOutcomeError means that the transaction has not
 // committed and never will. When ctx ends after the commit has been sent, its
 // outcome is still found out, for at most Config.OutcomeTimeout.
 func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
@@ -61,6 +62,9 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 		return 0, err
 	}
 	ts, err := t.commit(ctx)
+	if err == ErrUnconfirmed {
+		return 0, err // still open
+	}
 	t.finish()
 	if err == nil {
 		return ts, nil
@@ -81,6 +85,9 @@ func (c *Client) count(err error) {
 }
 
 func (t *Txn) commit(ctx context.Context) (truetime.Timestamp, error) {
+	if len(t.expect) > 0 {
+		return t.commitOptimistic(ctx)
+	}
 	t.mu.Lock()
 	t.seen(t.loaded)
 	t.mu.Unlock()
@@ -109,35 +116,40 @@ func (t *Txn) commit(ctx context.Context) (truetime.Timestamp, error) {
 			return t.commitTwoPhase(ctx, shares)
 		}
 		s := &shares[0]
-		ts, err := t.commitOnePhase(ctx, s)
-		if err == nil {
-			t.c.stats.OnePhase.Add(1)
-			return t.commitWait(ctx, ts, 1)
-		}
+		resp, err := t.commitOnePhase(ctx, s)
 		var re *tablet.RangeError
-		var unknown *unknownError
-		switch {
-		case errors.As(err, &re):
+		if errors.As(err, &re) {
 			// Nothing was executed; the map was stale: plan again.
 			if err := t.c.learnRange(ctx, s.anchor(), &s.desc, re, &back); err != nil {
 				t.release()
 				return 0, err
 			}
 			continue
-		case errors.As(err, &unknown):
-			ts, err = t.learn(ctx, s.anchor(), unknown)
-			var uo *UnknownOutcomeError
-			switch {
-			case err == nil:
-				t.c.stats.OnePhase.Add(1)
-				return t.commitWait(ctx, ts, 1)
-			case errors.As(err, &uo):
-				return 0, err // it may have committed: nothing may be undone
-			}
 		}
+		return t.endOnePhase(ctx, s, resp, err)
+	}
+}
+
+// endOnePhase ends the transaction by what its one tablet answered.
+func (t *Txn) endOnePhase(ctx context.Context, s *share, resp *tablet.CommitResponse, err error) (truetime.Timestamp, error) {
+	var ts truetime.Timestamp
+	var unknown *unknownError
+	switch {
+	case err == nil:
+		ts = resp.TS
+	case errors.As(err, &unknown):
+		ts, err = t.learn(ctx, s.anchor(), unknown)
+		var uo *UnknownOutcomeError
+		if errors.As(err, &uo) {
+			return 0, err // it may have committed: nothing may be undone
+		}
+	}
+	if err != nil {
 		t.release()
 		return 0, err
 	}
+	t.c.stats.OnePhase.Add(1)
+	return t.commitWait(ctx, ts, 1)
 }
 
 // elderly reports whether the transaction is so old that a tablet which does not
@@ -174,37 +186,35 @@ func (t *Txn) lockBlind(ctx context.Context, shares []share) error {
 }
 
 // commitOnePhase sends the commit to the only tablet involved.
-func (t *Txn) commitOnePhase(ctx context.Context, s *share) (truetime.Timestamp, error) {
+func (t *Txn) commitOnePhase(ctx context.Context, s *share) (*tablet.CommitResponse, error) {
 	c := t.c
 	req := &tablet.CommitRequest{
 		Target: s.target(), Txn: t.ref(s.term), Writes: s.writes, Staged: s.staged,
-		MinTS: t.minTS(), MaxTS: t.maxTS, Finished: c.ended(),
+		MinTS: t.minTS(), MaxTS: t.maxTS, Finished: c.ended(), Expect: t.expect,
 	}
 	// The usual case without a closure: the leader is here.
 	if c.cfg.Dialer.Leader(s.desc.Group) == c.cfg.Node {
 		if p, err := c.cfg.Dialer.Participant(c.cfg.Node, s.desc.Group); err == nil {
 			resp, err := p.Commit(ctx, req)
 			if err == nil {
-				return resp.TS, nil
+				return resp, nil
 			}
 			a := attempt{node: c.cfg.Node}
 			switch v := c.judge(ctx, s.desc.Group, &a, err); {
 			case v == final || v == remap:
-				return 0, err
+				return nil, err
 			case v >= unclear:
-				return 0, &unknownError{cause: err, strange: v == strange}
+				return nil, &unknownError{cause: err, strange: v == strange}
 			}
 		}
 	}
 	var resp *tablet.CommitResponse
-	err := c.do(ctx, &s.desc, false, func(ctx context.Context, p Participant) (err error) {
+	// What writes nothing may be repeated: it is confirmed anew.
+	err := c.do(ctx, &s.desc, len(s.writes) == 0, func(ctx context.Context, p Participant) (err error) {
 		resp, err = p.Commit(ctx, req)
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return resp.TS, nil
+	return resp, err
 }
 
 // minTS bounds the commit timestamp from below: above all that was read.

@@ -6,7 +6,9 @@
 // the leaseholders with locks (X2); its own writes are merged into what it reads.
 // It commits in one phase when a single tablet is involved, else in two, with one of the
 // tablets as coordinator (X3); large ones lay their writes down at the tablets first,
-// in chunks. A read-only Txn reads at one timestamp without locks (X4).
+// in chunks. A read-only Txn reads at one timestamp without locks (X4). An
+// optimistic Txn reads what this node's replica happens to have and has it confirmed
+// by the request that commits (optimistic.go), so that it makes one trip.
 //
 // What the package guarantees, and how:
 //

@@ -16,6 +16,9 @@ var (
 	ErrReadOnly = errors.New("txn: transaction is read-only")
 	// ErrTooLarge: the transaction's unstaged writes exceed Config.MaxBuffer.
 	ErrTooLarge = errors.New("txn: transaction too large for the gateway's memory")
+	// ErrUnconfirmed: an optimistic transaction cannot go on with what it has read
+	// without locks. After Txn.Insist its statement may be run again.
+	ErrUnconfirmed = errors.New("txn: what was read without locks is not confirmed")
 	// ErrNotSent, wrapped by a Caller's error, says that the request certainly
 	// did not leave this node: it can be repeated without asking for its outcome.
 	ErrNotSent = errors.New("txn: request not sent")

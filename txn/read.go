@@ -19,14 +19,16 @@ func (t *Txn) Get(ctx context.Context, ks []keys.Key, lock tablet.LockStrength, 
 		return nil, err
 	}
 	out := make([][]byte, len(ks))
-	var missing []int // positions not answered by own writes; nil: all
+	var missing []int // positions not answered by what is here; nil: all
 	own := 0
-	if t.buf.len() > 0 || t.stager != nil {
+	if t.buf.len() > 0 || t.stager != nil || t.known != nil {
 		missing = make([]int, 0, len(ks))
 		for i, k := range ks {
 			v, ok := t.buf.get(k)
 			if !ok && t.stager != nil {
 				v, ok = t.stager.get(k)
+			} else if !ok {
+				v, ok = t.known[string(k)]
 			}
 			if ok {
 				out[i] = v
@@ -44,6 +46,11 @@ func (t *Txn) Get(ctx context.Context, ks []keys.Key, lock tablet.LockStrength, 
 	}
 	if len(ks) == 0 {
 		return out, nil
+	}
+	if t.optimistic {
+		if done, err := t.guess(ctx, ks, missing, out, lock, wait); done || err != nil {
+			return out, err
+		}
 	}
 	if err := t.getFrom(ctx, ks, missing, out, lock, wait); err != nil {
 		return nil, t.fail(err)
@@ -151,11 +158,7 @@ func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, ks 
 		if idx != nil {
 			pos = idx[i]
 		}
-		if !v.Exists {
-			out[pos] = nil
-		} else if out[pos] = v.Bytes; v.Bytes == nil {
-			out[pos] = []byte{}
-		}
+		out[pos] = rowOf(v)
 	}
 	t.seen(resp.MaxSeen)
 	if part >= 0 {
@@ -165,6 +168,17 @@ func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, ks 
 		return nil, nil
 	}
 	return positions(idx, n, len(ks)), nil // the answer's size was bounded
+}
+
+// rowOf returns a value as Get does: nil when there is none.
+func rowOf(v *tablet.Value) []byte {
+	switch {
+	case !v.Exists:
+		return nil
+	case v.Bytes == nil:
+		return []byte{}
+	}
+	return v.Bytes
 }
 
 // positions returns idx[from:to], where a nil idx is 0, 1, 2, …
@@ -242,6 +256,13 @@ func (c *Client) readElsewhere(ctx context.Context, desc keys.Descriptor, req *t
 // readFollower asks this node's replica for a read in the past (X4); nil when
 // there is none, or it has not applied enough.
 func (t *Txn) readFollower(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadRequest) *tablet.ReadResponse {
+	local := *req
+	local.Follower = true
+	return t.readReplica(ctx, desc, &local)
+}
+
+// readReplica asks this node's replica, nil when there is none or it refuses.
+func (t *Txn) readReplica(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadRequest) *tablet.ReadResponse {
 	for _, r := range desc.Replicas {
 		if r.Node != t.c.cfg.Node {
 			continue
@@ -250,9 +271,7 @@ func (t *Txn) readFollower(ctx context.Context, desc *keys.Descriptor, req *tabl
 		if err != nil {
 			return nil
 		}
-		local := *req
-		local.Follower = true
-		resp, err := p.Read(ctx, &local)
+		resp, err := p.Read(ctx, req)
 		if err != nil {
 			return nil // the leader will say the same, or better
 		}

@@ -32,6 +32,7 @@ type realWorld struct {
 	groups map[keys.GroupID]*realGroup
 	guess  map[keys.NodeID]map[keys.GroupID]keys.NodeID
 	cut    func(from, to keys.NodeID) bool // drops calls
+	calls  map[byte]int                    // between nodes, by method
 }
 
 type realNode struct {
@@ -254,6 +255,7 @@ func (n *realNode) Learned(g keys.GroupID, leader keys.NodeID) {
 func (n *realNode) Call(ctx context.Context, to keys.NodeID, method byte, payload []byte) ([]byte, error) {
 	n.w.mu.Lock()
 	cut := n.w.cut
+	n.w.calls[method]++
 	n.w.mu.Unlock()
 	time.Sleep(100 * time.Microsecond)
 	if cut != nil && cut(n.id, to) {
@@ -279,7 +281,7 @@ func runReal(t *testing.T, seed uint64, eps time.Duration, bounds []string, f fu
 		w := &realWorld{
 			t: t, clock: &testClock{eps: eps}, nodes: map[keys.NodeID]*realNode{},
 			groups: map[keys.GroupID]*realGroup{}, guess: map[keys.NodeID]map[keys.GroupID]keys.NodeID{},
-			rng: func(n int) int { rngMu.Lock(); defer rngMu.Unlock(); return rng.IntN(n) },
+			calls: map[byte]int{}, rng: func(n int) int { rngMu.Lock(); defer rngMu.Unlock(); return rng.IntN(n) },
 		}
 		descs := tabletsAt(bounds...)
 		for id := keys.NodeID(1); id <= 3; id++ {

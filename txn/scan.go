@@ -56,6 +56,12 @@ func (t *Txn) Scan(ctx context.Context, req ScanRequest) *RowIter {
 		it.done = true
 		return it
 	}
+	if t.optimistic {
+		if it.err = t.stopGuessing(); it.err != nil {
+			it.done = true
+			return it
+		}
+	}
 	it.rest = spanOf(req.Span)
 	if bytes.Compare(it.rest.Start, it.rest.End) >= 0 {
 		it.done = true

@@ -30,6 +30,11 @@ type Txn struct {
 	failed  error              // what ended it, other than Commit and Rollback
 	result  CommitResult
 
+	optimistic bool                 // reads may be guessed
+	expect     []tablet.Expectation // what was guessed; the commit has it confirmed
+	guessed    keys.Descriptor      // the tablet of all of it
+	known      map[string][]byte    // newest values under locks held, nil: no row
+
 	buf    writeBuffer
 	open   []*RowIter // scans that may read on: their spans are not staged
 	stager *stager    // from the first staged chunk on
@@ -122,6 +127,9 @@ func (t *Txn) write(ctx context.Context, k keys.Key, v []byte) error {
 		return err
 	}
 	t.buf.set(k, v)
+	if len(t.expect) > 0 && t.buf.bytes > t.c.cfg.InlineBytes {
+		return ErrUnconfirmed // too much for one request
+	}
 	if t.buf.bytes > t.c.cfg.StageAfter && t.buf.bytes > t.stageAt {
 		return t.stageBuffer(ctx)
 	}
@@ -150,6 +158,9 @@ func (t *Txn) BoundCommit(ts truetime.Timestamp) {
 // AwaitVisible returns once everything read so far may be shown to a client:
 // every version's timestamp has definitely passed (X1).
 func (t *Txn) AwaitVisible(ctx context.Context) error {
+	if len(t.expect) > 0 {
+		return ErrUnconfirmed
+	}
 	if t.maxSeen == 0 || truetime.After(t.c.cfg.Clock, t.maxSeen) {
 		return nil
 	}

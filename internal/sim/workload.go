@@ -92,28 +92,34 @@ func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context
 	var age truetime.Timestamp
 	for {
 		op := c.w.history.begin(c.id, l.n.id, kind)
-		t := l.txns.Begin(ctx, txn.TxnOptions{Age: age})
+		t := l.txns.Begin(ctx, txn.TxnOptions{Age: age, Optimistic: c.d.IntN(2) == 0})
 		op.Txn = t.ID()
 		age = op.Txn.Age
-		err := body(ctx, t, op)
-		if err != nil {
-			t.Rollback(ctx)
-			c.w.history.end(op, Failed, 0, err)
-		} else {
-			var ts truetime.Timestamp
-			ts, err = t.Commit(ctx)
-			var unknown *txn.UnknownOutcomeError
-			switch {
-			case err == nil:
-				c.w.history.end(op, OK, ts, nil)
-				return op, nil
-			case errors.As(err, &unknown), l.dead.Load():
-				c.w.history.end(op, Unknown, 0, err)
-				return op, err
-			default:
-				// Commit's contract: it has not committed and never will.
-				c.w.history.end(op, Failed, 0, err)
+		sent := false
+		run := func() (truetime.Timestamp, error) {
+			op.Reads, op.Scans, op.Writes, sent = nil, nil, nil, false
+			if err := body(ctx, t, op); err != nil {
+				return 0, err
 			}
+			sent = true
+			return t.Commit(ctx)
+		}
+		ts, err := run()
+		if err != nil && t.Insist() { // a guess may be to blame
+			ts, err = run()
+		}
+		t.Rollback(ctx)
+		var unknown *txn.UnknownOutcomeError
+		switch {
+		case err == nil:
+			c.w.history.end(op, OK, ts, nil)
+			return op, nil
+		case errors.As(err, &unknown), sent && l.dead.Load():
+			c.w.history.end(op, Unknown, 0, err)
+			return op, err
+		default:
+			// Commit's contract: it has not committed and never will.
+			c.w.history.end(op, Failed, 0, err)
 		}
 		var aborted *tablet.AbortedError
 		if !errors.As(err, &aborted) || ctx.Err() != nil || kind != "init" && c.d.IntN(4) == 0 {

@@ -6,11 +6,13 @@
 // they read until the outcome is decided (X2), ranges as ranges; a read-only
 // transaction reads at one timestamp and locks nothing (X4); AwaitVisible must
 // have returned before anything read is shown to a client (X1); BoundCommit
-// bounds the commit timestamp (B2, L2).
+// bounds the commit timestamp (B2, L2); nothing is concluded from what an optimistic
+// transaction has read before its Commit has returned.
 package kv
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
@@ -34,6 +36,9 @@ type KV interface {
 // TxnOptions of a read-write transaction.
 type TxnOptions struct {
 	Age truetime.Timestamp
+	// Optimistic lets the transaction guess at what it reads until its commit: for a
+	// statement of its own, which can be run again (Txn.Insist).
+	Optimistic bool
 }
 
 // Txn is one transaction. It belongs to one goroutine, but for Cancel by ctx.
@@ -73,9 +78,15 @@ type Txn interface {
 	BoundCommit(t truetime.Timestamp)
 	// AwaitVisible waits until everything that this transaction has read may be
 	// shown to a client: After(highest version seen) (X1). Cheap when it has passed.
+	// It fails while there are guesses.
 	AwaitVisible(ctx context.Context) error
-	// Commit commits and does commit wait. A read-only transaction's is free.
+	// Commit commits and does commit wait. A read-only transaction's is free. After
+	// ErrUnconfirmed the transaction is still open.
 	Commit(ctx context.Context) (truetime.Timestamp, error)
+	// Insist is asked when a statement of an optimistic transaction, or its Commit,
+	// has failed. True: that may be the fault of a guess; its writes are dropped, from
+	// now on it reads with locks, and the statement is to be run again.
+	Insist() bool
 	// Rollback releases everything; safe after Commit or another Rollback.
 	Rollback(ctx context.Context)
 }
@@ -98,6 +109,9 @@ type RowIter interface {
 	Err() error
 	Close()
 }
+
+// ErrUnconfirmed is returned by Commit when a guess was wrong: see Txn.Insist.
+var ErrUnconfirmed = errors.New("what was read without locks is not confirmed")
 
 // UnknownOutcomeError is returned by Commit alone: whether the transaction
 // committed could not be learnt.

@@ -1,7 +1,8 @@
 // Package kvmem is the in-memory twin of the transactional store (sql/kv), for
 // tests: several versions per key, strict two-phase locking with point and range
 // locks, wound-wait by age, lock-free reads at a timestamp, commit wait. It keeps
-// nothing on disk and never drops a version.
+// nothing on disk and never drops a version. An optimistic transaction guesses
+// wrong, always, so that whoever concludes anything from a guess is found out.
 //
 // Invariants: X1 (AwaitVisible and commit wait), X2 (locks are held to the
 // outcome; a wounded transaction fails with *tablet.AbortedError), X4 (a read at

@@ -58,7 +58,7 @@ func (s *Store) Begin(_ context.Context, o kv.TxnOptions) kv.Txn {
 	if age == 0 {
 		age = s.clock.Now().Latest
 	}
-	t := &Txn{store: s, id: keys.TxnID{Age: age, Node: 1, Seq: s.mu.seq}, done: make(chan struct{})}
+	t := &Txn{store: s, id: keys.TxnID{Age: age, Node: 1, Seq: s.mu.seq}, optimistic: o.Optimistic, done: make(chan struct{})}
 	s.mu.active[t] = struct{}{}
 	return t
 }

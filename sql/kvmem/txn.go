@@ -20,6 +20,9 @@ type Txn struct {
 	at       truetime.Timestamp
 	finished bool
 
+	optimistic bool // its reads are guesses, and wrong
+	guessed    bool
+
 	buf     btree.Map[string, []byte] // own writes; nil deletes
 	undo    []undo                    // how to take writes back, from the first savepoint on
 	marked  bool                      // a savepoint was taken
@@ -124,6 +127,11 @@ func (t *Txn) Get(ctx context.Context, ks []keys.Key, lock tablet.LockStrength, 
 	}
 	out := make([][]byte, len(ks))
 	for i, k := range ks {
+		if t.optimistic {
+			t.guessed = true
+			out[i], _ = t.buf.Get(string(k)) // no row but its own, it says
+			continue
+		}
 		if !t.readOnly {
 			err := t.store.acquire(ctx, t, keys.PointSpan(k), lock, wait, false)
 			var unavailable *tablet.LockUnavailableError
@@ -227,6 +235,9 @@ func (t *Txn) BoundCommit(ts truetime.Timestamp) {
 
 // AwaitVisible waits until all that was read may be shown (X1).
 func (t *Txn) AwaitVisible(ctx context.Context) error {
+	if t.guessed {
+		return kv.ErrUnconfirmed
+	}
 	if t.maxSeen == 0 || truetime.After(t.store.clock, t.maxSeen) {
 		return nil
 	}
@@ -241,6 +252,9 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	}
 	if err := t.check(ctx); err != nil {
 		return 0, err
+	}
+	if t.guessed {
+		return 0, kv.ErrUnconfirmed
 	}
 	if f := t.store.BeforeCommit; f != nil {
 		if err := f(t.id); err != nil {
@@ -273,6 +287,16 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	return ts, t.store.clock.AwaitAfter(ctx, ts)
 }
 
+// Insist makes an ordinary transaction of one that has guessed.
+func (t *Txn) Insist() bool {
+	if t.finished || !t.guessed {
+		return false
+	}
+	t.optimistic, t.guessed = false, false
+	t.buf.Clear()
+	return true
+}
+
 // Rollback releases everything.
 func (t *Txn) Rollback(context.Context) {
 	if t.finished {
@@ -293,6 +317,10 @@ const scanPage = 256
 // Scan reads a span in order, own writes merged in, page by page.
 func (t *Txn) Scan(ctx context.Context, req kv.ScanRequest) kv.RowIter {
 	it := &iter{t: t, ctx: ctx, req: req, rest: req.Span}
+	if t.guessed {
+		it.err = kv.ErrUnconfirmed
+	}
+	t.optimistic = t.guessed
 	if req.Span.IsPoint() {
 		it.rest = keys.Span{Start: req.Span.Start, End: append(append(keys.Key(nil), req.Span.Start...), 0)}
 	}

@@ -1,0 +1,119 @@
+package tablet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/truetime"
+)
+
+// An optimistic transaction reads what a replica near its gateway happens to have,
+// and its one request to the leader carries writes and what they rest on. The
+// leader locks what was read and compares versions: a version's timestamp is its
+// identity, so equal ones mean that the transaction might as well have read here,
+// now, under these locks. From there on it is an ordinary commit.
+
+// confirmPatience bounds how long an optimistic commit waits for locks: its
+// statement cannot be cancelled meanwhile. Afterwards it is tried again the
+// ordinary way, with its age.
+const confirmPatience = time.Second
+
+// guess answers an optimistic read.
+func (t *Tablet) guess(req *ReadRequest) (*ReadResponse, error) {
+	if err := t.checkRead(t.m.view.Load(), req); err != nil {
+		return nil, err
+	}
+	return t.readVersions(req, truetime.Max)
+}
+
+// confirm takes the locks that an optimistic transaction needs and looks whether
+// everything is as it expects. If so, it returns the request to go on with, which
+// stands and falls with these locks; else the answer.
+func (t *Tablet) confirm(ctx context.Context, req *CommitRequest) (resp *CommitResponse, confirmed *CommitRequest, err error) {
+	ks := make([]keys.Key, len(req.Expect))
+	for i := range req.Expect {
+		ks[i] = req.Expect[i].Key
+	}
+	for {
+		l, err := t.leading()
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := t.checkRead(t.m.view.Load(), &ReadRequest{Gets: ks}); err != nil {
+			return nil, nil, err
+		}
+		tx, done, err := t.finishing(l, &req.Txn)
+		if done != nil {
+			return &CommitResponse{TS: done.TS}, nil, nil // another copy of the request came first
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		l.arm()
+		err = l.lt.lockPatiently(ctx, tx, ks)
+		if err == errFinishing {
+			if err := l.awaitStep(ctx, tx); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		found, seen, err := t.compare(req.Expect)
+		if err != nil {
+			return nil, nil, err
+		}
+		if found == nil {
+			r := *req
+			r.Txn.Term, r.MinTS = l.term, max(req.MinTS, seen+1)
+			return nil, &r, nil
+		}
+		if why := l.lt.whyDead(tx); why != nil {
+			return nil, nil, why // wounded meanwhile: it may have read a mixture
+		}
+		if err := t.group.Valid(l.term); err != nil {
+			return nil, nil, err
+		}
+		return &CommitResponse{Term: l.term, Found: found}, nil, nil
+	}
+}
+
+// lockPatiently takes exclusive locks for an optimistic commit. The transaction is
+// aborted when one cannot be had in time.
+func (lt *lockTable) lockPatiently(ctx context.Context, tx *txnState, ks []keys.Key) error {
+	bounded, cancel := context.WithTimeout(ctx, confirmPatience)
+	defer cancel()
+	err := lt.lockPoints(bounded, tx, ks, LockExclusive)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		why := &AbortedError{Txn: tx.id, Reason: AbortRefused}
+		if lt.kill(tx, why) {
+			return why
+		}
+	}
+	return err
+}
+
+// compare reads the newest versions of what is expected and returns them, as many
+// as fit an answer; nil when all are the expected ones. seen is the highest of
+// their timestamps, deletions included.
+func (t *Tablet) compare(expect []Expectation) (found []Value, seen truetime.Timestamp, err error) {
+	same, size := true, 0
+	for i := range expect {
+		v, err := t.mvcc.get(expect[i].Key, truetime.Max)
+		if err != nil {
+			return nil, 0, err
+		}
+		seen = max(seen, v.TS)
+		same = same && v.Exists == (expect[i].TS != 0) && (!v.Exists || v.TS == expect[i].TS)
+		if size += len(v.Bytes); i == 0 || size <= defaultMaxBytes {
+			found = append(found, v)
+		}
+	}
+	if same {
+		found = nil
+	}
+	return found, seen, nil
+}
