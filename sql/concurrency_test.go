@@ -243,6 +243,39 @@ func TestX2FirstStatementOfABlock(t *testing.T) {
 	expect(t, a, "select * from c order by id", "[id|v]\n1|1\n2|1\nSELECT 2")
 }
 
+// What a statement's error tells has been read, so it waits as rows do, and so does
+// the end of an empty result: nobody hears of a commit before its timestamp has passed.
+func TestX1ErrorsWaitAsRowsDo(t *testing.T) {
+	const epsilon = 100 * time.Millisecond
+	for _, c := range []struct{ query, want string }{
+		{"insert into c values (1, 0)", "23505"},
+		{"insert into c values (2, 0), (1, 0)", "23505"},
+		{"select 1 / (v - 1) from c", "22012"},
+		{"begin; select 1 / (v - 1) from c", "22012"},
+		{"update c set v = 1 / (v - 1)", "22012"},
+		{"copy (select 1 / (v - 1) from c) to stdout", "22012"},
+		{"copy (delete from c where v <> 1 returning v) to stdout", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e, _ := newCluster(t, 1, epsilon)
+			a, b := e.session(t, 0), e.session(t, 0)
+			defer e.close(a, b)
+			must(t, a, "create table c (id int primary key, v int)")
+			began := time.Now()
+			done := make(chan string, 1)
+			go func() { done <- run(a, "insert into c values (1, 1)") }()
+			time.Sleep(time.Millisecond) // a is in commit wait, and a read at Now().Latest sees its row
+			if out := run(b, c.query); c.want != "" && !strings.Contains(out, c.want) {
+				t.Errorf("%s: %s", c.query, out)
+			}
+			if took := time.Since(began); took < 2*epsilon {
+				t.Errorf("%s: told %v after a commit began, before its timestamp had passed", c.query, took)
+			}
+			<-done
+		})
+	}
+}
+
 func TestLockClauses(t *testing.T) {
 	e, _ := newEngine(t)
 	a, b := newSession(t, e), newSession(t, e)

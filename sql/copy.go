@@ -356,6 +356,9 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 	} else {
 		n, err = c.copyQuery(cp, ec.Open, emit)
 	}
+	if err == nil {
+		err = t.kv.AwaitVisible(ctx) // that there are no more rows is news too (X1)
+	}
 	if err != nil {
 		return 0, err
 	}

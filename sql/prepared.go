@@ -373,9 +373,7 @@ func (c *Conn) resume(ctx context.Context, p *portal, max int, w ResultWriter) (
 	}
 	if err != nil {
 		p.close()
-		c.noteAbort(err)
-		c.failTxn()
-		return false, c.clientError(c.cause(ctx, err))
+		return false, c.refuse(ctx, err)
 	}
 	return more, nil
 }

@@ -126,10 +126,22 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 			c.restart(err)
 			continue
 		}
-		c.noteAbort(err)
-		c.failTxn()
-		return c.clientError(c.cause(ctx, err))
+		return c.refuse(ctx, err)
 	}
+}
+
+// refuse fails the transaction for a statement's error and returns what the client is
+// told. An error tells of what was read ("already exists"), so it waits as rows do, for
+// no longer than clocks are uncertain, even when the statement has run out of time (X1).
+func (c *Conn) refuse(ctx context.Context, err error) error {
+	if kv := c.txn.kv; kv != nil {
+		if invisible := kv.AwaitVisible(c.ctx); invisible != nil && !retryable(err) {
+			err = invisible
+		}
+	}
+	c.noteAbort(err)
+	c.failTxn()
+	return c.clientError(c.cause(ctx, err))
 }
 
 // cause prefers the reason why ctx ended to what its end made fail.

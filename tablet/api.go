@@ -147,6 +147,10 @@ type CommitRequest struct {
 	// expected; else it answers with Found and the transaction goes on with the
 	// locks. Sent only by transactions that hold no lock yet.
 	Expect []Expectation
+	// Private: of the keys written nobody knows but the transaction that loads them
+	// (Txn.Load), so no locks are taken. That transaction may hold some of them
+	// itself, and would be in its own way.
+	Private bool
 }
 
 // Expectation is a key that an optimistic transaction has read, and the timestamp

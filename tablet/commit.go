@@ -20,7 +20,7 @@ func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitRespons
 		req = confirmed
 	}
 	ts, err := t.decide(ctx, &decision{
-		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
+		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS, private: req.Private,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {
 			r := *req
 			r.Writes, r.Staged = ws, staged
@@ -60,6 +60,7 @@ type decision struct {
 	anchor   keys.Key
 	parts    []Anchor
 	twoPhase bool
+	private  bool // writes need no locks
 	encode   func(gen uint64, ws []Write, staged uint32) []byte
 }
 
@@ -95,7 +96,11 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 			writes, staged = nil, staged+n
 		}
 		if err == nil {
-			err = l.lt.lockWrites(ctx, tx, writes, phaseCommitting)
+			locked := writes
+			if d.private {
+				locked = nil
+			}
+			err = l.lt.lockWrites(ctx, tx, locked, phaseCommitting)
 		}
 		if err == errFinishing {
 			// Another copy of the request is at work, or was.

@@ -189,7 +189,7 @@ func EncodeRequest(req any) (method byte, payload []byte) {
 		for i := range r.Expect {
 			b = appendTS(appendBytes(b, r.Expect[i].Key), r.Expect[i].TS)
 		}
-		return MethodCommit, b
+		return MethodCommit, appendBool(b, r.Private)
 	case *PrepareRequest:
 		b := appendTarget(append(make([]byte, 0, 160+writesSize(r.Writes)), wireVersion), r.Target)
 		b = appendRef(b, r.Txn)
@@ -276,6 +276,7 @@ func DecodeRequest(method byte, payload []byte) (req any, group keys.GroupID, er
 				r.Expect[i] = Expectation{Key: d.bytes(), TS: d.ts()}
 			}
 		}
+		r.Private = d.bool()
 		req = r
 	case MethodPrepare:
 		req = &PrepareRequest{Target: t, Txn: d.ref(), Writes: d.writes(), Staged: d.u32(), Coordinator: d.anchor(), AnchorKey: d.bytes(), MinTS: d.ts(), MaxTS: d.ts()}

@@ -26,7 +26,7 @@ var sampleRequests = []any{
 	&ReadRequest{Target: target, Txn: sampleRef, Lock: LockExclusive, Wait: WaitSkip, Gets: []keys.Key{[]byte("a"), []byte("b")},
 		Scans: []Scan{{Span: keys.Span{Start: []byte("a"), End: []byte("c")}, Reverse: true, MaxRows: 7}}, MaxBytes: 12345},
 	&ReadRequest{Target: target, At: 77, Follower: true, Gets: []keys.Key{[]byte("a")}},
-	&CommitRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 3, MinTS: 5, MaxTS: 6, Finished: 88, Expect: []Expectation{{Key: []byte("k1"), TS: 4}, {Key: []byte("k9")}}},
+	&CommitRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 3, MinTS: 5, MaxTS: 6, Finished: 88, Expect: []Expectation{{Key: []byte("k1"), TS: 4}, {Key: []byte("k9")}}, Private: true},
 	&PrepareRequest{Target: target, Txn: sampleRef, Writes: sampleWrites, Staged: 1, Coordinator: anchors[0], AnchorKey: []byte("k1"), MinTS: 5, MaxTS: 6},
 	&DecideRequest{Target: target, Txn: sampleRef, AnchorKey: []byte("k1"), Writes: sampleWrites, Participants: anchors, MinTS: 5, Finished: 1},
 	&InquireRequest{Target: target, Txn: sampleRef.ID, AnchorKey: []byte("k1"), Abort: true, Prepared: true},

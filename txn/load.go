@@ -14,8 +14,9 @@ import (
 
 // Load writes rows at once, outside the transaction: in batches of
 // Config.ChunkBytes, each committed on its own in one phase, several at a time.
-// Only for keys that no committed catalog names yet: nobody reads them, nobody
-// else writes them, so a batch whose outcome is unknown is simply written again.
+// Only for keys that no committed catalog names yet: nobody else reads or writes
+// them, so no locks are taken, and the transaction's own are not in the way; a batch
+// whose outcome is unknown is simply written again.
 // Durable when it returns. Of several rows with one key the last one counts.
 // The transaction's own commit timestamp will lie above the rows'. Several
 // goroutines may call Load of one transaction, beside nothing else.
@@ -154,7 +155,7 @@ func (c *Client) loadCommit(ctx context.Context, desc *keys.Descriptor, ws []tab
 	defer c.end(&t)
 	req := &tablet.CommitRequest{
 		Target: tablet.Target{Group: desc.Group, Generation: desc.Generation},
-		Txn:    t.ref(0), Writes: ws, Finished: c.ended(),
+		Txn:    t.ref(0), Writes: ws, Private: true, Finished: c.ended(),
 	}
 	var resp *tablet.CommitResponse
 	err := c.do(ctx, desc, false, func(ctx context.Context, p Participant) (err error) {

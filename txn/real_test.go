@@ -408,12 +408,16 @@ func TestRealLargeTransactionAndLoad(t *testing.T) {
 			check(t, tx.Put(ctx, k("x"+row(i)), []byte("v")))
 		}
 		tx.Rollback(ctx)
+		// What loads has looked for duplicates under locks, and is not in its own way.
 		tx = g.Begin(ctx, TxnOptions{})
 		var rows []tablet.Write
 		for i := range 300 {
 			rows = append(rows, tablet.Write{Key: k("r00" + row(i)), Value: []byte("loaded")})
+			get(t, tx, tablet.LockExclusive, "r00"+row(i))
 		}
+		scan(t, tx, ScanRequest{Span: keys.Span{Start: k("r00r"), End: k("r00s")}, Lock: tablet.LockShared})
 		check(t, tx.Load(ctx, rows))
+		eq(t, get(t, tx, tablet.LockExclusive, "r00"+row(7)), "[loaded]")
 		must(tx.Commit(ctx))(t)
 		w.expectIdle(t)
 		eq(t, len(scan(t, w.nodes[3].g.ReadOnly(ctx, 0), ScanRequest{Span: all})), 600)
