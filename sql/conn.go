@@ -204,13 +204,17 @@ func (c *Conn) clientError(err error) error {
 }
 
 // retryable reports a conflict that another attempt may not meet.
+func unresolved(err error) bool {
+	var unknown *kv.UnknownOutcomeError
+	return errors.As(err, &unknown)
+}
+
 func retryable(err error) bool {
 	var aborted *tablet.AbortedError
 	if errors.As(err, &aborted) {
 		return true
 	}
-	var unknown *kv.UnknownOutcomeError
-	return !errors.As(err, &unknown) && sqlstate.CodeOf(err) == sqlstate.SerializationFailure
+	return !unresolved(err) && sqlstate.CodeOf(err) == sqlstate.SerializationFailure
 }
 
 // context returns an execution context for a statement; release gives it back.

@@ -23,6 +23,7 @@ type Config struct {
 	Clock   truetime.Clock // nil: the store's
 	Node    keys.NodeID    // from 1; below 4096
 	Peers   catalog.Peers  // nil: this is the only node
+	Lived   bool           // see catalog.Config
 	Logger  *slog.Logger   // nil: discard
 	Views   []View         // beside those of RegisterView
 	Version string         // of spand, for version()
@@ -90,7 +91,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, kv: cfg.KV, clock: cfg.Clock, log: cfg.Logger, views: plan.NewRegistry(), started: time.Now()}
 	e.catalog = catalog.NewManager(catalog.Config{
-		KV: cfg.KV, Peers: cfg.Peers, Logger: cfg.Logger,
+		KV: cfg.KV, Peers: cfg.Peers, Logger: cfg.Logger, Lived: cfg.Lived,
 		LeaseDuration: cfg.LeaseDuration, GCHorizon: cfg.GCHorizon, CleanEvery: cfg.CleanEvery,
 	})
 	e.parse = parse.NewCache(10000, 64<<20)

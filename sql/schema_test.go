@@ -13,6 +13,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql"
+	"github.com/spandb/spand/sql/kv"
 	"github.com/spandb/spand/sql/kvmem"
 	"github.com/spandb/spand/truetime"
 )
@@ -163,6 +164,57 @@ func TestB2UnansweringNodeIsWaitedFor(t *testing.T) {
 		}
 		expect(t, b, "select x from t", "[x]\nSELECT 0")
 	})
+}
+
+// A node confirms that its lease is gone only when no commit under it can be given a
+// timestamp any more: neither one whose outcome it has not learnt, nor one of an
+// earlier life of the node.
+func TestB2RevocationWaitsForStrayCommits(t *testing.T) {
+	const lease = 4 * time.Second
+	for _, c := range []struct {
+		name           string
+		lived, unknown bool
+		least, most    time.Duration
+	}{
+		{"first life", false, false, 0, 0},
+		{"restarted", true, false, lease, lease},
+		{"unknown outcome", false, true, lease / 2, lease},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &faultyKV{Store: kvmem.New(truetime.NewManual(truetime.ManualOptions{}))}
+				e, err := sql.NewEngine(sql.Config{KV: store, Node: 1, Lived: c.lived})
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				if !c.lived { // else the first table would wait
+					if err := e.Start(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					s := newSession(t, e)
+					must(t, s, "create table t (x int primary key)")
+					began = time.Now()
+					store.fail = func(_ int64, id keys.TxnID) error {
+						if !c.unknown {
+							return nil
+						}
+						return &kv.UnknownOutcomeError{Txn: id, Cause: errors.New("cut off")}
+					}
+					run(s, "insert into t values (1)")
+					store.fail = nil
+					s.Close()
+				}
+				if err := e.HandleRevoke(context.Background()); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took < c.least || took > c.most+time.Millisecond {
+					t.Errorf("confirmed after %v, want %v to %v", took, c.least, c.most)
+				}
+				e.Close()
+			})
+		})
+	}
 }
 
 // DDL and writes race on several nodes: nothing is lost and nothing is left behind.

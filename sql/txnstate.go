@@ -153,7 +153,7 @@ func (c *Conn) commitKV(ctx context.Context) error {
 	}
 	err = c.committed(t.kv.Commit(c.ctx))
 	if lease != nil {
-		c.eng.catalog.LeaveCommit(lease)
+		c.eng.catalog.LeaveCommit(lease, err != nil && unresolved(err))
 	}
 	return err
 }

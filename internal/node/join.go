@@ -64,6 +64,7 @@ func (n *Node) join(ctx context.Context) error {
 		}
 	}
 	if lost := lostTablets(answers, n.self); len(lost) > 0 {
+		n.lived = true
 		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "tablets", len(lost))
 		if err := n.reopenLost(lost); err != nil {
 			return err

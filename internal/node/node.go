@@ -41,6 +41,7 @@ type Node struct {
 	members []Member
 	self    keys.NodeID
 	life    uint64 // incarnation, above that of every earlier life
+	lived   bool   // there was one in which the node took part
 	cluster [16]byte
 	list    string // --cluster in canonical form, "" for a store of one node
 
@@ -153,6 +154,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 	n.replicas = newReplicas(recovered)
 	n.openNetwork()
 	n.serveRPC()
+	n.lived = !fresh
 	if fresh {
 		if err := n.join(ctx); err != nil {
 			return err

@@ -17,7 +17,7 @@ func (n *Node) openSQL(reg *prometheus.Registry) error {
 		Views: n.views(), Version: Version,
 	}
 	if len(n.members) > 1 {
-		cfg.Peers = schemaPeers{n}
+		cfg.Peers, cfg.Lived = schemaPeers{n}, n.lived
 	}
 	engine, err := sql.NewEngine(cfg)
 	if err != nil {

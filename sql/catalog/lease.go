@@ -34,6 +34,9 @@ type Config struct {
 	KV     kv.KV
 	Peers  Peers // nil: NoPeers
 	Logger *slog.Logger
+	// Lived: this node of a cluster had a life before. Commits that it sent to other
+	// nodes under that life's lease may still be on their way.
+	Lived bool
 	// LeaseDuration is how long a schema lease lasts (default 4 s); it must be the
 	// same on every node. RenewEvery is how often a lease in use is renewed (1 s).
 	LeaseDuration, RenewEvery time.Duration
@@ -48,6 +51,7 @@ type Config struct {
 type Manager struct {
 	cfg    Config
 	clock  truetime.Clock
+	former truetime.Timestamp    // leases of the node's earlier lives end before
 	cur    atomic.Pointer[Lease] // nil: none
 	inUse  atomic.Bool           // the lease was used since it was last renewed
 	wake   chan struct{}         // the cleaner has something to do
@@ -100,6 +104,9 @@ func NewManager(cfg Config) *Manager {
 	def(&cfg.OrphanAge, time.Hour)
 	def(&cfg.CleanEvery, time.Minute)
 	m := &Manager{cfg: cfg, clock: cfg.KV.Clock(), wake: make(chan struct{}, 1)}
+	if cfg.Lived {
+		m.former = m.clock.Now().Latest.Add(cfg.LeaseDuration)
+	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.mu.gen = &generation{drained: make(chan struct{})}
 	return m
@@ -297,9 +304,23 @@ func (m *Manager) EnterCommit(ctx context.Context) (*Lease, error) {
 	}
 }
 
-// LeaveCommit ends what EnterCommit began.
-func (m *Manager) LeaveCommit(l *Lease) {
+// LeaveCommit ends what EnterCommit began. A commit of unknown outcome may yet be
+// given a timestamp, so it stays in flight until its lease is over.
+func (m *Manager) LeaveCommit(l *Lease, unknown bool) {
 	m.mu.Lock()
+	if unknown && !m.mu.closed {
+		m.wg.Add(1)
+		m.mu.Unlock()
+		go func() {
+			defer m.wg.Done()
+			// An error says that the manager closes or the clock has failed: then this
+			// node revokes nothing any more (see HandleRevoke).
+			if m.clock.AwaitAfter(m.ctx, l.End) == nil {
+				m.LeaveCommit(l, false)
+			}
+		}()
+		return
+	}
 	l.gen.count--
 	if l.gen.closed && l.gen.count == 0 {
 		close(l.gen.drained)
@@ -308,7 +329,8 @@ func (m *Manager) LeaveCommit(l *Lease) {
 }
 
 // HandleRevoke drops this node's lease. When it returns nil, every commit made
-// under the lease is over and every timestamp read under it has passed.
+// under the lease, or in an earlier life, is over and every timestamp read under it
+// has passed.
 func (m *Manager) HandleRevoke(ctx context.Context) error {
 	m.mu.Lock()
 	gen := m.mu.gen
@@ -324,7 +346,7 @@ func (m *Manager) HandleRevoke(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return m.clock.AwaitAfter(ctx, m.clock.Now().Latest)
+	return m.clock.AwaitAfter(ctx, max(m.clock.Now().Latest, m.former))
 }
 
 // revokeAll makes every node drop its lease, or waits until leases taken before

@@ -250,7 +250,7 @@ func (v *View) EnterCommit(ctx context.Context, t kv.Txn) (*Lease, error) {
 			t.BoundCommit(l.End)
 			return l, nil
 		}
-		v.m.LeaveCommit(l)
+		v.m.LeaveCommit(l, false)
 		if !errors.Is(err, errStaleLease) {
 			return nil, err
 		}
