@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/tracing"
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/kv"
@@ -145,13 +146,13 @@ func (c *Conn) commitKV(ctx context.Context) error {
 		if err := t.view.CommitChanges(ctx, c.locking()); err != nil {
 			return err
 		}
-		return c.committed(t.kv.Commit(c.ctx))
+		return c.committed(t.kv.Commit(tracing.Continue(c.ctx, ctx)))
 	}
 	lease, err := t.view.EnterCommit(ctx, c.locking())
 	if err != nil {
 		return err
 	}
-	err = c.committed(t.kv.Commit(c.ctx))
+	err = c.committed(t.kv.Commit(tracing.Continue(c.ctx, ctx)))
 	if lease != nil {
 		c.eng.catalog.LeaveCommit(lease, err != nil && unresolved(err))
 	}

@@ -28,6 +28,14 @@ func Start(ctx context.Context) context.Context {
 	return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(cfg))
 }
 
+// Continue returns ctx as part of the trace that from carries.
+func Continue(ctx, from context.Context) context.Context {
+	if sc := trace.SpanContextFromContext(from); sc.IsValid() {
+		return trace.ContextWithSpanContext(ctx, sc)
+	}
+	return ctx
+}
+
 // ID returns the trace id that ctx carries in hexadecimal, "" if none.
 func ID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
