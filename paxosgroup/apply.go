@@ -167,26 +167,6 @@ type EngineReader interface {
 	ReadsEngine(command []byte) bool
 }
 
-// matched returns the index that every live follower has, for trimming.
-func (g *Group) matched() uint64 {
-	if len(g.w.tail.entries) < 2*tailChunk {
-		return 0 // not worth asking
-	}
-	if g.solo {
-		return g.w.applied
-	}
-	if g.w.state != raft.StateLeader {
-		return 0
-	}
-	low := g.w.applied
-	g.progress(func(m *member, match uint64) {
-		if m.peer != nil && m.peer.alive.Load() {
-			low = min(low, match)
-		}
-	})
-	return low
-}
-
 // fatal stops the replica: it can no longer follow the log. Its node goes on.
 func (g *Group) fatal(err error) {
 	g.log.Error("replica stopped", "err", err)
@@ -268,6 +248,7 @@ var errNoGroup = errors.New("paxosgroup: no such group")
 // the virtual snapshot that all start with.
 func (g *Group) open(c GroupConfig) error {
 	t := &g.w.tail
+	t.total = &g.host.tails
 	index, term := uint64(startIndex), uint64(startTerm)
 	hs := hardState{term: startTerm, commit: startIndex}
 	g.w.conf = conf{members: c.Replicas, floor: c.Floor}

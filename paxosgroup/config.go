@@ -75,7 +75,11 @@ type Config struct {
 	// GroupBudget bounds the bytes of commands queued and in flight per group
 	// (default 16 MiB).
 	GroupBudget int
-	Workers     int // default 4
+	// TailBudget bounds the bytes of applied entries that all groups together keep in
+	// memory for replicas that lag or are down (default 64 MiB). One that falls behind
+	// what is kept gets a snapshot.
+	TailBudget int
+	Workers    int // default 4
 	// Rand yields the jitter; nil seeds one from the node's id and incarnation.
 	Rand *rand.Rand
 
@@ -110,6 +114,9 @@ func (c *Config) setDefaults() error {
 	if c.GroupBudget == 0 {
 		c.GroupBudget = 16 << 20
 	}
+	if c.TailBudget == 0 {
+		c.TailBudget = 64 << 20
+	}
 	if c.Workers == 0 {
 		c.Workers = 4
 	}
@@ -120,8 +127,8 @@ func (c *Config) setDefaults() error {
 		return errors.New("paxosgroup: Clock, Store and Logger are required")
 	case c.LeaseDuration < 3*c.HeartbeatInterval:
 		return fmt.Errorf("paxosgroup: a lease of %v needs heartbeats more often than every %v", c.LeaseDuration, c.HeartbeatInterval)
-	case c.ElectionTicks < 2 || c.Workers < 1 || c.TickInterval <= 0 || c.CampaignInterval <= 0:
-		return errors.New("paxosgroup: ElectionTicks, Workers or an interval is out of range")
+	case c.ElectionTicks < 2 || c.Workers < 1 || c.GroupBudget < 0 || c.TailBudget < 0 || c.TickInterval <= 0 || c.CampaignInterval <= 0:
+		return errors.New("paxosgroup: ElectionTicks, Workers, a budget or an interval is out of range")
 	}
 	self := false
 	for _, n := range c.Nodes {

@@ -75,8 +75,11 @@
 //
 // # Memory
 //
-// Per group: commands queued and in flight (Config.GroupBudget), the tail of the
-// log (4 MiB of applied entries, and what is not applied or not durable at all
-// followers yet), bounded flow to each follower. A follower that is behind the
-// tail gets a snapshot.
+// Per group: commands queued and in flight (Config.GroupBudget), and entries not
+// applied yet, of which the flow to a follower is bounded. For all groups together:
+// what is applied and kept in the tails of the log (Config.TailBudget, exceeded by what
+// is written in one tick). A replica that lags or was down catches up from there,
+// also after checkpoints; a group whose replicas all have everything keeps
+// 4 MiB at most, and nothing when others need the room. A replica that is behind its
+// leader's tail gets a snapshot. See retain.go.
 package paxosgroup

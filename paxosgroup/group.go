@@ -142,7 +142,7 @@ type workerState struct {
 	startFloor  truetime.Timestamp
 	transfer    *transfer
 	sending     map[uint64]*sender // snapshots under way, by replica
-	pins        map[uint64]pin     // what the tail keeps for their receivers
+	pins        map[uint64]pin     // what the tail keeps for their receivers, by replica
 	snapRetryAt time.Time
 }
 

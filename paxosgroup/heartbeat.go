@@ -62,6 +62,7 @@ func (h *Host) tick() {
 	clear(gs)
 	h.buf = gs
 	h.checkAwaiting()
+	h.shedTails()
 }
 
 // callElections has the groups without a leader look whose turn it is, and

@@ -59,6 +59,7 @@ type Host struct {
 	// after serializes what runs on groups once the workers are gone.
 	after sync.Mutex
 
+	tails     atomic.Int64 // bytes kept in all groups' tails
 	senders   atomic.Int32
 	snapID    atomic.Uint64
 	snapshots sync.Map // transfer id -> *sender
@@ -197,7 +198,10 @@ func (h *Host) Remove(id keys.GroupID) error {
 	if g == nil {
 		return errNoGroup
 	}
-	err := g.ask(func() { g.halt(ErrStopped) })
+	err := g.ask(func() {
+		g.halt(ErrStopped)
+		g.w.tail.reset(g.w.applied, g.w.appliedTerm)
+	})
 	h.groups.Lock()
 	delete(h.groups.m, id)
 	h.groups.Unlock()

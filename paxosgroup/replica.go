@@ -260,9 +260,7 @@ func (g *Group) tick() {
 	}
 	g.w.rn.Tick()
 	g.tickTransfer(now)
-	if len(g.w.pins) > 0 {
-		g.trimTail()
-	}
+	g.trimTail()
 	g.maybeQuiesce()
 }
 

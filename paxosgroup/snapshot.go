@@ -303,55 +303,6 @@ func (s *sender) run() {
 	h.sched.enqueue(g)
 }
 
-// pin keeps the tail behind a snapshot's index: while it is sent, and then until its
-// receiver has caught up with what was written meanwhile. Without the second part a
-// replica under load would go from one snapshot to the next.
-type pin struct {
-	index uint64
-	until time.Time // zero while the snapshot is under way
-}
-
-func (g *Group) setPin(to uint64, p pin) {
-	if g.w.pins == nil {
-		g.w.pins = make(map[uint64]pin)
-	}
-	g.w.pins[to] = p
-	g.w.tail.pin(g.w.pins)
-}
-
-// releasePins drops the pins that have served. Worker only.
-func (g *Group) releasePins() {
-	now := time.Now()
-	for to, p := range g.w.pins {
-		if !p.until.IsZero() && (now.After(p.until) || g.caughtUp(to)) {
-			delete(g.w.pins, to)
-		}
-	}
-	g.w.tail.pin(g.w.pins)
-}
-
-// caughtUp reports whether a replica lacks no more than what is on its way.
-func (g *Group) caughtUp(id uint64) bool {
-	if g.w.rn == nil || g.w.state != raft.StateLeader {
-		return true // somebody else's business now
-	}
-	done := true
-	g.progress(func(m *member, match uint64) {
-		if uint64(m.ID) == id {
-			done = match+maxLag >= g.w.lastIndex
-		}
-	})
-	return done
-}
-
-// trimTail lets go of entries that nobody needs.
-func (g *Group) trimTail() {
-	if len(g.w.pins) > 0 {
-		g.releasePins()
-	}
-	g.w.tail.trim(g.w.applied, g.matched())
-}
-
 func (s *sender) stream() error {
 	w := window{s: s, timer: time.NewTimer(snapResend)}
 	defer w.timer.Stop()

@@ -8,16 +8,21 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/truetime"
 )
 
-// fill makes the leader write so much that its tail no longer starts at the
+// fillBytes is what fill writes per command.
+const fillBytes = 40 << 10
+
+// fill makes the leader write so much that a small tail no longer starts at the
 // beginning.
-func (n *node) fill(t *testing.T, count int) {
+func (n *node) fill(t *testing.T, g keys.GroupID, count int) {
 	t.Helper()
-	pad := strings.Repeat("x", 40<<10)
-	for i := range count {
-		if _, err := n.propose(1, fmt.Sprint("fill", i, pad)); err != nil {
+	pad := strings.Repeat("x", fillBytes)
+	for range count {
+		n.w.filled++
+		if _, err := n.propose(g, fmt.Sprint("fill", n.w.filled, pad)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -29,6 +34,7 @@ func TestSnapshotToAFollowerThatIsTooFarBehind(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 1, 3)
 				defer w.close()
+				w.conf = func(c *Config) { c.TailBudget = 2 * tailBytes }
 				w.start(1)
 				n := w.leader(1)
 				f := w.nodes[3]
@@ -36,9 +42,9 @@ func TestSnapshotToAFollowerThatIsTooFarBehind(t *testing.T) {
 					t.Fatal(err)
 				}
 				f.crash()
-				n.fill(t, 250)
+				n.fill(t, 1, 250)
 				n.store.checkpoint(n.host)
-				if s := n.groups[1].Status(); s.TailFirst < 50 || s.TailBytes > 2*tailBytes {
+				if s := n.groups[1].Status(); s.TailFirst < 50 || s.TailBytes > tailBytes {
 					t.Fatalf("tail: first %d, %d bytes", s.TailFirst, s.TailBytes)
 				}
 				switch mode {
@@ -92,19 +98,23 @@ func TestSnapshotUnderLoadIsEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 3)
 		defer w.close()
+		w.conf = func(c *Config) { c.TailBudget = 3 * tailBytes }
 		w.start(1)
 		n := w.leader(1)
 		f := w.nodes[3]
 		f.crash()
-		n.fill(t, 250)
+		n.fill(t, 1, 350)
 		n.store.checkpoint(n.host)
 		w.net.SetFaults(MemFaults{MinDelay: 20 * time.Millisecond, MaxDelay: 20 * time.Millisecond})
 		before := n.host.snapID.Load()
 		f.start()
-		for n.groups[1].Status().Snapshots == 0 {
+		for range 500 {
+			if n.groups[1].Status().Snapshots != 0 {
+				break
+			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		pad := strings.Repeat("y", 40<<10)
+		pad := strings.Repeat("y", fillBytes)
 		writes := 2 * tailBytes / len(pad)
 		done := make(chan error, writes)
 		for i := range writes {
@@ -124,7 +134,7 @@ func TestSnapshotUnderLoadIsEnough(t *testing.T) {
 		if sent := n.host.snapID.Load() - before; sent != 1 {
 			t.Errorf("%d snapshots were sent", sent)
 		}
-		if s := n.groups[1].Status(); s.TailBytes > 2*tailBytes {
+		if s := n.groups[1].Status(); s.TailBytes > tailBytes {
 			t.Errorf("the tail keeps %d bytes when all have caught up", s.TailBytes)
 		}
 	})
@@ -147,11 +157,12 @@ func TestSnapshotInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, 3)
 		defer w.close()
+		w.conf = func(c *Config) { c.TailBudget = 2 * tailBytes }
 		w.start(1)
 		n := w.leader(1)
 		f := w.nodes[3]
 		f.crash()
-		n.fill(t, 300)
+		n.fill(t, 1, 300)
 		n.store.checkpoint(n.host)
 		w.net.SetFaults(MemFaults{MinDelay: 20 * time.Millisecond, MaxDelay: 21 * time.Millisecond})
 		f.start()
@@ -196,11 +207,12 @@ func TestSnapshotRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3, 3)
 		defer w.close()
+		w.conf = func(c *Config) { c.TailBudget = 2 * tailBytes }
 		w.start(1)
 		n := w.leader(1)
 		f := w.nodes[3]
 		f.crash()
-		n.fill(t, 250)
+		n.fill(t, 1, 250)
 		n.store.checkpoint(n.host)
 		f.store.stall = true
 		f.start()

@@ -26,7 +26,7 @@ type Status struct {
 	Match      map[keys.NodeID]uint64 // leader's knowledge of the replicas
 	Quiesced   bool
 	Releasing  bool
-	TailBytes  int
+	TailBytes  int64 // of applied entries kept in memory
 	TailFirst  uint64
 	QueueBytes int64
 	Snapshots  int // being sent
@@ -42,7 +42,7 @@ func (g *Group) Status() Status {
 func (g *Group) status(s *Status) {
 	s.Term, s.Leader = g.w.hs.term, g.Leader()
 	s.Applied, s.Commit, s.Last = g.w.applied, g.w.hs.commit, g.w.lastIndex
-	s.TailBytes, s.TailFirst = g.w.tail.bytes, g.w.tail.prev+1
+	s.TailBytes, s.TailFirst = g.w.tail.kept.Load(), g.w.tail.prev+1
 	s.QueueBytes = g.inflight.Load()
 	s.Snapshots = len(g.w.sending)
 	now := g.host.clock.Now()

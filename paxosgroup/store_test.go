@@ -36,7 +36,7 @@ func (d *disk) boot(n *node) {
 	d.store = s
 	h, err := NewHost(Config{
 		Node: n.id, Nodes: n.w.ids, Clock: n.clock, Store: s, Transport: n.w.net.Endpoint(n.id),
-		Logger: n.w.log, Incarnation: n.starts, BalanceInterval: -1,
+		Logger: n.w.log, Incarnation: n.starts, BalanceInterval: -1, TailBudget: 2 * tailBytes,
 		GroupFailed: func(g keys.GroupID, err error) { n.w.t.Errorf("node %d: group %d failed: %v", n.id, g, err) },
 	})
 	if err != nil {

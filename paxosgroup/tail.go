@@ -2,6 +2,7 @@ package paxosgroup
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/spandb/spand/internal/keys"
 	"go.etcd.io/raft/v3"
@@ -15,31 +16,29 @@ import (
 // Entries enter when they are handed to the log, before they are durable; Raft
 // reads of the tail only what it knows to be durable.
 //
-// Only the group's worker touches it.
+// Only the group's worker touches it, but for kept and spare, which others read.
 type tail struct {
 	prev    uint64 // index before entries[0]
 	prevT   uint64 // its term
 	entries []*pb.Entry
-	bytes   int
 
 	hs       *pb.HardState // for InitialState
 	voters   []uint64
 	applied  func() (index, term uint64)
-	pinned   uint64 // entries behind it are kept for the receivers of snapshots; 0: none
 	captured uint64 // applied index of the last checkpoint
+
+	// What is applied and still here, in bytes (retain.go says how long).
+	counted uint64        // index up to which entries are in kept
+	kept    atomic.Int64  //
+	had     uint64        // index up to which no replica lacks them
+	spare   atomic.Int64  // the part of kept up to had
+	total   *atomic.Int64 // kept of all the host's tails
 }
 
-// Bounds of what a tail keeps beyond need: applied entries for followers that
-// lag, and for carrying forward (storage.Source).
-const (
-	tailBytes   = 4 << 20
-	tailEntries = 10_000
-	// tailChunk amortizes dropping.
-	tailChunk = 64
-	// pinnedBytes bounds what is kept for a receiver of a snapshot: what is written
-	// while it travels.
-	pinnedBytes = 16 * tailBytes
-)
+// entryOverhead is what an entry takes in memory beside its data.
+const entryOverhead = 120
+
+func entrySize(e *pb.Entry) int64 { return int64(len(e.Data)) + entryOverhead }
 
 func (t *tail) InitialState() (*pb.HardState, *pb.ConfState, error) {
 	return t.hs, &pb.ConfState{Voters: t.voters, AutoLeave: new(bool)}, nil
@@ -105,64 +104,68 @@ func (t *tail) append(es []*pb.Entry) {
 		es, first = es[skip:], t.prev+1
 	}
 	keep := int(first - t.prev - 1)
-	for i := keep; i < len(t.entries); i++ {
-		t.bytes -= len(t.entries[i].Data)
-		t.entries[i] = nil
-	}
+	clear(t.entries[keep:])
 	t.entries = append(t.entries[:keep], es...)
-	for _, e := range es {
-		t.bytes += len(e.Data)
-	}
 }
 
 // reset empties the tail behind a snapshot.
 func (t *tail) reset(index, term uint64) {
-	t.prev, t.prevT, t.entries, t.bytes = index, term, nil, 0
+	t.prev, t.prevT, t.entries = index, term, nil
+	t.counted, t.had = index, index
+	t.spare.Store(0)
+	t.keep(-t.kept.Load())
 }
 
-// pin notes the lowest of pins.
-func (t *tail) pin(pins map[uint64]pin) {
-	t.pinned = 0
-	for _, p := range pins {
-		if t.pinned == 0 || p.index < t.pinned {
-			t.pinned = p.index
-		}
+func (t *tail) keep(n int64) {
+	if n != 0 {
+		t.kept.Add(n)
+		t.total.Add(n)
 	}
 }
 
-// trim drops entries up to applied that nobody needs any more: beyond the
-// budget always, and below it those that every live follower has (matched) and
-// the last checkpoint covers.
-func (t *tail) trim(applied, matched uint64) {
-	limit := applied
-	if t.pinned != 0 && t.bytes < pinnedBytes {
-		limit = min(limit, t.pinned)
+// count notes what is applied, and up to where no replica lacks it.
+func (t *tail) count(applied, had uint64) {
+	n := int64(0)
+	for ; t.counted < applied; t.counted++ {
+		n += entrySize(t.entries[t.counted-t.prev])
 	}
-	drop, bytes := 0, t.bytes
-	for drop < len(t.entries) {
-		i := t.prev + uint64(drop) + 1
-		if i > limit {
-			break
+	t.keep(n)
+	had = min(max(had, t.prev), t.counted)
+	n = 0
+	for ; t.had < had; t.had++ {
+		n += entrySize(t.entries[t.had-t.prev])
+	}
+	for ; t.had > had; t.had-- {
+		n -= entrySize(t.entries[t.had-t.prev-1])
+	}
+	t.spare.Add(n)
+}
+
+// trim drops the oldest counted entries: those up to useless, and as far as limit
+// until no more than budget bytes are kept.
+func (t *tail) trim(limit, useless uint64, budget int64) {
+	limit = min(limit, t.counted)
+	drop, freed, spare := 0, int64(0), int64(0)
+	for i := t.prev + 1; i <= limit && (i <= useless || t.kept.Load()-freed > budget); i++ {
+		n := entrySize(t.entries[drop])
+		freed += n
+		if i <= t.had {
+			spare += n
 		}
-		over := bytes > tailBytes || len(t.entries)-drop > tailEntries
-		if !over && (i > matched || i > t.captured) {
-			break
-		}
-		bytes -= len(t.entries[drop].Data)
 		drop++
 	}
-	if drop < tailChunk && (drop == 0 || drop < len(t.entries)) {
+	if drop == 0 {
 		return
 	}
 	t.prevT = t.entries[drop-1].GetTerm()
 	t.prev += uint64(drop)
-	for i := range drop {
-		t.entries[i] = nil
-	}
+	t.had = max(t.had, t.prev)
+	clear(t.entries[:drop])
 	if t.entries = t.entries[drop:]; len(t.entries) == 0 {
 		t.entries = nil
 	}
-	t.bytes = bytes
+	t.spare.Add(-spare)
+	t.keep(-freed)
 }
 
 // after returns the entries behind index, false when they are not all here.

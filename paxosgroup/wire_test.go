@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,24 +168,30 @@ func TestTail(t *testing.T) {
 		}
 		return es
 	}
-	var tl tail
+	var total atomic.Int64
+	tl := tail{total: &total}
 	tl.reset(10, 5)
 	tl.append(ents(6, 11, 300, 10))
 	tl.append(ents(7, 200, 210, 10)) // a conflict cuts the rest
-	if tl.last() != 210 || tl.bytes != 2000 {
-		t.Fatalf("last %d, %d bytes", tl.last(), tl.bytes)
+	if tl.last() != 210 {
+		t.Fatalf("last %d", tl.last())
 	}
 	if term, err := tl.Term(199); term != 6 || err != nil {
 		t.Fatal(term, err)
 	}
-	tl.trim(150, 210) // never what is not applied; not what no checkpoint covers
-	if tl.prev != 10 {
-		t.Fatalf("trimmed to %d with no checkpoint", tl.prev)
+	tl.trim(210, 210, 0) // never what is not applied
+	if tl.prev != 10 || total.Load() != 0 {
+		t.Fatalf("trimmed to %d with nothing applied, %d bytes kept", tl.prev, total.Load())
 	}
-	tl.captured = 120
-	tl.trim(150, 210)
+	const size = 10 + entryOverhead
+	tl.count(150, 149)
+	tl.count(150, 140) // a replica has gone back
+	if kept, spare := total.Load(), tl.spare.Load(); kept != 140*size || spare != 130*size {
+		t.Fatalf("%d bytes kept, %d of them spare", kept, spare)
+	}
+	tl.trim(150, 120, tailBytes) // what is of no use at once, the rest within the budget
 	if tl.prev != 120 {
-		t.Fatalf("trimmed to %d, want the checkpoint's 120", tl.prev)
+		t.Fatalf("trimmed to %d, want 120", tl.prev)
 	}
 	if _, ok := tl.after(119); ok {
 		t.Error("entries that are gone are offered")
@@ -192,17 +199,27 @@ func TestTail(t *testing.T) {
 	if es, ok := tl.after(120); !ok || len(es) != 90 {
 		t.Error(len(es), ok)
 	}
-	tl.append(ents(7, 211, 400, 64<<10))
-	tl.trim(210, 0)
-	if tl.prev != 210 {
-		t.Fatalf("over budget trimmed to %d, want all that is applied: 210", tl.prev)
+	tl.trim(tl.had, 120, 0) // somebody lacks what is behind 140
+	if tl.prev != 140 || total.Load() != 10*size || tl.spare.Load() != 0 {
+		t.Fatalf("trimmed to %d, %d bytes kept, %d spare", tl.prev, total.Load(), tl.spare.Load())
 	}
-	tl.trim(400, 0)
-	if tl.bytes > tailBytes {
-		t.Errorf("%d bytes kept", tl.bytes)
+	tl.append(ents(7, 211, 400, 64<<10))
+	tl.count(210, 140)
+	tl.trim(210, 0, 0)
+	if tl.prev != 210 {
+		t.Fatalf("trimmed to %d, want all that is applied: 210", tl.prev)
+	}
+	tl.count(400, 400)
+	tl.trim(400, 0, tailBytes)
+	if n := tl.kept.Load(); n > tailBytes || n < tailBytes-100<<10 || n != total.Load() {
+		t.Errorf("%d bytes kept, %d in total", n, total.Load())
 	}
 	if es, err := tl.Entries(tl.prev+1, tl.last()+1, 100<<10); err != nil || len(es) != 1 {
 		t.Error(len(es), err)
+	}
+	tl.reset(500, 8)
+	if total.Load() != 0 {
+		t.Errorf("%d bytes kept in an empty tail", total.Load())
 	}
 }
 

@@ -31,6 +31,8 @@ type world struct {
 	conf  func(*Config)
 	log   *slog.Logger
 
+	filled int // commands of fill
+
 	mu       sync.Mutex
 	promised map[keys.GroupID]truetime.Timestamp // highest promise made by anybody so far
 	acked    map[keys.GroupID][]string           // commands acknowledged to a client
@@ -269,6 +271,7 @@ type toy struct {
 	mu     sync.Mutex
 	events []event
 	leases []Lease
+	begins int // times restored: when opened, and by each snapshot
 	leads  bool
 	refuse bool
 	mute   bool // keeps nothing, for benchmarks
@@ -329,6 +332,7 @@ func (m *toy) Restore(state []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.events = nil
+	m.begins++
 	if len(state) == 0 {
 		return nil
 	}
@@ -337,6 +341,13 @@ func (m *toy) Restore(state []byte) error {
 
 func (m *toy) Spans() [][2][]byte {
 	return [][2][]byte{{m.key(0)[:9], keys.PrefixEnd(m.key(0)[:9])}}
+}
+
+// snapshots installed in this life.
+func (m *toy) snapshots() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.begins - 1
 }
 
 func (m *toy) history() []event {

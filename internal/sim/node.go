@@ -214,7 +214,7 @@ func (l *Life) openHost() error {
 	}
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
 		Node: self, Incarnation: inc, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
-		Logger: l.log, Workers: w.plan.Workers, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
+		Logger: l.log, Workers: w.plan.Workers, TailBudget: w.plan.TailBudget, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
 		ClockSuspect: func(err error) {
 			if !w.opts.LyingClocks {
 				w.violate("T2", "node %d suspects an honest clock: %v", self, err)

@@ -24,6 +24,7 @@ type Plan struct {
 	CheckpointInterval                  time.Duration
 	SegmentBytes                        int64
 	StageAfter, ChunkBytes, InlineBytes int // 0: txn's defaults
+	TailBudget                          int // 0: paxosgroup's default
 	InDoubtAfter                        time.Duration
 	VersionHorizon                      time.Duration // 0: nothing is collected
 
@@ -147,6 +148,7 @@ func NewPlan(seed uint64, o Options) Plan {
 	for range d.IntN(7) {
 		p.Splits = append(p.Splits, pick(d, splitKeys...))
 	}
+	p.TailBudget = pick(d, 16<<10, 256<<10, 0)
 	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
 	p.drawFaults(newDraw(seed, streamFaults), o)
 	if o.Adjust != nil {

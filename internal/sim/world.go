@@ -140,7 +140,7 @@ func (w *World) run(temp []string) {
 	w.trace = newTrace()
 	w.history = &History{trace: w.trace}
 	p := &w.plan
-	w.trace.Addf("seed %d: ε=%v %v disk=%v checkpoints at %d keys or %v, segments %d, staging from %d bytes", p.Seed, p.Epsilon, p.Noise, p.DiskLatency, p.CheckpointKeys, p.CheckpointInterval, p.SegmentBytes, p.StageAfter)
+	w.trace.Addf("seed %d: ε=%v %v disk=%v checkpoints at %d keys or %v, segments %d, tails %d, staging from %d bytes", p.Seed, p.Epsilon, p.Noise, p.DiskLatency, p.CheckpointKeys, p.CheckpointInterval, p.SegmentBytes, p.TailBudget, p.StageAfter)
 	w.net = NewNetwork(p.Seed, p.Noise)
 	d := newDraw(p.Seed, streamPlan+200)
 	for i := range p.Nodes {
