@@ -27,11 +27,11 @@ type tail struct {
 	applied  func() (index, term uint64)
 	captured uint64 // applied index of the last checkpoint
 
-	// What is applied and still here, in bytes (retain.go says how long).
-	counted uint64        // index up to which entries are in kept
-	kept    atomic.Int64  //
-	had     uint64        // index up to which no replica lacks them
-	spare   atomic.Int64  // the part of kept up to had
+	// What is applied and still here; retain.go says how long.
+	counted uint64        // index up to which entries are applied
+	kept    atomic.Int64  // their bytes
+	had     uint64        // index up to which no replica lacks them, at most counted
+	spare   atomic.Int64  // their bytes
 	total   *atomic.Int64 // kept of all the host's tails
 }
 
