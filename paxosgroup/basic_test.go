@@ -3,6 +3,7 @@ package paxosgroup
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -330,6 +331,39 @@ func TestDrain(t *testing.T) {
 			t.Errorf("drain took %v", d)
 		}
 	})
+}
+
+// Nodes that all drain at once do not wait for each other to take over, and those
+// that lead nothing do not leave before the others know why.
+func TestDrainOfAllNodes(t *testing.T) {
+	for late := range 4 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 6, 3)
+			defer w.close()
+			w.start(1, 2, 3, 4, 5)
+			for g := keys.GroupID(1); g <= 5; g++ {
+				w.leader(g)
+			}
+			time.Sleep(2 * time.Second)
+			start := time.Now()
+			var wg sync.WaitGroup
+			for i, n := range []keys.NodeID{1, 2, 3} {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i*late*40) * time.Millisecond)
+					ctx, cancel := within(5 * time.Second)
+					defer cancel()
+					if err := w.nodes[n].host.Drain(ctx); err != nil {
+						t.Errorf("node %d: %v", n, err)
+					}
+					w.nodes[n].crash()
+				})
+			}
+			wg.Wait()
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("drain took %v", d)
+			}
+		})
+	}
 }
 
 func TestPreferredNodeGetsLeadershipBack(t *testing.T) {

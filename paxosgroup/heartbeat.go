@@ -27,7 +27,7 @@ func (h *Host) run() {
 		now = time.Now()
 		next := h.expirePromises(now)
 		next = h.callElections(now, next)
-		if !now.Before(beat) {
+		if h.beatNow.Swap(false) || !now.Before(beat) {
 			h.beat(now)
 			beat = now.Add(h.cfg.HeartbeatInterval)
 		}
@@ -225,6 +225,9 @@ func (h *Host) beat(now time.Time) {
 		p.mu.Lock()
 		p.mu.seq++
 		pg.seq = p.mu.seq
+		if pg.draining && p.mu.farewell == 0 {
+			p.mu.farewell = pg.seq
+		}
 		p.mu.sent[pg.seq%uint64(len(p.mu.sent))] = sentPing{pg.seq, pg.interval}
 		for _, a := range p.mu.announced {
 			if a.first == 0 {
@@ -299,8 +302,14 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 			delete(p.mu.announced, id)
 		}
 	}
-	p.mu.lastPong = time.Now()
+	p.mu.lastPong, p.mu.ponged = time.Now(), max(p.mu.ponged, po.seq)
 	p.mu.Unlock()
+	if h.draining.Load() {
+		select {
+		case h.ponged <- struct{}{}:
+		default:
+		}
+	}
 	if s.seq == po.seq && now.Latest != truetime.Max && po.interval.Latest != truetime.Max {
 		if err := truetime.CheckPeer(h.nodeName(p.node), s.at, now, po.interval); err != nil {
 			h.stats.clockSuspect.Add(1)

@@ -33,7 +33,9 @@ type Host struct {
 	running  atomic.Bool
 	closed   atomic.Bool
 	draining atomic.Bool
-	buf      []*Group // of run
+	beatNow  atomic.Bool   // ping the peers without waiting for the next turn
+	ponged   chan struct{} // while draining: a ping was answered
+	buf      []*Group      // of run
 
 	groups struct {
 		sync.RWMutex
@@ -105,7 +107,7 @@ func NewHost(c Config) (*Host, error) {
 	h := &Host{
 		cfg: c, node: c.Node, clock: c.Clock, log: c.Logger.With("room", "paxosgroup"),
 		cluster: clusterHash(c.Cluster), started: c.Clock.Now(), refresh: c.LeaseDuration / 2,
-		quit: make(chan struct{}), kick: make(chan struct{}, 1),
+		quit: make(chan struct{}), kick: make(chan struct{}, 1), ponged: make(chan struct{}, 1),
 	}
 	if h.started.Latest == truetime.Max {
 		return nil, fmt.Errorf("paxosgroup: cannot start on a clock that does not vouch for the time: %w", c.Clock.Err())

@@ -68,8 +68,10 @@ type peer struct {
 		pinged   uint64 // highest ping sequence received from this incarnation
 		seq      uint64 // of our last ping
 		sent     [16]sentPing
+		ponged   uint64 // highest of our pings that was answered
 		lastPong time.Time
-		draining bool
+		draining bool   // the peer
+		farewell uint64 // our first ping that said that we drain, 0: none yet
 		// announce holds the notes that ride every ping until one is acknowledged.
 		announced map[keys.GroupID]*announcement
 	}

@@ -208,51 +208,113 @@ func (h *Host) balance(time.Time) {
 }
 
 // Drain hands over every leadership for which another replica is ready and takes
-// none from then on. It returns when this node leads no shared group any more,
-// or with ctx's error.
+// none from then on. It returns when this node leads no shared group any more that
+// anybody could take, and the peers know that it drains, or with ctx's error.
 func (h *Host) Drain(ctx context.Context) error {
 	h.draining.Store(true)
+	h.beatNow.Store(true)
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+again:
 	for {
-		var left []*Group
-		h.eachGroup(func(g *Group) {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if g.mu.leader && !g.solo {
-				left = append(left, g)
-			}
-		})
+		left, deserted := h.led()
 		if len(left) == 0 {
+			if deserted > 0 {
+				h.log.Info("all who could take over drain too", "groups", deserted)
+			}
+			h.awaitHeard(ctx)
 			return nil
 		}
+		// A group that has just been elected, no follower ready yet, or one that was to
+		// take over drains by now: look again soon.
+		soon := time.After(h.cfg.HeartbeatInterval)
 		done := make(chan error, len(left))
-		started := 0
+		started, failed := 0, 0
 		for _, g := range left {
 			if g.in.post(func() { g.startTransfer(0, done, 0) }) {
 				started++
 				h.sched.enqueue(g)
+			} else {
+				failed++
 			}
 		}
-		failed := 0
-		for range started {
+		for started > 0 || failed > 0 {
 			select {
 			case err := <-done:
+				started--
 				if err != nil {
 					failed++
 				}
+			case <-soon:
+				continue again
 			case <-ctx.Done():
 				return fmt.Errorf("paxosgroup: drain: %d groups still led here: %w", len(left), context.Cause(ctx))
+			case <-h.quit:
+				return ErrStopped
 			}
 		}
-		if failed == 0 && started > 0 {
-			continue
+	}
+}
+
+// led returns the shared groups that this node leads and somebody could take over,
+// and counts those that nobody can.
+func (h *Host) led() (left []*Group, deserted int) {
+	h.eachGroup(func(g *Group) {
+		g.mu.Lock()
+		leads := g.mu.leader && !g.solo
+		g.mu.Unlock()
+		switch {
+		case !leads:
+		case g.deserted():
+			deserted++
+		default:
+			left = append(left, g)
 		}
-		// A group that has just been elected, or no follower ready yet: look again soon.
+	})
+	return left, deserted
+}
+
+// deserted reports that nobody could take the group over because nodes drain:
+// each of the others does, or is dead.
+func (g *Group) deserted() bool {
+	drains := false
+	for i := range g.members {
+		if p := g.members[i].peer; p != nil {
+			d := p.isDraining()
+			if !d && p.alive.Load() {
+				return false
+			}
+			drains = drains || d
+		}
+	}
+	return drains
+}
+
+// awaitHeard returns when every peer has answered a ping that said that this node
+// drains, so that none hands it anything, or waits for it; a silent one is not
+// waited for longer than a ping may take.
+func (h *Host) awaitHeard(ctx context.Context) {
+	patience := time.After(2 * h.cfg.HeartbeatInterval)
+	for {
+		heard := true
+		for _, p := range h.allPeers() {
+			p.mu.Lock()
+			heard = heard && p.mu.farewell != 0 && p.mu.ponged >= p.mu.farewell
+			p.mu.Unlock()
+		}
+		if heard {
+			return
+		}
 		select {
-		case <-time.After(h.cfg.HeartbeatInterval):
+		case <-h.ponged:
+		case <-patience:
+			return
 		case <-ctx.Done():
-			return fmt.Errorf("paxosgroup: drain: %d groups still led here: %w", failed, context.Cause(ctx))
+			return
 		case <-h.quit:
-			return ErrStopped
+			return
 		}
 	}
 }
