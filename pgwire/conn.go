@@ -88,7 +88,7 @@ func (c *conn) serve() {
 	}
 	if ce.fatal == nil || ce.fatal == errClientGone {
 		if ce.cause != nil && !isClosed(ce.cause) {
-			c.log.Debug("SQL connection ended", "client", c.nc.RemoteAddr(), "err", ce.cause)
+			c.log.Debug("SQL connection ended", "client", c.nc.RemoteAddr().String(), "err", ce.cause)
 		}
 		c.report()
 		return
@@ -97,7 +97,7 @@ func (c *conn) serve() {
 	if ce.fatal.Code == sqlstate.InternalError {
 		level = slog.LevelError
 	}
-	c.log.Log(context.Background(), level, "SQL connection ended", "client", c.nc.RemoteAddr(),
+	c.log.Log(context.Background(), level, "SQL connection ended", "client", c.nc.RemoteAddr().String(),
 		"code", ce.fatal.Code, "message", ce.fatal.Message, "cause", ce.fatal.Cause)
 	c.srv.metrics.failed(ce.fatal.Code)
 	c.nc.SetDeadline(time.Now().Add(lingerTime))
@@ -140,7 +140,7 @@ func (c *conn) run() (err error) {
 
 func (c *conn) panicked(what string, p any) {
 	c.srv.metrics.panics.Inc()
-	c.log.Error("panic in a SQL connection", "in", what, "client", c.nc.RemoteAddr(),
+	c.log.Error("panic in a SQL connection", "in", what, "client", c.nc.RemoteAddr().String(),
 		"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
@@ -360,7 +360,7 @@ func (c *conn) sendError(err error) error {
 	}
 	e := sqlError(err)
 	if e.Code == sqlstate.InternalError || e.Code == sqlstate.DataCorrupted {
-		c.log.Error("SQL statement failed", "trace_id", c.sess.TraceID(), "client", c.nc.RemoteAddr(), "code", e.Code, "message", e.Message, "cause", e.Cause)
+		c.log.Error("SQL statement failed", "trace_id", c.sess.TraceID(), "client", c.nc.RemoteAddr().String(), "code", e.Code, "message", e.Message, "cause", e.Cause)
 	}
 	c.srv.metrics.failed(e.Code)
 	c.out = appendError(c.out, 'E', sevError, e)

@@ -36,7 +36,7 @@ func (c *conn) flush() error {
 	if err != nil {
 		c.writeErr = &closeError{cause: err}
 		if e := c.mon.fatal(); e != nil && e != errClientGone {
-			c.log.Info("SQL connection cut while its client did not read", "client", c.nc.RemoteAddr(), "why", e.Message)
+			c.log.Info("SQL connection cut while its client did not read", "client", c.nc.RemoteAddr().String(), "why", e.Message)
 		}
 	}
 	return c.writeErr

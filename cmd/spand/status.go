@@ -12,8 +12,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/internal/node/adminpb"
 )
 
@@ -24,19 +26,21 @@ func status(args []string, stdout, stderr io.Writer) int {
 	asJSON := fs.Bool("json", false, "print JSON")
 	timeout := fs.Duration("timeout", 5*time.Second, "how long to wait for the node")
 	if err := fs.Parse(args); err != nil {
-		fs.SetOutput(stderr)
 		if errors.Is(err, flag.ErrHelp) {
 			fs.SetOutput(stdout)
 			fs.PrintDefaults()
 			return exitOK
 		}
-		fmt.Fprintf(stderr, "spand status: %v\n", err)
-		fs.PrintDefaults()
+		fmt.Fprintf(stderr, "spand status: %s; see spand status --help\n", node.FlagMessage(err))
+		return exitUsage
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(stderr, "spand status: unexpected argument %q; see spand status --help\n", fs.Arg(0))
 		return exitUsage
 	}
 	st, err := fetchStatus(*addr, *timeout)
 	if err != nil {
-		fmt.Fprintf(stderr, "spand status: no answer from %s: %v\n", *addr, err)
+		fmt.Fprintf(stderr, "spand status: no answer from %s: %s\n", *addr, grpcstatus.Convert(err).Message())
 		return exitFailed
 	}
 	if *asJSON {

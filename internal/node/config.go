@@ -86,7 +86,7 @@ func Load(args, environ []string, out io.Writer) (Config, error) {
 			fmt.Fprint(out, help.String())
 			return c, err
 		}
-		return c, usagef("%v; see spand start --help", err)
+		return c, usagef("%s; see spand start --help", FlagMessage(err))
 	}
 	if fs.NArg() > 0 {
 		return c, usagef("unexpected argument %q; settings are flags, see spand start --help", fs.Arg(0))
@@ -137,6 +137,12 @@ func Load(args, environ []string, out io.Writer) (Config, error) {
 	return c, c.Validate()
 }
 
+// FlagMessage is what a flag set's error says, with flags spelled as we do.
+func FlagMessage(err error) string {
+	return strings.NewReplacer("flag provided but not defined: -", "no flag is called --",
+		"argument: -", "argument: --", " for -", " for --", "flag -", "flag --").Replace(err.Error())
+}
+
 func readFile(path string) (map[string]string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -144,7 +150,7 @@ func readFile(path string) (map[string]string, error) {
 	}
 	var settings map[string]string
 	if err := yaml.Unmarshal(data, &settings); err != nil {
-		return nil, usagef("--config: %s: %v", path, err)
+		return nil, usagef("--config: %s: %s", path, strings.Join(strings.Fields(err.Error()), " "))
 	}
 	return settings, nil
 }
@@ -160,7 +166,11 @@ func (c *Config) Validate() error {
 	for _, a := range []struct{ flag, addr string }{
 		{"--sql-addr", c.SQLAddr}, {"--rpc-addr", c.RPCAddr}, {"--http-addr", c.HTTPAddr},
 	} {
-		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+		_, port, err := net.SplitHostPort(a.addr)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
 			return usagef("%s %q: want HOST:PORT, such as 127.0.0.1:15432", a.flag, a.addr)
 		}
 	}

@@ -30,7 +30,10 @@ func TestConfigMistakesNameTheSetting(t *testing.T) {
 		args string
 		want string
 	}{
-		{"--sql-adr x", "sql-adr"},
+		{"--sql-adr x", "no flag is called --sql-adr;"},
+		{"--insecure=perhaps", "for --insecure:"},
+		{"--sql-addr", "an argument: --sql-addr;"},
+		{"--rpc-addr 127.0.0.1:99999", "--rpc-addr"},
 		{"--sql-addr 15432", "--sql-addr"},
 		{"--max-clock-error soon", "--max-clock-error"},
 		{"--max-clock-error -1ms", "--max-clock-error"},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -134,6 +135,9 @@ func (n *Node) open(ctx context.Context) (err error) {
 	if err := n.openPorts(); err != nil {
 		return err
 	}
+	if n.cfg.Cluster == "" {
+		n.members[0].Addr = n.Addrs().RPC // port 0 has become one
+	}
 	if err := n.openClock(); err != nil {
 		return err
 	}
@@ -209,8 +213,11 @@ func (n *Node) openPorts() error {
 		{"--http-addr", n.cfg.HTTPAddr, &n.ports.http},
 	} {
 		ln, err := net.Listen("tcp", p.addr)
-		if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s %s: %w; is another spand running? stop it or choose another port", p.flag, p.addr, err)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", p.flag, p.addr, err)
 		}
 		*p.ln = ln
 		n.closers = append(n.closers, func() { ln.Close() })
