@@ -105,7 +105,8 @@ func (s Span) String() string {
 	return hex.EncodeToString(s.Start) + "-" + hex.EncodeToString(s.End)
 }
 
-// Keyspace: the first byte of every logical key.
+// Keyspace: the first byte of every logical key. It is the format version of what
+// follows too: another layout of keys takes another byte.
 const (
 	DirectoryPrefix byte = 0x01 // directory records: the directory tablet alone
 	SystemPrefix    byte = 0x02 // catalog, outcomes and other system tables' rows

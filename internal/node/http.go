@@ -28,7 +28,8 @@ func newHTTP(reg *prometheus.Registry, healthy func() error) *http.Server {
 	mux.HandleFunc("/debug/pprof/profile", localOnly(pprof.Profile))
 	mux.HandleFunc("/debug/pprof/symbol", localOnly(pprof.Symbol))
 	mux.HandleFunc("/debug/pprof/trace", localOnly(pprof.Trace))
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	// No limit on writing: a profile takes as long as it was asked to.
+	return &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 }
 
 // localOnly keeps profiles, which show what the process holds, on the machine

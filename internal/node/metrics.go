@@ -24,6 +24,9 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 		return 1
 	})
 
+	gauge("cluster_version", "The cluster's version, as this node knows it.", func() float64 { return float64(n.version.Active()) })
+	counter("rpc_calls_refused_total", "Calls of peers that were refused because too many were under way.", func() float64 { return float64(n.net.CallsRefused()) })
+
 	gauge("tablets", "Replicas of tablets on this node.", func() float64 { return float64(len(n.replicas.all())) })
 	gauge("tablets_leading", "Tablets that this node leads with a valid lease.", func() float64 {
 		led := 0

@@ -164,7 +164,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := n.openHost(); err != nil {
+	if err := n.openHost(ctx); err != nil {
 		return err
 	}
 	if err := n.openSQL(reg); err != nil {

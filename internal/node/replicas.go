@@ -54,7 +54,7 @@ func (r *replicas) all() []replica {
 	return list
 }
 
-func (n *Node) openHost() error {
+func (n *Node) openHost(ctx context.Context) error {
 	ids := make([]keys.NodeID, len(n.members))
 	for i, m := range n.members {
 		ids[i] = m.ID
@@ -106,7 +106,7 @@ func (n *Node) openHost() error {
 			return err
 		}
 	}
-	return n.checkStart()
+	return n.checkStart(ctx)
 }
 
 // checkpointed lists the groups not opened yet that a checkpoint knows.
@@ -125,12 +125,12 @@ func (r *replicas) checkpointed() []keys.GroupID {
 // checkStart refuses to serve on a clock that lies behind what is stored (T2). A
 // short way behind is waited out: the last timestamps before a crash may lie a
 // lease ahead.
-func (n *Node) checkStart() error {
+func (n *Node) checkStart(ctx context.Context) error {
 	const patience = 2 * time.Second
 	err := truetime.CheckStart(n.clock, n.highest)
 	var behind *truetime.StartError
 	if errors.As(err, &behind) && behind.Gap <= patience {
-		return n.clock.AwaitAfter(context.Background(), n.highest)
+		return n.clock.AwaitAfter(ctx, n.highest)
 	}
 	return err
 }

@@ -186,14 +186,15 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 
 // callServer is the answering half, one per stream that a peer opened.
 type callServer struct {
-	ctx    context.Context
-	cancel context.CancelFunc // breaks the stream
-	from   keys.NodeID
-	handle CallHandler
-	out    *queue
-	wg     sync.WaitGroup
-	work   chan call    // to idle goroutines
-	idle   atomic.Int32 // how many wait there
+	ctx     context.Context
+	cancel  context.CancelFunc // breaks the stream
+	refused *atomic.Uint64
+	from    keys.NodeID
+	handle  CallHandler
+	out     *queue
+	wg      sync.WaitGroup
+	work    chan call    // to idle goroutines
+	idle    atomic.Int32 // how many wait there
 
 	mu      sync.Mutex
 	cancels map[uint64]context.CancelFunc // of the calls under way
@@ -263,6 +264,7 @@ func (s *callServer) start(id uint64, method byte, left uint64, trace tracing.Re
 	s.mu.Unlock()
 	if full {
 		cancel()
+		s.refused.Add(1)
 		s.send(binary.AppendUvarint([]byte{frameRefusal}, id))
 		return
 	}

@@ -62,6 +62,8 @@ type Network struct {
 	wg     sync.WaitGroup
 	peers  map[keys.NodeID]*netPeer // fixed at New
 
+	refused atomic.Uint64 // calls beyond a peer's budget
+
 	mu     sync.Mutex // guards frames, calls
 	frames func(from keys.NodeID, class paxosgroup.Class, frame []byte)
 	calls  CallHandler
@@ -127,6 +129,9 @@ func (n *Network) Connected(to keys.NodeID) bool {
 	p := n.peers[to]
 	return p != nil && p.connected()
 }
+
+// CallsRefused counts the calls of peers that were beyond their budgets.
+func (n *Network) CallsRefused() uint64 { return n.refused.Load() }
 
 // Addr returns a member's RPC address.
 func (n *Network) Addr(id keys.NodeID) string { return n.cfg.Addrs[id] }

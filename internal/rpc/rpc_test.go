@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -339,6 +340,9 @@ func TestCallsBeyondTheBudgetAreRefused(t *testing.T) {
 	if !errors.As(err, &unreachable) || !unreachable.NotSent() || !errors.Is(err, errOverloaded) {
 		t.Errorf("a call beyond the budget: %v", err)
 	}
+	if n := n2.CallsRefused(); n != 1 {
+		t.Errorf("%d calls counted as refused", n)
+	}
 	cancel()
 	wg.Wait()
 	callUntil(t, n1, 2, 1, nil) // there is room again
@@ -513,7 +517,7 @@ func FuzzCallFrames(f *testing.F) {
 	f.Add([]byte{frameCancel, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := &callServer{ctx: ctx, cancel: cancel, out: newQueue(1 << 20), work: make(chan call), cancels: map[uint64]context.CancelFunc{},
+		s := &callServer{ctx: ctx, cancel: cancel, refused: new(atomic.Uint64), out: newQueue(1 << 20), work: make(chan call), cancels: map[uint64]context.CancelFunc{},
 			handle: func(context.Context, keys.NodeID, byte, []byte) []byte { return nil }}
 		s.receive(data)
 		cancel()

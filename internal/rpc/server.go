@@ -10,6 +10,9 @@ import (
 	"github.com/spandb/spand/paxosgroup"
 )
 
+// maxStreams bounds the RPCs under way on one connection.
+const maxStreams = 1000
+
 const (
 	serviceName = "spand.node.v1.Node"
 	methodCalls = "/" + serviceName + "/Calls"
@@ -27,6 +30,7 @@ func methodOf(c paxosgroup.Class) string { return "/" + serviceName + "/" + fram
 func ServerOptions(insecure bool) []grpc.ServerOption {
 	return append(authorize(insecure),
 		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(16<<20), grpc.MaxRecvMsgSize(16<<20),
+		grpc.ConnectionTimeout(pingEvery), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}))
 }
@@ -86,7 +90,7 @@ func (n *Network) serveCalls(ss grpc.ServerStream) error {
 		return errNotReady
 	}
 	ctx, cancel := context.WithCancel(ss.Context())
-	srv := &callServer{ctx: ctx, cancel: cancel, from: from, handle: handle, out: newQueue(callBudget),
+	srv := &callServer{ctx: ctx, cancel: cancel, refused: &n.refused, from: from, handle: handle, out: newQueue(callBudget),
 		work: make(chan call), cancels: map[uint64]context.CancelFunc{}}
 	srv.out.put(encodeHello())
 	sent := make(chan struct{})

@@ -72,7 +72,8 @@ func (b *Batch) Bytes() int { return b.bytes }
 func (b *Batch) Reset() { b.ops, b.bytes, b.Applied = b.ops[:0], 0, 0 }
 
 // Class is the first byte of an engine key and decides when a checkpoint
-// writes it.
+// writes it. It is the format version of what follows too: another layout of keys,
+// or of values that do not begin with a version, takes another byte.
 type Class byte
 
 const (
