@@ -172,6 +172,7 @@ func (c *Conn) clientError(err error) error {
 	var aborted *tablet.AbortedError
 	var locked *tablet.LockUnavailableError
 	var unknown *kv.UnknownOutcomeError
+	var corrupt *tablet.CorruptError
 	switch {
 	case errors.As(err, &unknown):
 		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
@@ -188,6 +189,9 @@ func (c *Conn) clientError(err error) error {
 	case errors.Is(err, tablet.ErrDiskFull):
 		return &sqlstate.Error{Code: sqlstate.DiskFull, Cause: err, Message: "could not write: no space left on device",
 			Hint: "Reads go on; writes are accepted again when there is space."}
+	case errors.As(err, &corrupt):
+		return &sqlstate.Error{Code: sqlstate.DataCorrupted, Cause: err, Message: corrupt.Error(),
+			Hint: "Nothing is answered from damaged data; rebuild the node from its peers or a backup."}
 	case errors.Is(err, tablet.ErrTooLarge):
 		return &sqlstate.Error{Code: sqlstate.ProgramLimitExceeded, Cause: err,
 			Message: "row is too large: a row, and each of its index entries, may take up to " + itoa(tablet.MaxWrite>>10) + " KiB"}

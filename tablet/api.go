@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
 )
@@ -352,6 +353,9 @@ var (
 	ErrDiskFull = paxosgroup.ErrDiskFull // writes are refused until there is space; reads go on
 	ErrTooLarge = paxosgroup.ErrTooLarge // one write is larger than MaxWrite
 )
+
+// CorruptError: stored bytes are damaged (D1); nothing is answered from them.
+type CorruptError = storage.CorruptError
 
 // MaxWrite is what one write, key and value, may take in bytes.
 const MaxWrite = commandRoom

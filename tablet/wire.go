@@ -471,6 +471,7 @@ const (
 	codeStopped
 	codeDeadline
 	codeCanceled
+	codeCorrupt
 	codeOther byte = 255
 )
 
@@ -496,6 +497,7 @@ func appendError(b []byte, err error) []byte {
 		ambiguous *AmbiguousError
 		locked    *LockUnavailableError
 		tooOld    *TooOldError
+		corrupt   *CorruptError
 	)
 	switch {
 	case errors.As(err, &notLeader):
@@ -517,6 +519,9 @@ func appendError(b []byte, err error) []byte {
 		return appendTxnID(appendBytes(append(b, codeLockUnavailable), locked.Key), locked.Holder)
 	case errors.As(err, &tooOld):
 		return appendTS(appendTS(append(b, codeTooOld), tooOld.At), tooOld.LowWater)
+	case errors.As(err, &corrupt):
+		b = appendString(appendString(append(b, codeCorrupt), corrupt.File), corrupt.Reason)
+		return appendTS(b, truetime.Timestamp(corrupt.Offset))
 	}
 	for _, s := range wireSentinels {
 		if errors.Is(err, s.err) {
@@ -562,6 +567,8 @@ func (d *decoder) wireError(code byte) error {
 		return &LockUnavailableError{Key: d.bytes(), Holder: d.txnID()}
 	case codeTooOld:
 		return &TooOldError{At: truetime.Timestamp(d.ts()), LowWater: truetime.Timestamp(d.ts())}
+	case codeCorrupt:
+		return &CorruptError{File: string(d.bytes()), Reason: string(d.bytes()), Offset: int64(d.ts())}
 	case codeOther:
 		return &RemoteError{Message: string(d.bytes())}
 	}

@@ -57,6 +57,7 @@ var sampleErrors = []error{
 	&AmbiguousError{Txn: sampleRef.ID},
 	&LockUnavailableError{Key: []byte("k"), Holder: sampleRef.ID},
 	&TooOldError{At: 4, LowWater: 5},
+	&CorruptError{File: "store.db", Offset: -1, Reason: "damaged"},
 	paxosgroup.ErrAmbiguous, paxosgroup.ErrTooLate, paxosgroup.ErrTooLarge, paxosgroup.ErrDiskFull, paxosgroup.ErrOverloaded, paxosgroup.ErrStopped,
 	context.DeadlineExceeded, context.Canceled,
 	&RemoteError{Message: "something else"},

@@ -288,14 +288,47 @@ func (b *bolt) get(key []byte) (value []byte, ok bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	k, v := r.c.Seek(key)
-	if k != nil && bytes.Equal(k, key) {
+	k, v, err := b.seek(r.c, key)
+	if err == nil && k != nil && bytes.Equal(k, key) {
 		if value, err = b.open(k, v); err == nil {
 			value, ok = append(make([]byte, 0, len(value)), value...), true
 		}
 	}
 	b.pool.put(r)
 	return value, ok, err
+}
+
+// seek is c.Seek with proof that nothing lies between key and what it finds (D1).
+// bbolt searches pages without checksums, so a damaged key can lead it past
+// whole ones. But then the search ends beside the damaged key, or, if that was a
+// branch's, where the order is broken: so what stands on either side of the gap must
+// be whole and on its side. What is found at key itself needs no proof but its own.
+func (b *bolt) seek(c *bbolt.Cursor, key []byte) (k, v []byte, err error) {
+	if k, v = c.Seek(key); k != nil {
+		switch bytes.Compare(k, key) {
+		case 0:
+			return k, v, nil // the caller opens it
+		case -1:
+			return nil, nil, b.misordered(k)
+		}
+		if _, err := b.open(k, v); err != nil {
+			return nil, nil, err
+		}
+	}
+	before, sealed := c.Prev()
+	if before == nil {
+		return k, v, nil // and Prev has stayed at k
+	}
+	if bytes.Compare(before, key) >= 0 {
+		return nil, nil, b.misordered(before)
+	}
+	if _, err := b.open(before, sealed); err != nil {
+		return nil, nil, err
+	}
+	if k != nil {
+		c.Next()
+	}
+	return k, v, nil
 }
 
 // open checks a stored value and returns it without its checksum (D1).

@@ -230,6 +230,98 @@ func TestD1FlippedByteInStore(t *testing.T) {
 	}
 }
 
+// D1: a damaged key may lead bbolt's search astray, past keys that are whole; but
+// whoever looks for those hears of damage, and never that they are not there.
+func TestD1FlippedByteInKey(t *testing.T) {
+	dir := t.TempDir()
+	o := options(t, OS, dir)
+	o.Fatal = func(error) {}
+	s, _ := mustOpen(t, o)
+	h := newHost(s)
+	if err := h.appendEntries(t, 1, 1, 10); err != nil {
+		t.Fatal(err)
+	}
+	key := func(i int) []byte { return fmt.Appendf([]byte{byte(ClassData)}, "key%04d", i) }
+	value := func(i int) []byte { return fmt.Appendf(bytes.Repeat([]byte{'.'}, 100), "%d", i) }
+	const n = 200 // some pages of leaves
+	b := s.NewBatch(1)
+	for i := range n {
+		b.Put(key(2*i), value(2*i))
+	}
+	if err := s.Apply(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	file := filepath.Join(dir, boltName)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for victim := 0; victim < n; victim += 7 {
+		for _, mask := range []byte{0x01, 0x10, 0x80} {
+			c := bytes.Clone(raw)
+			at := 0 // every copy of the key, those in branches too
+			for i := bytes.Index(c, key(2*victim)); i >= 0; i = bytes.Index(c[at:], key(2*victim)) {
+				at += i + 1
+				c[at+len("key00")-1] ^= mask
+			}
+			if err := os.WriteFile(file, c, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, _, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ce *CorruptError
+			bad := func(err error) bool {
+				if err != nil && !errors.As(err, &ce) {
+					t.Fatal(err)
+				}
+				found += btoi(err != nil)
+				return err != nil
+			}
+			for i := range n {
+				if v, ok, err := s.Get(key(2 * i)); !bad(err) && (!ok || !bytes.Equal(v, value(2*i))) {
+					t.Errorf("key %d damaged with %#x: Get of key %d finds %q, %v", victim, mask, i, v, ok)
+				}
+				k, _, ok, err := s.First(key(2*i-1), key(2*n))
+				if !bad(err) && (!ok || !bytes.Equal(k, key(2*i))) {
+					t.Errorf("key %d damaged with %#x: First from before key %d finds %q", victim, mask, i, k)
+				}
+				it := s.NewIter(key(0), key(2*i+1))
+				j := 0
+				for ok := it.SeekGE(key(i)); ok; ok = it.Next() {
+					j++
+				}
+				if want := i + 1 - (i+1)/2; !bad(it.Err()) && j != want {
+					t.Errorf("key %d damaged with %#x: %d keys up to key %d, want %d", victim, mask, j, i, want)
+				}
+				it.Close()
+				back := s.NewIter(key(0), key(2*n))
+				if ok := back.SeekLT(key(2*i + 1)); !bad(back.Err()) && (!ok || !bytes.Equal(back.Key(), key(2*i))) {
+					t.Errorf("key %d damaged with %#x: backwards from behind key %d", victim, mask, i)
+				}
+				back.Close()
+			}
+			s.Close()
+		}
+	}
+	if found == 0 {
+		t.Error("no damage was found at all")
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // D1: damage in bbolt's own pages is an error at open or a fatal one later,
 // never a crash of the test process or a partial answer.
 func TestD1DamagedPages(t *testing.T) {

@@ -74,12 +74,10 @@ func (b *bolt) first(lower, upper []byte) (e kv, ok bool, err error) {
 	if err != nil {
 		return e, false, err
 	}
-	k, stored := r.c.Seek(lower)
-	if k != nil && bytes.Compare(k, upper) < 0 {
+	k, stored, err := b.seek(r.c, lower)
+	if err == nil && k != nil && bytes.Compare(k, upper) < 0 {
 		var v []byte
-		if bytes.Compare(k, lower) < 0 {
-			err = b.misordered(k)
-		} else if v, err = b.open(k, stored); err == nil {
+		if v, err = b.open(k, stored); err == nil {
 			buf := append(append(make([]byte, 0, len(k)+len(v)), k...), v...)
 			e, ok = kv{buf[:len(k):len(k)], buf[len(k):]}, true
 		}

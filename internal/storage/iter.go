@@ -236,23 +236,29 @@ func (it *iter) fillOnce() (resume []byte, err error) {
 	}
 	step := r.c.Next
 	var bk, bv []byte
+	if len(it.seek) > 0 || !it.reverse {
+		if bk, bv, err = b.seek(r.c, it.seek); err != nil {
+			b.pool.put(r)
+			return nil, err
+		}
+	}
 	if it.reverse {
 		step = r.c.Prev
-		if len(it.seek) == 0 {
-			bk, bv = r.c.Last()
-		} else if bk, _ = r.c.Seek(it.seek); bk == nil {
+		if bk == nil {
 			bk, bv = r.c.Last()
 		} else {
 			bk, bv = r.c.Prev()
 		}
-	} else {
-		bk, bv = r.c.Seek(it.seek)
 	}
 	it.arena = it.arena[:0]
 	var last []byte // the last key consumed, from whatever source
 	used := 0
 	for {
 		if bk != nil && !it.inside(bk) {
+			if _, err := b.open(bk, bv); err != nil { // it may have been inside (D1)
+				b.pool.put(r)
+				return nil, err
+			}
 			bk = nil
 		}
 		// A cut part says nothing about the keys behind it.
