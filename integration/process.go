@@ -28,6 +28,8 @@ type Options struct {
 	Binary string
 	// Args are further flags for every node.
 	Args []string
+	// Dir is where the data directories and logs are made; a temporary one by default.
+	Dir string
 }
 
 // Cluster is a running cluster. Its nodes are stopped when the test ends.
@@ -38,10 +40,12 @@ type Cluster struct {
 
 // Node is one spand process of a Cluster.
 type Node struct {
-	Name    string
-	SQLAddr string
-	RPCAddr string
-	DataDir string
+	Name     string
+	SQLAddr  string
+	RPCAddr  string
+	HTTPAddr string
+	DataDir  string
+	Env      []string // added to the environment at the next Launch
 
 	binary string
 	args   []string
@@ -74,12 +78,15 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.Binary == "" {
 		o.Binary = Binary(t)
 	}
-	c := &Cluster{dir: t.TempDir()}
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	c := &Cluster{dir: o.Dir}
 	var members []string
 	for i := range o.Nodes {
 		n := &Node{
 			Name:    fmt.Sprintf("n%d", i+1),
-			SQLAddr: freeAddr(t), RPCAddr: freeAddr(t),
+			SQLAddr: freeAddr(t), RPCAddr: freeAddr(t), HTTPAddr: freeAddr(t),
 			DataDir: filepath.Join(c.dir, fmt.Sprintf("n%d", i+1)),
 			binary:  o.Binary,
 		}
@@ -88,7 +95,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	for _, n := range c.Nodes {
 		n.args = []string{"start", "--node", n.Name, "--data-dir", n.DataDir, "--sql-addr", n.SQLAddr,
-			"--rpc-addr", n.RPCAddr, "--http-addr", freeAddr(t), "--max-clock-error", o.ClockError, "--log-format", "text"}
+			"--rpc-addr", n.RPCAddr, "--http-addr", n.HTTPAddr, "--max-clock-error", o.ClockError, "--log-format", "text"}
 		if o.Nodes > 1 {
 			n.args = append(n.args, "--cluster", strings.Join(members, ","))
 		}
@@ -152,6 +159,7 @@ func (n *Node) Log(t testing.TB) string {
 func (n *Node) Launch(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command(n.binary, n.args...)
+	cmd.Env = append(os.Environ(), n.Env...)
 	cmd.Stderr = n.log
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -236,30 +244,39 @@ func (n *Node) Restart(t testing.TB) {
 	n.AwaitReady(t)
 }
 
-var build struct {
-	sync.Once
-	dir string
-	err error
+// build is one build of this module's binaries, made once per test process.
+type build struct {
+	tags string
+	once sync.Once
+	dir  string
+	err  error
 }
 
-// Binary builds this module's spand, once per test process, and returns its path.
-func Binary(t testing.TB) string {
+var released, breakable = build{}, build{tags: "spandbreak"}
+
+// Binary builds this module's spand and returns its path.
+func Binary(t testing.TB) string { return released.binary(t) }
+
+// BreakableBinary builds spand with the tag spandbreak, which package crashpoint needs.
+func BreakableBinary(t testing.TB) string { return breakable.binary(t) }
+
+func (b *build) binary(t testing.TB) string {
 	t.Helper()
-	build.Do(func() {
-		if build.dir, build.err = os.MkdirTemp("", "spand-bin"); build.err != nil {
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "spand-bin"); b.err != nil {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, "go", "build", "-o", build.dir, "github.com/spandb/spand/cmd/...").CombinedOutput()
+		out, err := exec.CommandContext(ctx, "go", "build", "-tags", b.tags, "-o", b.dir, "github.com/spandb/spand/cmd/...").CombinedOutput()
 		if err != nil {
-			build.err = fmt.Errorf("go build: %v\n%s", err, bytes.TrimSpace(out))
+			b.err = fmt.Errorf("go build: %v\n%s", err, bytes.TrimSpace(out))
 		}
 	})
-	if build.err != nil {
-		t.Fatal(build.err)
+	if b.err != nil {
+		t.Fatal(b.err)
 	}
-	return filepath.Join(build.dir, "spand")
+	return filepath.Join(b.dir, "spand")
 }
 
 // freeAddr returns a loopback address that nobody listens on.

@@ -3,6 +3,7 @@ package paxosgroup
 import (
 	"sync"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -169,6 +170,7 @@ func (o *outbox) flush() {
 		if err != nil {
 			return // fatal to the process (R1); nothing is acknowledged meanwhile
 		}
+		crashpoint.Pass(crashpoint.LogSynced)
 		for _, a := range acks {
 			a.g.in.ack(a)
 			h.sched.enqueue(a.g)

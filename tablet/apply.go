@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
@@ -98,6 +99,7 @@ func (t *Tablet) Apply(b *storage.Batch, c paxosgroup.Command) (any, error) {
 	case cmdResolve:
 		return t.applyResolve(b, &c, &cmd)
 	case cmdForget:
+		crashpoint.Pass(crashpoint.ForgetCommitted)
 		m.mu.Lock()
 		for _, id := range cmd.txns {
 			delete(m.decided, id)
@@ -177,6 +179,7 @@ func (t *Tablet) applyCommit(b *storage.Batch, c *paxosgroup.Command, cmd *comma
 		putVersions(b, cmd.writes, c.TS)
 	}
 	if cmd.kind == cmdDecide && len(cmd.parts) > 0 {
+		crashpoint.Pass(crashpoint.DecideCommitted)
 		d := &decidedTxn{ts: c.TS, anchor: cloneBytes(cmd.anchor), parts: make([]Anchor, len(cmd.parts))}
 		for i, p := range cmd.parts {
 			d.parts[i] = cloneAnchor(p)
@@ -245,6 +248,7 @@ func (t *Tablet) applyPrepare(b *storage.Batch, c *paxosgroup.Command, cmd *comm
 	if cmd.staged > 0 && !s.complete(cmd.staged) {
 		return aborted(AbortLocksLost), nil
 	}
+	crashpoint.Pass(crashpoint.PrepareCommitted)
 	p := &preparedTxn{
 		ts: c.TS, coordinator: cloneAnchor(cmd.coordinator), anchor: cloneBytes(cmd.anchor),
 		locks: cloneBytes(cmd.locks), since: time.Now(),
@@ -264,6 +268,7 @@ func (t *Tablet) applyPrepare(b *storage.Batch, c *paxosgroup.Command, cmd *comm
 
 // applyInquire answers for an outcome, and makes one when asked to (X5).
 func (t *Tablet) applyInquire(c *paxosgroup.Command, cmd *command) *result {
+	crashpoint.Pass(crashpoint.InquireCommitted)
 	m := t.m
 	if o, ok := m.outcomeLocked(cmd.txn); ok {
 		return &result{outcome: o}
@@ -303,6 +308,7 @@ func (t *Tablet) applyResolve(b *storage.Batch, c *paxosgroup.Command, cmd *comm
 	if !ok {
 		return okResult, nil
 	}
+	crashpoint.Pass(crashpoint.ResolveCommitted)
 	res := okResult
 	m.mu.Lock()
 	defer m.mu.Unlock()

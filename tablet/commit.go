@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
@@ -62,6 +63,13 @@ type decision struct {
 	twoPhase bool
 	private  bool // writes need no locks
 	encode   func(gen uint64, ws []Write, staged uint32) []byte
+}
+
+// pass passes a point of two-phase commit.
+func (d *decision) pass(p crashpoint.Point) {
+	if len(d.parts) > 0 {
+		crashpoint.Pass(p)
+	}
 }
 
 // decide carries a commit through: locks, one command, release. It begins again
@@ -123,14 +131,19 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 		if !wrote && !d.twoPhase {
 			return l.commitReads(d, tx)
 		}
+		d.pass(crashpoint.DecideReceived)
 		var refused *AbortedError
 		p := &paxosgroup.Proposal{
 			Timestamped: true, MinTS: d.min, MaxTS: d.max,
-			Data:     d.encode(v.desc.Generation, writes, staged),
-			Assigned: func(s truetime.Timestamp) { tx.s.Store(int64(s)) },
+			Data: d.encode(v.desc.Generation, writes, staged),
+			Assigned: func(s truetime.Timestamp) {
+				d.pass(crashpoint.DecideProposed)
+				tx.s.Store(int64(s))
+			},
 		}
 		res, ts, err := l.propose(ctx, p, func(res *result, s truetime.Timestamp, err error) {
 			if err == nil && res.kind == resOK && len(d.parts) > 0 {
+				crashpoint.Pass(crashpoint.DecideApplied)
 				t.announce(Decided{Txn: id, TS: s, Participants: d.parts})
 			}
 			refused = l.settle(tx, wrote, res, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
@@ -75,12 +76,17 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 			l.lt.abortFinishing(tx, why)
 			return nil, why
 		}
+		crashpoint.Pass(crashpoint.PrepareReceived)
 		var refused *AbortedError
 		res, ts, err := l.propose(ctx, &paxosgroup.Proposal{
 			Timestamped: true, MinTS: r.MinTS, MaxTS: r.MaxTS, Data: data,
-			Assigned: func(s truetime.Timestamp) { tx.s.Store(int64(s)) },
+			Assigned: func(s truetime.Timestamp) {
+				crashpoint.Pass(crashpoint.PrepareProposed)
+				tx.s.Store(int64(s))
+			},
 		}, func(res *result, s truetime.Timestamp, err error) {
 			if err == nil && (res.kind == resOK || res.kind == resDuplicate) {
+				crashpoint.Pass(crashpoint.PrepareApplied)
 				l.lt.prepared(tx, r.Coordinator, r.Staged > 0)
 				return
 			}
@@ -213,6 +219,7 @@ func (t *Tablet) Resolve(ctx context.Context, req *ResolveRequest) error {
 		if !ok {
 			return t.group.Valid(l.term)
 		}
+		crashpoint.Pass(crashpoint.ResolveReceived)
 		p := &paxosgroup.Proposal{Timestamped: true, Data: encodeResolve(v.desc.Generation, req.Txn, req.Outcome)}
 		if req.Outcome.Status == OutcomeCommitted {
 			// Locks go only after After(s), and their release raises the floor above s (X3).
@@ -223,6 +230,7 @@ func (t *Tablet) Resolve(ctx context.Context, req *ResolveRequest) error {
 		}
 		res, _, err := l.propose(ctx, p, func(res *result, _ truetime.Timestamp, err error) {
 			if err == nil && res.kind == resOK {
+				crashpoint.Pass(crashpoint.ResolveApplied)
 				l.resolved(req.Txn, res, req.Outcome.Status == OutcomeCommitted)
 			}
 		})

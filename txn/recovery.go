@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
 )
@@ -115,6 +116,7 @@ func (r *Recovery) settle(ctx context.Context, d *tablet.InDoubt, abort bool) er
 		}
 		return nil
 	}
+	crashpoint.Pass(crashpoint.OutcomeHeard)
 	return r.c.resolve(ctx, d.Anchor, d.Txn, out)
 }
 
@@ -125,7 +127,9 @@ func (r *Recovery) Deliver(f Forgetter, list ...tablet.Decided) {
 		left := d.Participants
 		r.start(recoveryTask{d.Txn, taskDeliver, ""}, func(ctx context.Context) error {
 			var err error
+			crashpoint.Hold(crashpoint.Deliver)
 			if left, err = r.deliver(ctx, &d, left); err == nil {
+				crashpoint.Pass(crashpoint.DeliveredAll)
 				r.forget(f, d.Txn)
 			}
 			return err
@@ -138,13 +142,18 @@ func (r *Recovery) Deliver(f Forgetter, list ...tablet.Decided) {
 func (r *Recovery) deliver(ctx context.Context, d *tablet.Decided, left []tablet.Anchor) ([]tablet.Anchor, error) {
 	out := tablet.Outcome{Status: tablet.OutcomeCommitted, TS: d.TS}
 	errs := make([]error, len(left))
+	one := func(i int) {
+		if errs[i] = r.c.resolve(ctx, left[i].Key, d.Txn, out); errs[i] == nil && len(left) > 1 {
+			crashpoint.Pass(crashpoint.DeliveredSome)
+		}
+	}
 	var wg sync.WaitGroup
 	for i := range left {
 		if i == len(left)-1 {
-			errs[i] = r.c.resolve(ctx, left[i].Key, d.Txn, out)
+			one(i)
 			break
 		}
-		wg.Go(func() { errs[i] = r.c.resolve(ctx, left[i].Key, d.Txn, out) })
+		wg.Go(func() { one(i) })
 	}
 	wg.Wait()
 	var again []tablet.Anchor

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
@@ -28,10 +29,12 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 	shares[0], shares[coord] = shares[coord], shares[0]
 	anchor := tablet.Anchor{Group: shares[0].desc.Group, Key: shares[0].writes[0].Key}
 
+	crashpoint.Pass(crashpoint.GatewayBegun)
 	prepared, err := t.prepareAll(ctx, anchor, shares[1:])
 	own := shares[0]
 	var back backoff
 	for err == nil {
+		crashpoint.Pass(crashpoint.GatewayPrepared)
 		var ts truetime.Timestamp
 		ts, err = t.decide(ctx, &own, anchor, prepared)
 		if err == nil {
@@ -80,7 +83,10 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 
 func (t *Txn) decided(ctx context.Context, ts truetime.Timestamp, participants int) (truetime.Timestamp, error) {
 	t.c.stats.TwoPhase.Add(1)
-	return t.commitWait(ctx, ts, participants)
+	crashpoint.Pass(crashpoint.GatewayDecided)
+	s, err := t.commitWait(ctx, ts, participants)
+	crashpoint.Pass(crashpoint.GatewayVisible)
+	return s, err
 }
 
 // coordinator picks the share with most to write, which then need not log it
@@ -117,6 +123,8 @@ func (t *Txn) prepareAll(ctx context.Context, anchor tablet.Anchor, shares []sha
 		var err error
 		if results[i], err = t.prepare(pctx, anchor, shares[i]); err != nil {
 			cancel(err) // the others need not go on; the first error counts
+		} else if len(shares) > 1 {
+			crashpoint.Pass(crashpoint.GatewaySomePrepared)
 		}
 	}
 	for i := 1; i < len(shares); i++ {
