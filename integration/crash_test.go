@@ -82,6 +82,7 @@ func (w *writer) stop() { w.cancel(); <-w.done }
 func (w *writer) check(t *testing.T, n *Node) {
 	t.Helper()
 	conn := connect(t, n)
+	defer conn.Close(t.Context())
 	rows, err := conn.Query(t.Context(), "select k, count(*) from numbers group by k")
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,7 @@ func TestFullDisk(t *testing.T) {
 	psql(t, n, "create table numbers (k int)")
 	psql(t, n, "create table t (k int primary key)")
 	psql(t, n, "insert into t values (1)")
+	before := quiet(t, n)
 	w := startWriter(t, n, 0)
 	w.awaitProgress(t, 50)
 
@@ -49,6 +50,7 @@ func TestFullDisk(t *testing.T) {
 	w.awaitProgress(t, 50)
 	w.stop()
 	w.check(t, n)
+	nothingLeaked(t, n, before)
 }
 
 // smallDisk returns a directory on a file system of its own. If this process may not
@@ -107,6 +109,7 @@ func free(t *testing.T, filler string) {
 func refusesWrites(t *testing.T, n *Node) {
 	t.Helper()
 	conn := connect(t, n)
+	defer conn.Close(t.Context())
 	try := func(sql string) string {
 		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
 		var pgErr *pgconn.PgError
