@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -111,7 +112,9 @@ func refusesWrites(t *testing.T, n *Node) {
 	conn := connect(t, n)
 	defer conn.Close(t.Context())
 	try := func(sql string) string {
-		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 		var pgErr *pgconn.PgError
 		switch {
 		case err == nil:
@@ -119,7 +122,7 @@ func refusesWrites(t *testing.T, n *Node) {
 		case errors.As(err, &pgErr):
 			return pgErr.Code
 		}
-		t.Fatal(err)
+		t.Fatalf("%s on a full disk: %v", sql, err)
 		return ""
 	}
 	deadline := time.Now().Add(60 * time.Second)
