@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,6 +128,9 @@ func (b *bench) threeNodes(ctx context.Context) error {
 		return err
 	}
 	if err := initialise(ctx, pg, shared, apart); err != nil {
+		return err
+	}
+	if err := errors.Join(shared.toLeader(ctx), apart.toLeader(ctx)); err != nil {
 		return err
 	}
 	races := []*race{

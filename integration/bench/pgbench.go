@@ -20,7 +20,7 @@ type system struct {
 	database string
 	options  string // PGOPTIONS
 	servers  []*server
-	rpc      []string // addresses of spand's nodes
+	sql, rpc []string // spand's nodes: ports for clients, addresses between them
 }
 
 // tool runs one of PostgreSQL's programs against the system.

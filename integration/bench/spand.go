@@ -29,6 +29,7 @@ func (b *bench) spand(ctx context.Context, name string, nodes int, epsilon strin
 	sys := &system{name: name, pgbin: b.cfg.pgbin, port: ports[0], user: "root", database: "spand"}
 	var members []string
 	for i := range nodes {
+		sys.sql = append(sys.sql, ports[3*i])
 		sys.rpc = append(sys.rpc, "127.0.0.1:"+ports[3*i+1])
 		members = append(members, fmt.Sprintf("n%d=%s", i+1, sys.rpc[i]))
 	}
@@ -75,6 +76,23 @@ func (f *firstLine) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// toLeader makes the node that leads the tables' tablet the one that clients talk
+// to, as they do to PostgreSQL's primary. It must be asked when the tables are there:
+// leaders spread over the nodes at the start, by luck.
+func (s *system) toLeader(ctx context.Context) error {
+	leader, err := s.psql(ctx, "select leader from spand.tablets order by tablet desc limit 1")
+	if err != nil {
+		return err
+	}
+	for i, port := range s.sql {
+		if leader == fmt.Sprintf("n%d", i+1) {
+			s.port = port
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no node %q leads", s.name, leader)
 }
 
 // awaitQuiescence waits until the cluster has at least so many tablets, all of them
