@@ -176,6 +176,34 @@ func BenchmarkCheckpointRun(b *testing.B) {
 	b.ReportMetric(float64(s.bolt.size.Load()-before)/float64(n*b.N), "file-bytes/key")
 }
 
+// BenchmarkBulkLoad applies 1,000,000 ascending keys in COPY's batches and reports
+// how far the table grows while checkpoints try to keep up.
+func BenchmarkBulkLoad(b *testing.B) {
+	const n, size = 1_000_000, 10_000
+	most, next := 0, uint64(0)
+	s := benchStore(b)
+	load(b, s, 1000)
+	s.Start()
+	batch := s.NewBatch(1)
+	for b.Loop() {
+		for range n / size {
+			for range size {
+				batch.Put(benchKey(next), make([]byte, 40))
+				next++
+			}
+			if err := s.Apply(batch); err != nil {
+				b.Fatal(err)
+			}
+			batch.Reset()
+			s.mu.RLock()
+			most = max(most, s.mu.table.m.Len())
+			s.mu.RUnlock()
+		}
+	}
+	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "keys/s")
+	b.ReportMetric(float64(most), "most-table-keys")
+}
+
 func BenchmarkApply(b *testing.B) {
 	s := benchStore(b)
 	batch := s.NewBatch(1)

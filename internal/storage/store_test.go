@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"go.etcd.io/bbolt"
@@ -523,6 +524,25 @@ func TestCheckpointFillsPagesOfRuns(t *testing.T) {
 	const entry = 16 + 22 + 100 + 4 // bbolt's header, benchKey, the value, its checksum
 	if used > n*entry*5/4 {
 		t.Errorf("%d bytes of leaves for %d bytes of entries", used, n*entry)
+	}
+}
+
+// TestDelay: a batch pays for its keys, so that a bulk load cannot outrun the
+// checkpoints; a row pays what it always did.
+func TestDelay(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		load float64
+		keys int
+		want time.Duration
+	}{
+		{2, 1, 0}, {2, 10_000, 0},
+		{3, 1, 5 * ms}, {3, 1000, 5 * ms}, {3, 10_000, 50 * ms},
+		{10, 1, 20 * ms}, {10, 2000, 40 * ms}, {10, 1_000_000, 100 * ms},
+	} {
+		if got := delay(c.load, c.keys); got != c.want {
+			t.Errorf("%d keys at load %v: %v, want %v", c.keys, c.load, got, c.want)
+		}
 	}
 }
 

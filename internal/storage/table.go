@@ -84,7 +84,7 @@ func (s *Store) Apply(b *Batch) error {
 	load := max(float64(cost)/float64(s.opts.CheckpointKeys), float64(size)/float64(s.opts.CheckpointBytes))
 	if load >= 1 {
 		s.kick()
-		if d := delay(load); d > 0 && s.checkpointing.Load() {
+		if d := delay(load, len(b.ops)); d > 0 && s.checkpointing.Load() {
 			s.stats.delayed.Add(int64(d))
 			time.Sleep(d)
 		}
@@ -92,13 +92,17 @@ func (s *Store) Apply(b *Batch) error {
 	return nil
 }
 
-// delay is how long a writer sleeps at a table of load times the size that
-// triggers a checkpoint: nothing up to twice, then progressively, at most 20 ms.
-func delay(load float64) time.Duration {
+// delay is how long the writer of a batch sleeps at a table of load times the size
+// that triggers a checkpoint: nothing up to twice, then progressively, for each
+// thousand keys or part of it. A bulk load's batch of 10,000 keys must not be as cheap
+// as a row, or the table grows as far as the load is long. The longest sleep stays
+// well below a lease.
+func delay(load float64, keys int) time.Duration {
 	if load <= 2 {
 		return 0
 	}
-	return min(20*time.Millisecond, time.Duration((load-2)*float64(5*time.Millisecond)))
+	per := min(20*time.Millisecond, time.Duration((load-2)*float64(5*time.Millisecond)))
+	return min(100*time.Millisecond, max(per, per*time.Duration(keys)/1000))
 }
 
 // Applied returns the index of the last command of g that Apply has seen since
