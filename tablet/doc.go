@@ -25,9 +25,10 @@
 //     and is held until the outcome is applied and visible. Waits point from younger
 //     to older transactions or to such as end by themselves (committing, prepared
 //     and asked about), so there is no deadlock. In commit and prepare nobody waits
-//     for an older transaction. A lock of another term, or one that a split took
-//     elsewhere without the request knowing, fails the commit. An optimistic commit
-//     (optimistic.go) gets its locks first and compares what it expects under them.
+//     for an older transaction, but for a moment when that is about to end. A lock of
+//     another term, or one that a split took elsewhere without the request knowing,
+//     fails the commit. An optimistic commit (optimistic.go) gets its locks first and
+//     compares what it expects under them.
 //   - X3: a prepare replicates writes and all locks, shared and range locks too. From
 //     then on only Resolve ends it. Its locks go after After(s), by a command whose
 //     timestamp lies above s.

@@ -56,7 +56,7 @@ func newLeader(t *Tablet, lease paxosgroup.Lease) *leader {
 	l.done = l.ctx.Done()
 	l.promised.Store(int64(lease.Floor))
 	l.lt = newLockTable(lease.Term, v.desc.Span, lockConfig{
-		grace: t.cfg.WoundGrace, inquireEvery: t.cfg.InquireEvery, budget: t.cfg.LockBudget, maxWaiting: t.cfg.MaxWaiting,
+		grace: t.cfg.WoundGrace, inquireEvery: t.cfg.InquireEvery, patience: t.cfg.Patience, budget: t.cfg.LockBudget, maxWaiting: t.cfg.MaxWaiting,
 	}, &t.stats)
 	l.lt.inquire = func(id keys.TxnID, _ Anchor, abort bool) { l.inquire(id, abort) }
 	return l

@@ -25,7 +25,8 @@ import (
 // only (wound-wait), but for these, which end by themselves: an older request
 // waits out a short grace before it wounds a younger one; committing
 // transactions are waited for, they wait for nobody; prepared ones are asked
-// about at their coordinator. A granted request or a queue never gains a blocker
+// about at their coordinator; commit and prepare have patience with older ones that
+// are about to end, but only so long. A granted request or a queue never gains a blocker
 // that it has not judged: whoever overtakes was a blocker already, and a
 // transaction that falls back from committing to active kicks those who wait.
 //
@@ -63,6 +64,7 @@ type lockTable struct {
 type lockConfig struct {
 	grace        time.Duration // an older waiter's patience with younger holders
 	inquireEvery time.Duration // between inquiries about a prepared blocker
+	patience     time.Duration // of commit and prepare with older ones that are about to end
 	budget       int           // point locks of one transaction before escalation
 	maxWaiting   int           // queued requests before ErrOverloaded
 }
@@ -135,7 +137,8 @@ type waiter struct {
 	start, end string // end empty: a point
 	strength   LockStrength
 	write      bool
-	refuse     bool // commit or prepare: never waits for an older transaction
+	refuse     bool // commit or prepare: does not wait for an older transaction
+	patient    bool // ... but for one that is about to end
 	seq        uint64
 	kl         *keyLock
 	ch         chan struct{} // holds one signal: done, or look again

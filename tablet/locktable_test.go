@@ -24,7 +24,8 @@ import (
 //
 //	table [grace=5ms] [budget=n]          a fresh table
 //	lock REQ TXN SPAN s|x [nowait|refuse] TXN asks for a lock; its number is its age,
-//	                                      the lower the older; SPAN is a or a-c
+//	                                      the lower the older; t5b is t5's next
+//	                                      attempt; SPAN is a or a-c
 //	fill REQ TXN PREFIX n=20              locks PREFIX00, PREFIX01, ... exclusively
 //	writes REQ TXN KEY... prepare|commit  the locks of a commit or prepare
 //	phase TXN committing|prepared|active  its proposal is under way, applied, failed
@@ -82,7 +83,11 @@ func (s *story) txn(name string) *txnState {
 	if _, err := fmt.Sscanf(name, "t%d", &age); err != nil {
 		s.t.Fatalf("transaction %q", name)
 	}
-	tx, err := s.lt.txn(&TxnRef{ID: keys.TxnID{Age: truetime.Timestamp(age), Node: 1, Seq: uint64(age)}}, true)
+	seq := uint64(age)
+	if strings.HasSuffix(name, "b") {
+		seq += nextAttempt
+	}
+	tx, err := s.lt.txn(&TxnRef{ID: keys.TxnID{Age: truetime.Timestamp(age), Node: 1, Seq: seq}}, true)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -98,7 +103,15 @@ func parseSpan(f string) keys.Span {
 	return keys.Span{Start: []byte(a), End: []byte(b)}
 }
 
-func name(id keys.TxnID) string { return fmt.Sprintf("t%d", id.Seq) }
+// nextAttempt is what is added to a transaction's number for its next attempt.
+const nextAttempt = 1000
+
+func name(id keys.TxnID) string {
+	if id.Seq >= nextAttempt {
+		return fmt.Sprintf("t%db", id.Seq-nextAttempt)
+	}
+	return fmt.Sprintf("t%d", id.Seq)
+}
 
 func describe(err error) string {
 	var a *AbortedError
@@ -141,7 +154,7 @@ func (s *story) step(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "table":
 		s.end()
-		cfg := lockConfig{grace: -1, inquireEvery: 200 * time.Millisecond, budget: 1000, maxWaiting: 100}
+		cfg := lockConfig{grace: -1, inquireEvery: 200 * time.Millisecond, patience: 100 * time.Millisecond, budget: 1000, maxWaiting: 100}
 		for _, a := range d.CmdArgs {
 			switch a.Key {
 			case "grace":

@@ -16,8 +16,8 @@ import (
 var errFinishing = errors.New("tablet: the transaction is committing")
 
 // acquire takes a lock for tx, waiting by pol. It reports whether it had to wait.
-// With refuse (commit and prepare, X2) it does not wait for an older transaction:
-// tx is aborted instead.
+// With refuse (commit and prepare, X2) it does not wait for an older transaction,
+// unless that is about to end, and then not for long: tx is aborted instead.
 func (lt *lockTable) acquire(ctx context.Context, tx *txnState, sp keys.Span, st LockStrength, pol WaitPolicy, refuse bool) (waited bool, err error) {
 	lt.mu.Lock()
 	ok, err := lt.tryLocked(tx, sp, st, refuse)
@@ -46,7 +46,7 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 		lt.mu.Unlock()
 		return paxosgroup.ErrOverloaded
 	}
-	w := &waiter{tx: tx, start: string(sp.Start), end: string(sp.End), strength: st, write: refuse, refuse: refuse, ch: make(chan struct{}, 1)}
+	w := &waiter{tx: tx, start: string(sp.Start), end: string(sp.End), strength: st, write: refuse, refuse: refuse, patient: refuse, ch: make(chan struct{}, 1)}
 	lt.enqueueLocked(w)
 	lt.stats.LockWaits.Add(1)
 	j := lt.judgeLocked(w)
@@ -60,24 +60,32 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 	}
 	lt.mu.Unlock()
 
-	// One timer serves the grace before wounding and the pauses between inquiries
-	// about prepared blockers. It is only ever moved forward, so that a stream of
-	// reasons to look again cannot put wounding off.
+	// One timer serves the grace before wounding, the pauses between inquiries about
+	// prepared blockers, and the end of patience with older ones. It is only ever
+	// moved forward, so that a stream of reasons to look again cannot put wounding off.
 	var timer *time.Timer
 	var fire <-chan time.Time
-	var next time.Time // when it fires, zero: not set
+	var next time.Time  // when it fires, zero: not set
+	var limit time.Time // of patience
 	arm := func(j judgement, due bool) {
-		if !j.wound && !j.prepared {
+		now := time.Now()
+		if j.ending && limit.IsZero() {
+			limit = now.Add(lt.cfg.patience)
+		}
+		var at time.Time
+		switch {
+		case (j.wound || j.prepared) && due:
+			at = now.Add(lt.cfg.inquireEvery)
+		case j.wound || j.prepared:
+			at = now.Add(max(lt.cfg.grace, 0))
+		}
+		if j.ending && (at.IsZero() || limit.Before(at)) {
+			at = limit
+		}
+		if at.IsZero() || !next.IsZero() && !at.Before(next) {
 			return
 		}
-		d := lt.cfg.inquireEvery
-		if !due {
-			d = max(lt.cfg.grace, 0)
-		}
-		at := time.Now().Add(d)
-		if !next.IsZero() && !at.Before(next) {
-			return
-		}
+		d := at.Sub(now)
 		next = at
 		if timer == nil {
 			timer = time.NewTimer(d)
@@ -118,6 +126,7 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 		var ask []inquiry
 		if due {
 			ask = lt.woundLocked(w)
+			w.patient = w.patient && (limit.IsZero() || time.Now().Before(limit))
 		}
 		j = lt.judgeLocked(w) // completes w when it may no longer wait
 		if w.done {
@@ -143,10 +152,14 @@ func (lt *lockTable) escalateIfDueLocked(tx *txnState, err error) {
 type judgement struct {
 	wound    bool // a younger one that may be wounded
 	prepared bool // a younger one that is prepared or about to be
+	ending   bool // in commit and prepare: an older one, whose end is near
 }
 
 // judgeLocked looks at w's blockers. In commit and prepare an older blocker ends
-// the transaction (AbortRefused): so nobody prepared ever waits for somebody older.
+// the transaction (AbortRefused), so that nobody prepared waits for somebody older
+// for long. For three kinds there is patience, within limits: one that is committing;
+// one that is prepared, mostly decided already, with its participants being told; and
+// an earlier attempt of the same transaction, which is over, its locks on their way out.
 func (lt *lockTable) judgeLocked(w *waiter) (j judgement) {
 	if w.done {
 		return j
@@ -154,6 +167,8 @@ func (lt *lockTable) judgeLocked(w *waiter) (j judgement) {
 	var older *txnState
 	lt.eachBlocker(w, func(b *txnState) bool {
 		switch {
+		case b.id.Older(w.tx.id) && w.patient && (b.phase.writing() || b.id.Age == w.tx.id.Age && b.id.Node == w.tx.id.Node):
+			j.ending = true
 		case b.id.Older(w.tx.id):
 			older = b
 			return !w.refuse

@@ -34,6 +34,9 @@ type Config struct {
 	// its coordinator is asked (default 10 ms), and the pause between inquiries
 	// about one (default 200 ms) is InquireEvery.
 	ReadInquireAfter, InquireEvery time.Duration
+	// Patience is how long a commit or prepare waits for an older transaction that
+	// is about to end (default 100 ms).
+	Patience time.Duration
 	// InDoubtAfter is the age from which prepared transactions are reported to
 	// Hooks.InDoubt again and again (default 3 s).
 	InDoubtAfter time.Duration
@@ -61,6 +64,7 @@ func (c *Config) setDefaults() {
 	def(&c.WoundGrace, 3*time.Millisecond)
 	def(&c.ReadInquireAfter, 10*time.Millisecond)
 	def(&c.InquireEvery, 200*time.Millisecond)
+	def(&c.Patience, 100*time.Millisecond)
 	def(&c.InDoubtAfter, 3*time.Second)
 	def(&c.ClientSilence, 5*time.Second)
 	def(&c.VersionHorizon, time.Hour)

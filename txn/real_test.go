@@ -573,3 +573,31 @@ func realBank(t *testing.T, w *realWorld, seed uint64) {
 }
 
 var _ directory.Dialer = directoryDialer{}
+
+// What a client's last transaction leaves behind does not abort its next one: its
+// participants have not been told yet, or its locks are on their way out.
+func TestX2_RealNoVictimOfOneself(t *testing.T) {
+	runReal(t, 1, 2*time.Millisecond, []string{"h", "p"}, func(t *testing.T, w *realWorld) {
+		ctx := context.Background()
+		g := w.nodes[1].g
+		for i := range 20 {
+			g.set(t, "a", strconv.Itoa(i), "i", strconv.Itoa(i), "q", strconv.Itoa(i)) // two phases
+		}
+		var age truetime.Timestamp
+		for i := range 20 {
+			tx := g.Begin(ctx, TxnOptions{Age: age})
+			age = tx.ID().Age
+			if i%2 == 0 {
+				get(t, tx, tablet.LockExclusive, "a", "i", "q")
+				tx.Rollback(ctx) // as after a 40001
+				continue
+			}
+			for _, key := range []string{"a", "i", "q"} {
+				check(t, tx.Put(ctx, k(key), []byte("again")))
+			}
+			must(tx.Commit(ctx))(t)
+			age = 0
+		}
+		w.expectIdle(t)
+	})
+}
