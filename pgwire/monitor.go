@@ -139,8 +139,7 @@ func (m *monitor) restart(limit time.Duration) {
 // peer, hands its bytes to rd, and returns the error that ends the connection.
 // With inTxn, limit bounds the wait. While draining, only inTxn may wait.
 func (m *monitor) wait(rd *reader, inTxn bool, limit time.Duration) *sqlstate.Error {
-	m.stopWatch(rd)
-	m.mu.Lock()
+	m.lockUnwatched(rd)
 	defer m.mu.Unlock()
 	if m.kicked == nil && m.draining && !inTxn {
 		m.kickLocked(errShutdown)
@@ -340,10 +339,16 @@ func (w *peerWatch) run(m *monitor) {
 
 // stopWatch ends a running watch and gives what it read to rd.
 func (m *monitor) stopWatch(rd *reader) {
+	m.lockUnwatched(rd)
+	m.mu.Unlock()
+}
+
+// lockUnwatched is stopWatch that returns with mu held: until the state is another,
+// the timer could start the next watch.
+func (m *monitor) lockUnwatched(rd *reader) {
 	m.mu.Lock()
 	w := m.watch
 	if w == nil {
-		m.mu.Unlock()
 		return
 	}
 	m.conn.SetReadDeadline(aLongTimeAgo)
@@ -354,7 +359,6 @@ func (m *monitor) stopWatch(rd *reader) {
 	if m.kicked == nil {
 		m.conn.SetReadDeadline(time.Time{})
 	}
-	m.mu.Unlock()
 	rd.append(w.buf[:w.n], w.err)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -452,4 +453,48 @@ func (l *flakyListener) Accept() (net.Conn, error) {
 		return nil, fmt.Errorf("too many open files")
 	}
 	return l.pipeListener.Accept()
+}
+
+// The timer may fire in the very moment in which a statement ends: no watch may read
+// beside a connection that waits for its client.
+func TestNoWatchWhileWaiting(t *testing.T) {
+	server, client := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	m, rd := newMonitor(context.Background(), server), newReader(server)
+	defer m.close(rd)
+	stop := make(chan struct{})
+	var storm sync.WaitGroup
+	defer storm.Wait()
+	defer close(stop)
+	for range 4 { // so that mu changes hands
+		storm.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					m.fatal()
+				}
+			}
+		})
+	}
+	for range 20000 {
+		m.begin(0)
+		m.mu.Lock()
+		m.busy, m.armed = m.busy.Add(-time.Hour), false // the watch is due
+		m.mu.Unlock()
+		var wg sync.WaitGroup
+		wg.Go(m.fire)
+		if err := m.wait(rd, false, 0); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		m.mu.Lock()
+		watched := m.watch != nil
+		m.mu.Unlock()
+		if watched {
+			t.Fatal("a watch reads beside the connection")
+		}
+	}
 }
