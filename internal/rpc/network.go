@@ -145,7 +145,10 @@ type netPeer struct {
 	conn *grpc.ClientConn
 	out  [3]*queue // by class of frame
 	call *callStream
-	last atomic.Pointer[meeting]
+	// turns, capacity 1 each, by class: who has it delivers the peer's frames. A
+	// semaphore of channels, as the handler may block for as long as it likes.
+	turns [3]chan struct{}
+	last  atomic.Pointer[meeting]
 }
 
 func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
@@ -153,6 +156,9 @@ func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
 	p.out[paxosgroup.ClassHeartbeat] = newQueue(heartbeatBudget)
 	p.out[paxosgroup.ClassRaft] = newQueue(raftBudget)
 	p.out[paxosgroup.ClassSnapshot] = newQueue(snapshotBudget)
+	for class := range p.turns {
+		p.turns[class] = make(chan struct{}, 1)
+	}
 	p.call = newCallStream(p)
 	return p
 }

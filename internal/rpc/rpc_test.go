@@ -426,6 +426,61 @@ func TestSwallowedConnectionIsReplaced(t *testing.T) {
 	})
 }
 
+// A peer's frames of a class are delivered by one goroutine at a time, as
+// paxosgroup.Transport promises, also while a stream that broke is still in the
+// handler; what that stream had not delivered yet is lost, not late.
+func TestR1_FramesAreDeliveredOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(1 << 20)
+		conns := make(chan net.Conn, 16)
+		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler),
+			Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+				c, err := ln.DialContext(ctx)
+				conns <- c
+				return c, err
+			}}
+		n1 := New(cfg)
+		var mu sync.Mutex
+		var delivered []string
+		inside, most := 0, 0
+		release := make(chan struct{})
+		cfg.Self, cfg.Dial = 2, func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody listens there") }
+		n2 := startWith(t, cfg, ln, func(n *Network) {
+			n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) {
+				mu.Lock()
+				delivered = append(delivered, string(f))
+				inside++
+				most = max(most, inside)
+				mu.Unlock()
+				<-release // a chunk that is being committed
+				mu.Lock()
+				inside--
+				mu.Unlock()
+			})
+			n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
+		})
+		n1.Send(2, paxosgroup.ClassSnapshot, []byte("1"))
+		n1.Send(2, paxosgroup.ClassSnapshot, []byte("2")) // in the same packet
+		if err := n1.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		(<-conns).Close()
+		time.Sleep(time.Second) // there is another stream
+		n1.Send(2, paxosgroup.ClassSnapshot, []byte("3"))
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if got := strings.Join(delivered, " "); most != 1 || got != "1 3" {
+			t.Errorf("delivered %q, up to %d at once", got, most)
+		}
+		n1.Close()
+		n2.stop()
+	})
+}
+
 // swallower is a connection that, once gone is closed, takes everything and
 // brings nothing.
 type swallower struct {

@@ -53,7 +53,9 @@ func (n *Network) Register(s *grpc.Server) {
 }
 
 // serveFrames delivers a peer's frames of one class in order, on this goroutine,
-// so that a slow receiver pushes back through gRPC's flow control.
+// so that a slow receiver pushes back through gRPC's flow control. A stream that
+// the peer opens after one that broke is read while the last frames of that one may
+// still be with the handler: they take turns, and what a broken stream still has is lost.
 func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) error {
 	from, err := n.sender(ss.Context())
 	if err != nil {
@@ -65,12 +67,24 @@ func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) erro
 	if handle == nil {
 		return errNotReady
 	}
+	turn := n.peers[from].turns[class]
 	for {
 		var in packet
 		if err := ss.RecvMsg(&in); err != nil {
 			return err
 		}
-		if err := eachFrame(in.data, func(f []byte) { handle(from, class, f) }); err != nil {
+		select {
+		case turn <- struct{}{}:
+		case <-ss.Context().Done():
+			return ss.Context().Err()
+		}
+		err := eachFrame(in.data, func(f []byte) {
+			if ss.Context().Err() == nil {
+				handle(from, class, f)
+			}
+		})
+		<-turn
+		if err != nil {
 			return err
 		}
 	}
