@@ -69,6 +69,8 @@
 // are never held together. inbox.mu, Host.groups, Host.peers and the scheduler's
 // mutex are leaves. Nothing waits for I/O, a timer or another goroutine with any
 // of them held. Fields in Group.w belong to the worker and have no lock.
+// Host.installs.turn comes before all of them: a semaphore, which the receiver of
+// a snapshot's frame holds across I/O and while it waits for the group's worker.
 //
 // Proposal.Assigned is called under Group.mu: a lock that it takes must never be
 // held while calling the group.

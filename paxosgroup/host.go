@@ -66,8 +66,8 @@ type Host struct {
 	snapID    atomic.Uint64
 	snapshots sync.Map // transfer id -> *sender
 	installs  struct {
-		sync.Mutex
-		m map[installKey]*install
+		turn chan struct{} // capacity 1: a semaphore, held across I/O; it guards m
+		m    map[keys.GroupID]*install
 	}
 	unknowns struct {
 		sync.Mutex
@@ -116,7 +116,8 @@ func NewHost(c Config) (*Host, error) {
 	h.sched.init(c.Workers)
 	h.groups.m = make(map[keys.GroupID]*Group)
 	h.peers.m = make(map[keys.NodeID]*peer)
-	h.installs.m = make(map[installKey]*install)
+	h.installs.turn = make(chan struct{}, 1)
+	h.installs.m = make(map[keys.GroupID]*install)
 	h.unknowns.m = make(map[keys.GroupID]time.Time)
 	h.mu.active, h.mu.electing = make(map[*Group]struct{}), make(map[*Group]struct{})
 	h.mu.awaiting, h.mu.buckets = make(map[*Group]struct{}), make(map[string]*bucket)
@@ -207,6 +208,9 @@ func (h *Host) Remove(id keys.GroupID) error {
 	h.groups.Lock()
 	delete(h.groups.m, id)
 	h.groups.Unlock()
+	h.installs.turn <- struct{}{}
+	delete(h.installs.m, id)
+	<-h.installs.turn
 	return err
 }
 

@@ -19,12 +19,29 @@ import (
 // answers reads. At the end it starts over from the snapshot as after a
 // restart, with the term and the vote it had.
 
+//
+// One frame at a time, whoever sent it: two leaders may send at once, one of them
+// deposed. The one of the later term is heard, from its first frame on.
+
+// install is the transfer that a group hears.
 type install struct {
-	inc   uint64 // the sender's incarnation
+	node  keys.NodeID // the sender's
+	inc   uint64      // and its incarnation
 	id    uint64
+	term  uint64
 	head  snapHead
 	next  uint64 // frame wanted
+	sum   uint32 // of the frames taken; see snapFrame.addTo
 	state []byte
+}
+
+// yieldsTo reports whether f begins a transfer that replaces this one: of a later
+// leader, or a later one of the same.
+func (in *install) yieldsTo(p *peer, inc uint64, f *snapFrame) bool {
+	if f.term != in.term {
+		return f.term > in.term
+	}
+	return in.node == p.node && (in.inc != inc || f.id > in.id)
 }
 
 // maxMachineState bounds what a snapshot's machine state may take in memory.
@@ -45,31 +62,16 @@ func (h *Host) receiveSnap(p *peer, inc uint64, f snapFrame) {
 		a := snack{id: f.id, group: f.group, from: f.to, to: f.from, seq: seq, status: st}
 		h.cfg.Transport.Send(p.node, ClassSnapshot, a.append(h.header(frameSnack, p.node).append(nil)))
 	}
-	key := installKey{p.node, f.group}
-	h.installs.Lock()
-	in := h.installs.m[key]
-	h.installs.Unlock()
-	if in == nil || in.inc != inc || in.id != f.id {
-		if f.kind != snapBegin || f.seq != 0 || in != nil && in.inc == inc && f.id < in.id {
-			if in == nil {
-				answer(0, snackRefused) // of a transfer that this life knows nothing of
-			}
+	h.installs.turn <- struct{}{}
+	defer func() { <-h.installs.turn }()
+	in := h.installs.m[f.group]
+	if in == nil || in.node != p.node || in.inc != inc || in.id != f.id {
+		if f.kind != snapBegin || f.seq != 0 || in != nil && !in.yieldsTo(p, inc, &f) {
+			answer(0, snackRefused) // of a transfer that this life knows nothing of, or has no ear for
 			return
 		}
-		switch st := h.beginInstall(g, p, f); st {
-		case snackNext:
-		default:
+		if st := h.beginInstall(g, p, inc, &f); st != snackNext {
 			answer(0, st)
-			return
-		}
-		in = &install{inc: inc, id: f.id, next: 1}
-		in.head, _ = decodeSnapHead(f.payload)
-		h.installs.Lock()
-		h.installs.m[key] = in
-		h.installs.Unlock()
-		if err := h.cfg.Store.BeginInstall(g.id, g.self, in.head.spans); err != nil {
-			h.failInstall(g, key, err)
-			answer(0, snackRefused)
 			return
 		}
 		answer(1, snackNext)
@@ -79,25 +81,8 @@ func (h *Host) receiveSnap(p *peer, inc uint64, f snapFrame) {
 		answer(in.next, snackNext)
 		return
 	}
-	var err error
-	switch f.kind {
-	case snapKeys:
-		var kvs []storage.KV
-		if kvs, err = decodeKVs(f.payload); err == nil {
-			err = h.cfg.Store.InstallChunk(g.id, kvs)
-		}
-	case snapMachine:
-		if len(in.state)+len(f.payload) > maxMachineState {
-			err = errors.New("machine state too large")
-		}
-		in.state = append(in.state, f.payload...)
-	case snapEnd:
-		err = h.finishInstall(g, in)
-	default:
-		err = errFrame
-	}
-	if err != nil {
-		h.failInstall(g, key, err)
+	if err := h.takeFrame(g, in, &f); err != nil {
+		h.failInstall(g, err)
 		answer(in.next, snackRefused)
 		return
 	}
@@ -106,15 +91,36 @@ func (h *Host) receiveSnap(p *peer, inc uint64, f snapFrame) {
 		answer(in.next, snackNext)
 		return
 	}
-	h.installs.Lock()
-	delete(h.installs.m, key)
-	h.installs.Unlock()
+	delete(h.installs.m, g.id)
 	answer(in.next, snackDone)
 }
 
-type installKey struct {
-	node  keys.NodeID
-	group keys.GroupID
+// takeFrame executes the frame that comes next.
+func (h *Host) takeFrame(g *Group, in *install, f *snapFrame) error {
+	if f.kind == snapEnd {
+		// Every frame, each once and in order, or the replica would be complete with
+		// rows missing (D1).
+		if sum, err := decodeSnapSum(f.payload); err != nil || sum != in.sum {
+			return errors.New("frames were lost or repeated")
+		}
+		return h.finishInstall(g, in)
+	}
+	in.sum = f.addTo(in.sum)
+	switch f.kind {
+	case snapKeys:
+		kvs, err := decodeKVs(f.payload)
+		if err != nil {
+			return err
+		}
+		return h.cfg.Store.InstallChunk(g.id, kvs)
+	case snapMachine:
+		if len(in.state)+len(f.payload) > maxMachineState {
+			return errors.New("machine state too large")
+		}
+		in.state = append(in.state, f.payload...)
+		return nil
+	}
+	return errFrame
 }
 
 // ask runs f on the group's worker and waits for it.
@@ -132,8 +138,8 @@ func (g *Group) ask(f func()) error {
 	}
 }
 
-// beginInstall asks the worker to empty the replica.
-func (h *Host) beginInstall(g *Group, p *peer, f snapFrame) snackStatus {
+// beginInstall asks the worker to empty the replica, and the store to mark it.
+func (h *Host) beginInstall(g *Group, p *peer, inc uint64, f *snapFrame) snackStatus {
 	head, err := decodeSnapHead(f.payload)
 	if err != nil {
 		return snackRefused
@@ -162,7 +168,15 @@ func (h *Host) beginInstall(g *Group, p *peer, f snapFrame) snackStatus {
 	if err != nil {
 		return snackRefused
 	}
-	return st
+	if st != snackNext {
+		return st
+	}
+	h.installs.m[g.id] = &install{node: p.node, inc: inc, id: f.id, term: f.term, head: head, next: 1, sum: f.addTo(0)}
+	if err := h.cfg.Store.BeginInstall(g.id, g.self, head.spans); err != nil {
+		h.failInstall(g, err)
+		return snackRefused
+	}
+	return snackNext
 }
 
 // empty makes the replica forget its log and data, keeping term and vote.
@@ -275,9 +289,7 @@ func (h *Host) finishInstall(g *Group, in *install) error {
 	return ferr
 }
 
-func (h *Host) failInstall(g *Group, key installKey, err error) {
+func (h *Host) failInstall(g *Group, err error) {
 	h.log.Warn("snapshot not installed", "group", g.id, "err", err)
-	h.installs.Lock()
-	delete(h.installs.m, key)
-	h.installs.Unlock()
+	delete(h.installs.m, g.id)
 }

@@ -92,6 +92,21 @@ func decodeSnapFrame(r reader) (f snapFrame, err error) {
 	return f, nil
 }
 
+// addTo continues sum, the checksum over the kinds and payloads of a transfer's
+// frames in their order. snapEnd carries it.
+func (f *snapFrame) addTo(sum uint32) uint32 {
+	return crc32.Update(crc32.Update(sum, castagnoli, []byte{byte(f.kind)}), castagnoli, f.payload)
+}
+
+func encodeSnapSum(sum uint32) []byte { return binary.BigEndian.AppendUint32(nil, sum) }
+
+func decodeSnapSum(payload []byte) (uint32, error) {
+	if len(payload) != 4 {
+		return 0, errFrame
+	}
+	return binary.BigEndian.Uint32(payload), nil
+}
+
 // snack acknowledges.
 type snack struct {
 	id     uint64
@@ -330,7 +345,7 @@ func (s *sender) stream() error {
 		}
 		s.state = s.state[n:]
 	}
-	if err := w.send(snapEnd, nil); err != nil {
+	if err := w.send(snapEnd, encodeSnapSum(w.sum)); err != nil {
 		return err
 	}
 	return w.finish()
@@ -371,6 +386,7 @@ type window struct {
 	timer *time.Timer
 	next  uint64   // sequence of the next new frame
 	acked uint64   // the receiver has everything below
+	sum   uint32   // of the frames before next
 	out   [][]byte // frames acked..next-1
 	done  bool
 }
@@ -389,6 +405,7 @@ func (w *window) send(kind snapKind, payload []byte) error {
 	f.seq, f.kind, f.payload = w.next, kind, payload
 	b := f.append(w.s.g.host.header(frameSnap, w.s.peer.node).append(make([]byte, 0, len(payload)+96)))
 	w.next++
+	w.sum = f.addTo(w.sum)
 	w.out = append(w.out, b)
 	w.s.g.host.cfg.Transport.Send(w.s.peer.node, ClassSnapshot, b)
 	return nil

@@ -1,0 +1,181 @@
+package paxosgroup
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
+)
+
+// shipment is a snapshot that a test sends by hand, frame by frame.
+type shipment struct {
+	from, to *node
+	frames   []snapFrame
+}
+
+// snapshot is one of group 1 at n, as it would go to the replica at to in the
+// transfer with that id, its data being rows, one a frame.
+func (n *node) snapshot(id uint64, to *node, rows ...string) *shipment {
+	g := n.groups[1]
+	x := &shipment{from: n, to: to}
+	var sum uint32
+	g.ask(func() {
+		head := snapHead{index: g.w.applied, term: g.w.appliedTerm, conf: g.w.conf.encode(), spans: g.machine.Spans()}
+		add := func(k snapKind, payload []byte) {
+			f := snapFrame{id: id, group: 1, to: to.groups[1].self, from: g.self, term: g.w.hs.term, seq: uint64(len(x.frames)), kind: k, payload: payload}
+			sum = f.addTo(sum)
+			x.frames = append(x.frames, f)
+		}
+		add(snapBegin, head.encode())
+		for i, v := range rows {
+			add(snapKeys, appendKV(nil, n.toys[1].key(uint64(1000+i)), []byte(v)))
+		}
+		add(snapMachine, g.machine.Capture())
+		add(snapEnd, encodeSnapSum(sum))
+	})
+	return x
+}
+
+// send has the receiver take frame i, and returns when it has.
+func (x *shipment) send(i int) {
+	x.to.host.receiveSnap(x.to.host.peer(x.from.id), x.from.starts, x.frames[i])
+}
+
+// wanted returns the frame that the receiver asks for; false when it does not hear
+// this one.
+func (x *shipment) wanted() (int, bool) {
+	h := x.to.host
+	h.installs.turn <- struct{}{}
+	defer func() { <-h.installs.turn }()
+	in := h.installs.m[1]
+	if in == nil || in.node != x.from.id || in.id != x.frames[0].id {
+		return 0, false
+	}
+	return int(in.next), true
+}
+
+// rows returns how many of its rows the receiver's store holds.
+func (x *shipment) rows() (n int) {
+	for _, f := range x.frames {
+		if f.kind == snapKeys {
+			kvs, _ := decodeKVs(f.payload)
+			if v, _, _ := x.to.store.Get(kvs[0].Key); string(v) == string(kvs[0].Value) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// behind starts a world whose node 2 lacks what the others have applied.
+func behind(t *testing.T, conf func(*Config)) (w *world, leader, f *node) {
+	w = newWorld(t, 1, 3)
+	w.conf = conf
+	w.start(1)
+	leader, f = w.leader(1), w.nodes[2]
+	time.Sleep(500 * time.Millisecond)
+	w.net.Isolate(2, true)
+	for range 5 {
+		if _, err := leader.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w, leader, f
+}
+
+// slowInstall is a store that takes its time for one chunk.
+type slowInstall struct {
+	Store
+	value string
+	gate  chan struct{}
+}
+
+func (s *slowInstall) InstallChunk(g keys.GroupID, kvs []storage.KV) error {
+	if string(kvs[0].Value) == s.value {
+		<-s.gate
+	}
+	return s.Store.InstallChunk(g, kvs)
+}
+
+// A frame that is sent again while the receiver still works on it counts once.
+func TestD1_ResentSnapshotFrameCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		w, n, f := behind(t, func(c *Config) {
+			if c.Node == 2 {
+				c.Store = &slowInstall{c.Store, "v1", gate}
+			}
+		})
+		defer w.close()
+		x := n.snapshot(7, f, "v1", "v2", "v3")
+		x.send(0)
+		for range 2 {
+			go x.send(1)
+		}
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		for {
+			i, ok := x.wanted()
+			if !ok {
+				break
+			}
+			x.send(i) // what the receiver asks for is what the sender sends
+		}
+		if s := f.groups[1].Status(); s.Role != "follower" || x.rows() != 3 {
+			t.Errorf("the replica is a %s with %d of 3 rows", s.Role, x.rows())
+		}
+	})
+}
+
+// A snapshot whose end does not agree with the frames that came is refused.
+func TestD1_SnapshotWithAFrameMissingIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n, f := behind(t, nil)
+		defer w.close()
+		x := n.snapshot(7, f, "v1", "v2", "v3")
+		x.frames = append(x.frames[:2], x.frames[3:]...)
+		for i := range x.frames {
+			x.frames[i].seq = uint64(i)
+			x.send(i)
+		}
+		if s := f.groups[1].Status(); s.Role != "incomplete" {
+			t.Errorf("a snapshot that lacks a frame was installed: role %q", s.Role)
+		}
+	})
+}
+
+// A group hears one transfer at a time: a later leader's replaces a deposed one's,
+// of which no frame counts any more, and never the other way round.
+func TestSnapshotsOfTwoLeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n, f := behind(t, nil)
+		defer w.close()
+		old := n.snapshot(7, f, "old")
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		if err := n.groups[1].Transfer(ctx, 3); err != nil {
+			t.Fatal(err)
+		}
+		late := w.leader(1).snapshot(3, f, "new", "newer")
+		old.send(0)
+		late.send(0)
+		old.send(0)
+		for i := 1; i < len(old.frames); i++ {
+			old.send(i)
+			late.send(i)
+		}
+		if old.rows() != 0 {
+			t.Error("a chunk of the deposed leader's was stored")
+		}
+		late.send(len(late.frames) - 1)
+		if s := f.groups[1].Status(); s.Role != "follower" || late.rows() != 2 {
+			t.Errorf("the replica is a %s with %d of 2 rows", s.Role, late.rows())
+		}
+		if n := len(f.host.installs.m); n != 0 {
+			t.Errorf("%d transfers are remembered", n)
+		}
+	})
+}
