@@ -157,7 +157,7 @@ func (h *Host) beginInstall(g *Group, p *peer, inc uint64, f *snapFrame) snackSt
 	err = g.ask(func() {
 		switch {
 		case !member || g.stopped.Load() || g.w.rn == nil || g.w.state == raft.StateLeader || f.term < g.w.hs.term:
-		case !g.w.incomplete && head.index <= g.w.applied:
+		case !g.w.incomplete && (head.index <= g.w.applied || g.logHas(head.index, head.term)):
 			st = snackDone // caught up another way
 		case !g.w.incomplete && g.w.hs.commit > g.w.applied:
 			// Busy applying what it has; the leader comes back.
@@ -177,6 +177,14 @@ func (h *Host) beginInstall(g *Group, p *peer, inc uint64, f *snapFrame) snackSt
 		return snackRefused
 	}
 	return snackNext
+}
+
+// logHas reports whether the log has the entry that a snapshot ends with, and
+// hence all before it. Then it may have more, acknowledged, that the snapshot,
+// decided on earlier, would take away (R1).
+func (g *Group) logHas(index, term uint64) bool {
+	t, err := g.w.tail.Term(index)
+	return err == nil && t == term
 }
 
 // empty makes the replica forget its log and data, keeping term and vote.

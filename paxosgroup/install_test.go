@@ -7,6 +7,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/truetime"
 )
 
 // shipment is a snapshot that a test sends by hand, frame by frame.
@@ -177,5 +178,54 @@ func TestSnapshotsOfTwoLeaders(t *testing.T) {
 		if n := len(f.host.installs.m); n != 0 {
 			t.Errorf("%d transfers are remembered", n)
 		}
+	})
+}
+
+// A snapshot that was decided on before entries went out and were acknowledged,
+// and that arrives after them, takes none of them away.
+func TestR1_LateSnapshotKeepsAcknowledgedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n, f := w.leader(1), w.nodes[2]
+		if _, err := n.propose(1, "before"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		w.net.Isolate(3, true)
+		before := f.groups[1].Status()
+		done := make(chan error, 2)
+		for _, data := range []string{"in the snapshot", "behind it"} {
+			n.submit(1, n.groups[1].leadTerm.Load(), data, func(_ truetime.Timestamp, err error) { done <- err })
+		}
+		for f.groups[1].Status().Last < before.Last+2 {
+			time.Sleep(50 * time.Microsecond)
+		}
+		w.net.Cut(1, 2) // what says "committed" does not arrive any more
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := f.groups[1].Status(); s.Applied != before.Applied {
+			t.Fatal("the follower has applied already; nothing is tested")
+		}
+		x := n.snapshot(7, f)
+		head, err := decodeSnapHead(x.frames[0].payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head.index--
+		x.frames[0].payload = head.encode()
+		x.send(0)
+		if _, ok := x.wanted(); ok {
+			t.Error("the follower lets go of its log for a snapshot that ends in it")
+		}
+		n.crash() // for good
+		w.ids = w.ids[1:]
+		w.net.Isolate(3, false)
+		w.leader(1)
+		w.converged(1)
 	})
 }
