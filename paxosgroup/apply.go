@@ -210,10 +210,8 @@ func (g *Group) halt(err error) {
 // capture answers storage.Source.
 func (g *Group) capture() (s storage.GroupState, unchanged, ok bool) {
 	switch {
-	case g.w.incomplete:
-		return s, true, true // the store's own marker says all there is to say
-	case g.w.rn == nil:
-		return s, false, false
+	case g.w.incomplete, g.w.rn == nil:
+		return s, false, false // what the store's mark does not say is carried forward
 	case !g.w.changed:
 		return s, true, true
 	}
@@ -229,8 +227,14 @@ func (g *Group) capture() (s storage.GroupState, unchanged, ok bool) {
 	}, false, true
 }
 
-// carryForward appends the entries behind index and the hard state once more.
+// carryForward appends the entries behind index and the hard state once more. Of an
+// incomplete replica that is term and vote, once the store's mark stands: before
+// that, a restart finds the log that it had, whole.
 func (g *Group) carryForward(index uint64, done func(error)) {
+	if g.w.unmarked {
+		done(fmt.Errorf("group %d: %w", g.id, errUnmarked))
+		return
+	}
 	es, ok := g.w.tail.after(index)
 	if !ok {
 		done(fmt.Errorf("group %d, index %d: %w", g.id, index, ErrSuperseded))
@@ -241,6 +245,8 @@ func (g *Group) carryForward(index uint64, done func(error)) {
 		HardState: &storage.HardState{Term: g.w.hs.term, Vote: g.w.hs.vote, Commit: g.w.hs.commit},
 	}}, done)
 }
+
+var errUnmarked = errors.New("paxosgroup: the replica was emptied and is not marked as incomplete yet")
 
 var errNoGroup = errors.New("paxosgroup: no such group")
 

@@ -130,6 +130,7 @@ type workerState struct {
 	ownTerm  uint64
 
 	incomplete bool // data missing or half received
+	unmarked   bool // but the store does not know yet
 	installing uint64
 
 	campaignAt time.Time

@@ -176,6 +176,9 @@ func (h *Host) beginInstall(g *Group, p *peer, inc uint64, f *snapFrame) snackSt
 		h.failInstall(g, err)
 		return snackRefused
 	}
+	if g.ask(func() { g.w.unmarked = false }) != nil {
+		return snackRefused
+	}
 	return snackNext
 }
 
@@ -189,6 +192,7 @@ func (g *Group) logHas(index, term uint64) bool {
 
 // empty makes the replica forget its log and data, keeping term and vote.
 func (g *Group) empty(id uint64) error {
+	g.w.unmarked = g.w.unmarked || !g.w.incomplete
 	g.w.incomplete, g.w.installing = true, id
 	g.mu.Lock()
 	g.safe.Store(0)

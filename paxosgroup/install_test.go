@@ -1,6 +1,8 @@
 package paxosgroup
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,11 +88,18 @@ func behind(t *testing.T, conf func(*Config)) (w *world, leader, f *node) {
 	return w, leader, f
 }
 
-// slowInstall is a store that takes its time for one chunk.
+// slowInstall is a store that takes its time for one chunk, or for the beginning.
 type slowInstall struct {
 	Store
-	value string
+	value string // of the chunk; "": the beginning
 	gate  chan struct{}
+}
+
+func (s *slowInstall) BeginInstall(g keys.GroupID, r keys.ReplicaID, spans [][2][]byte) error {
+	if s.value == "" {
+		<-s.gate
+	}
+	return s.Store.BeginInstall(g, r, spans)
 }
 
 func (s *slowInstall) InstallChunk(g keys.GroupID, kvs []storage.KV) error {
@@ -228,4 +237,87 @@ func TestR1_LateSnapshotKeepsAcknowledgedEntries(t *testing.T) {
 		w.leader(1)
 		w.converged(1)
 	})
+}
+
+// Checkpoints while a snapshot begins, and then a crash: before the store has marked
+// the replica as incomplete its log stays, whole (R1), and behind that at least term
+// and vote do (R2), though the segments that held them are recycled.
+func TestR1_CheckpointWhileASnapshotBegins(t *testing.T) {
+	for _, marked := range []bool{false, true} {
+		t.Run(fmt.Sprint("marked ", marked), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, 3)
+				defer w.net.Close()
+				gate := make(chan struct{})
+				if marked {
+					close(gate)
+				}
+				w.conf = func(c *Config) {
+					if c.Node == 2 {
+						c.Store = &slowInstall{Store: c.Store, gate: gate}
+					}
+				}
+				disks := make(map[keys.NodeID]*disk)
+				for _, id := range w.ids {
+					n := w.nodes[id]
+					n.store.close()
+					n.store = nil
+					disks[id] = &disk{fs: storage.NewMemFS(t.TempDir()), manual: true}
+					n.specs = []GroupConfig{{ID: 1, Replica: keys.ReplicaID(100 + uint64(id)), Replicas: w.replicas(1), Preferred: 1}}
+					disks[id].boot(n)
+				}
+				n, f := w.leader(1), w.nodes[2]
+				if _, err := n.propose(1, "first"); err != nil {
+					t.Fatal(err)
+				}
+				if err := disks[2].store.Checkpoint(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := within(5 * time.Second)
+				defer cancel()
+				if err := n.groups[1].Transfer(ctx, 3); err != nil { // a term, and a vote, that only the log has
+					t.Fatal(err)
+				}
+				n = w.leader(1)
+				n.fill(t, 100)
+				time.Sleep(time.Second)
+				acked := f.groups[1].Status()
+				var vote uint64
+				f.groups[1].ask(func() { vote = f.groups[1].w.hs.vote })
+				w.net.Isolate(2, true)
+				n.fill(t, 1)
+
+				go n.snapshot(7, f).send(0)
+				synctest.Wait()
+				if s := f.groups[1].Status(); s.Role != "incomplete" {
+					t.Fatalf("role %q", s.Role)
+				}
+				before := disks[2].store.Stats().Segments
+				if err := disks[2].store.Checkpoint(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if now := disks[2].store.Stats().Segments; marked && now >= before {
+					t.Fatalf("%d segments became %d; nothing is tested", before, now)
+				}
+				if !marked {
+					defer close(gate)
+				}
+				disks[2].crash(f, rand.New(rand.NewPCG(1, 1)))
+				rec := disks[2].boot(f)[1]
+				last := rec.State.Applied + uint64(len(rec.Entries))
+				if rec.Incomplete != marked || !marked && last < acked.Last {
+					t.Errorf("R1: %d entries were acknowledged, %d are left; incomplete: %v", acked.Last, last, rec.Incomplete)
+				}
+				if hs := rec.State.HardState; hs.Term < acked.Term || hs.Term == acked.Term && hs.Vote != vote {
+					t.Errorf("R2: in term %d it voted for %d; it remembers %+v", acked.Term, vote, hs)
+				}
+				for _, id := range w.ids {
+					w.nodes[id].host.Close()
+					if err := disks[id].store.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
 }

@@ -18,27 +18,36 @@ var _ Store = (*storage.Store)(nil)
 
 // disk is a node of a world on the real storage, on a disk that can crash.
 type disk struct {
-	fs    *storage.MemFS
-	store *storage.Store
+	fs     *storage.MemFS
+	store  *storage.Store
+	manual bool // checkpoints only when asked for
 }
 
-func (d *disk) boot(n *node) {
+func (d *disk) boot(n *node) map[keys.GroupID]storage.Recovered {
 	n.starts++
-	s, recovered, err := storage.Open(storage.Options{
+	o := storage.Options{
 		FS: d.fs.Boot(), Dir: fmt.Sprintf("/node%d", n.id), Logger: n.w.log,
 		Identity:       storage.Identity{Cluster: [16]byte{7}, Node: n.id, Name: fmt.Sprint("n", n.id)},
 		CheckpointKeys: 150, CheckpointInterval: 500 * time.Millisecond, SegmentBytes: 1 << 20, CheckpointSegments: 32, MapBytes: 64 << 20, Reserve: -1,
 		Fatal: func(err error) {},
-	})
+	}
+	if d.manual {
+		o.CheckpointInterval, o.CheckpointSegments = time.Hour, 1000
+	}
+	s, recovered, err := storage.Open(o)
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
 	d.store = s
-	h, err := NewHost(Config{
+	c := Config{
 		Node: n.id, Nodes: n.w.ids, Clock: n.clock, Store: s, Transport: n.w.net.Endpoint(n.id),
 		Logger: n.w.log, Incarnation: n.starts, BalanceInterval: -1, TailBudget: 2 * tailBytes,
 		GroupFailed: func(g keys.GroupID, err error) { n.w.t.Errorf("node %d: group %d failed: %v", n.id, g, err) },
-	})
+	}
+	if n.w.conf != nil {
+		n.w.conf(&c)
+	}
+	h, err := NewHost(c)
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
@@ -57,6 +66,7 @@ func (d *disk) boot(n *node) {
 	s.SetSource(h)
 	s.Start()
 	h.Start()
+	return recovered
 }
 
 func (d *disk) crash(n *node, r *rand.Rand) {

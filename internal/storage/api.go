@@ -148,11 +148,12 @@ type Source interface {
 	// Capture fixes one group's state between two commands. Data written by later
 	// commands may get into the same checkpoint: it is versioned, so replay may
 	// write it again. Unchanged reports that nothing was applied and no hard
-	// state moved since the last Capture; then state may be empty.
+	// state moved since the last Capture; then state may be empty. Not ok: there is
+	// nothing to capture now, as of a replica that a snapshot is being installed in.
 	Capture(keys.GroupID) (state GroupState, unchanged, ok bool)
 	// CarryForward appends again, through Store.Append and in the group's own
 	// order, the group's entries after index and its hard state, because the
 	// segment that holds them is about to be recycled. It returns when they are
-	// durable.
+	// durable. An error keeps the segment.
 	CarryForward(g keys.GroupID, index uint64) error
 }

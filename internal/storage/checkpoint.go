@@ -422,12 +422,13 @@ func (s *Store) trimLog(ctx context.Context, run *ckptRun) error {
 	keep := map[keys.GroupID]bool{}
 	for g, last := range s.log.below(limit) {
 		applied, known := s.ckpt.groups[g]
+		_, captured := run.applied[g]
 		switch {
 		case !known && !listed[g] && s.anyRemoved(g):
 			// Nobody's any more.
 		case !known:
 			keep[g] = true // no checkpoint has it yet
-		case last > applied:
+		case last > applied, !captured: // of an incomplete replica term and vote may be nowhere else
 			if err := src.CarryForward(g, applied); err != nil {
 				keep[g] = true
 				s.opts.Logger.Warn("log entries not carried forward", "group", g, "err", err)

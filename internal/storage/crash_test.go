@@ -288,6 +288,54 @@ func TestCarryForwardAndRecycling(t *testing.T) {
 	m.store.Close()
 }
 
+// A replica that a half received snapshot has left empty keeps term and vote (R2): in
+// the log, whose segments checkpoints recycle meanwhile, and at the restarts that wipe it.
+func TestR2_IncompleteReplicaKeepsItsVote(t *testing.T) {
+	m := newMachine(t, 1)
+	if err := m.boot(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.append(1, 5, 100); err != nil {
+		t.Fatal(err)
+	}
+	m.host.apply(t, 1, 5)
+	if err := m.store.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f := m.host.groups[1]
+	f.hs = HardState{Term: 9, Vote: 3, Commit: 5} // a vote that no checkpoint has
+	done := make(chan error, 1)
+	m.store.Append([]GroupRecord{{Group: 1, Replica: f.replica, HardState: &f.hs}}, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	f.hidden, f.log = true, nil
+	if err := m.store.BeginInstall(1, f.replica, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		if err := m.append(2, 1, 8000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.host.apply(t, 2, 40)
+	if err := m.store.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.store.Stats().Segments; got > 2 {
+		t.Errorf("an incomplete replica keeps %d segments of the log", got)
+	}
+	m.disk.Crash(m.torn)
+	m.store.Close()
+	for life := range 2 {
+		s, rec := mustOpen(t, options(t, m.disk.Boot(), "/node"))
+		if hs := rec[1].State.HardState; !rec[1].Incomplete || hs != (HardState{Term: 9, Vote: 3}) {
+			t.Errorf("restart %d: incomplete: %v, %+v", life+1, rec[1].Incomplete, hs)
+		}
+		s.Close()
+	}
+}
+
 // A large append, or a tail carried forward, may be cut short between two
 // batches: what it repeats must not take away what the log has behind it.
 func TestReplayKeepsTailBehindRepeatedEntries(t *testing.T) {
