@@ -35,6 +35,7 @@ type Group struct {
 	leader   atomic.Uint32 // node believed to lead
 	due      atomic.Int64  // when to look for an election, in Unix nanoseconds
 	safe     atomic.Int64  // closed timestamp reached as a follower
+	installs atomic.Uint64 // snapshots that began to replace the data
 	stopped  atomic.Bool
 	inflight atomic.Int64 // bytes of commands queued and in flight
 
@@ -341,6 +342,11 @@ func (p *Proposal) fail(err error) {
 		p.Done(nil, 0, err)
 	}
 }
+
+// Installs counts the snapshots that began to replace this replica's data. Read
+// before SafeTime and again after the data: when it has changed, what was read may
+// have been removed under the reader's eyes (X4).
+func (g *Group) Installs() uint64 { return g.installs.Load() }
 
 // SafeTime is the highest timestamp such that every command at or below it is
 // applied here and no command will ever be assigned one at or below it (X4).

@@ -195,8 +195,12 @@ func (g *Group) empty(id uint64) error {
 	g.w.unmarked = g.w.unmarked || !g.w.incomplete
 	g.w.incomplete, g.w.installing = true, id
 	g.mu.Lock()
-	g.safe.Store(0)
+	// In one step, as nothing that the leader closes may raise the safe time before
+	// the snapshot is complete; the count last, as readers look at it first.
+	g.mu.applied = 0
 	g.mu.quiet, g.mu.pend = quiet{}, [2]closing{}
+	g.safe.Store(0)
+	g.installs.Add(1)
 	g.mu.Unlock()
 	return g.restartRaft(0, 0, hardState{term: g.w.hs.term, vote: g.w.hs.vote})
 }

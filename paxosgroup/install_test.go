@@ -140,6 +140,37 @@ func TestD1_ResentSnapshotFrameCountsOnce(t *testing.T) {
 	})
 }
 
+// From the moment that a snapshot begins to replace its data, a follower is safe at
+// no timestamp, whatever the leader closes, and readers who looked before can tell (X4).
+func TestX4_SafeTimeEndsWhereASnapshotBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n, f := behind(t, nil)
+		defer w.close()
+		g := f.groups[1]
+		installs, safe, before := g.Installs(), g.SafeTime(), g.Status()
+		if safe == 0 {
+			t.Fatal("nothing is closed; nothing is tested")
+		}
+		x := n.snapshot(7, f, "v1")
+		x.send(0)
+		g.noteClosed(closing{ts: safe + 1, term: before.Term, index: before.Applied})
+		if s := g.SafeTime(); s != 0 {
+			t.Errorf("safe up to %d without its data", s)
+		}
+		if g.Installs() == installs {
+			t.Error("a reader could not tell")
+		}
+		for i := 1; i < len(x.frames); i++ {
+			x.send(i)
+		}
+		w.net.Isolate(2, false)
+		time.Sleep(5 * time.Second)
+		if s := g.SafeTime(); s <= safe || g.Installs() != installs+1 {
+			t.Errorf("with the snapshot: safe up to %d, %d before; %d installs", s, safe, g.Installs()-installs)
+		}
+	})
+}
+
 // A snapshot whose end does not agree with the frames that came is refused.
 func TestD1_SnapshotWithAFrameMissingIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

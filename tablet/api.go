@@ -24,6 +24,10 @@ type Group interface {
 	// SafeTime is the highest closed timestamp whose entries this replica has
 	// applied (X4); prepared transactions lower it further for the keys they lock.
 	SafeTime() truetime.Timestamp
+	// Installs counts the snapshots that began to replace this replica's data. From
+	// then until one is complete SafeTime is 0; a read that began before, and finds
+	// the count changed, saw a mixture (X4).
+	Installs() uint64
 	// Leader is the node believed to lead, 0 when unknown.
 	Leader() keys.NodeID
 }

@@ -155,6 +155,8 @@ type fakeReplica struct {
 	batch   *storage.Batch
 	done    []func()
 	applied uint64
+
+	installs atomic.Uint64
 }
 
 // Leader etc. implement Group for one replica.
@@ -186,6 +188,8 @@ func (r *fakeReplica) SafeTime() truetime.Timestamp {
 	defer r.g.mu.Unlock()
 	return r.g.safe
 }
+
+func (r *fakeReplica) Installs() uint64 { return r.installs.Load() }
 
 func (r *fakeReplica) Leader() keys.NodeID {
 	r.g.mu.Lock()

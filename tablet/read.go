@@ -153,6 +153,7 @@ func (l *leader) awaitReadable(ctx context.Context, sp keys.Span, at truetime.Ti
 // Otherwise the reader is sent to the leader.
 func (t *Tablet) followerRead(req *ReadRequest) (*ReadResponse, error) {
 	elsewhere := &paxosgroup.NotLeaderError{Group: t.cfg.Group, Leader: t.group.Leader()}
+	installs := t.group.Installs() // before the safe time: it moves after
 	if t.group.SafeTime() < req.At || !t.parentVisible() {
 		return nil, elsewhere
 	}
@@ -173,6 +174,9 @@ func (t *Tablet) followerRead(req *ReadRequest) (*ReadResponse, error) {
 	resp, err := t.readVersions(req, req.At)
 	if err != nil {
 		return nil, err
+	}
+	if t.group.Installs() != installs {
+		return nil, elsewhere // a snapshot has begun: the versions may be gone
 	}
 	if err := t.recheck(v, req); err != nil {
 		return nil, err

@@ -116,6 +116,7 @@ func (r *realReplica) Promise(term uint64, t truetime.Timestamp) error {
 }
 
 func (r *realReplica) SafeTime() truetime.Timestamp { return 0 }
+func (r *realReplica) Installs() uint64             { return 0 }
 
 func (r *realReplica) Leader() keys.NodeID {
 	r.mu.Lock()
