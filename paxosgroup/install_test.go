@@ -310,13 +310,13 @@ func TestR1_CheckpointWhileASnapshotBegins(t *testing.T) {
 					t.Fatal(err)
 				}
 				n = w.leader(1)
-				n.fill(t, 100)
+				n.fill(t, 1, 100)
 				time.Sleep(time.Second)
 				acked := f.groups[1].Status()
 				var vote uint64
 				f.groups[1].ask(func() { vote = f.groups[1].w.hs.vote })
 				w.net.Isolate(2, true)
-				n.fill(t, 1)
+				n.fill(t, 1, 1)
 
 				go n.snapshot(7, f).send(0)
 				synctest.Wait()
