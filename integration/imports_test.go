@@ -29,6 +29,7 @@ var rooms = []struct {
 	{"tablet", []string{"internal/crashpoint", "paxosgroup", "internal/storage", "internal/keys", "internal/version", "truetime"}},
 	{"tablet/directory", []string{"tablet", "paxosgroup", "internal/keys", "internal/version", "truetime"}},
 	{"txn", []string{"internal/crashpoint", "tablet", "tablet/directory", "paxosgroup", "internal/keys", "truetime"}},
+	{"internal/replicas", []string{"txn", "tablet", "tablet/directory", "paxosgroup", "internal/storage", "internal/keys", "truetime"}},
 	{"sql/sqlstate", nil},
 	{"sql/parse/...", []string{"sql/parse/...", "sql/sqlstate"}},
 	{"sql/types", []string{"sql/sqlstate", "sql/parse/pgast"}},

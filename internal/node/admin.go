@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/version"
 )
 
@@ -36,7 +37,7 @@ func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Status
 		}
 		st.Nodes = append(st.Nodes, p)
 	}
-	for _, r := range n.replicas.all() {
+	for _, r := range n.replicas.All() {
 		st.Tablets = append(st.Tablets, tabletStatus(r))
 	}
 	return st, nil
@@ -59,12 +60,12 @@ func (a *admin) RaiseVersion(ctx context.Context, req *adminpb.RaiseVersionReque
 // raiseTimeout bounds RaiseVersion, whatever its caller would wait.
 const raiseTimeout = 30 * time.Second
 
-func tabletStatus(r replica) *adminpb.Tablet {
-	d, g := r.tablet.Descriptor(), r.group.Status()
+func tabletStatus(r replicas.Replica) *adminpb.Tablet {
+	d, g := r.Tablet.Descriptor(), r.Group.Status()
 	t := &adminpb.Tablet{
 		Group: uint64(d.Group), StartKey: d.Span.Start, EndKey: d.Span.End, Generation: d.Generation,
 		Leader: uint32(g.Leader), Term: g.Term, Applied: g.Applied, Committed: g.Commit, Last: g.Last,
-		Quiesced: g.Quiesced, SafeTimeNs: int64(r.group.SafeTime()),
+		Quiesced: g.Quiesced, SafeTimeNs: int64(r.Group.SafeTime()),
 	}
 	for _, x := range d.Replicas {
 		t.Replicas = append(t.Replicas, &adminpb.Replica{NodeId: uint32(x.Node), ReplicaId: uint64(x.ID)})

@@ -181,7 +181,7 @@ func (n *Node) reopenLost(lost []*adminpb.Tablet) error {
 			return err
 		}
 		recs = append(recs, storage.GroupRecord{Group: g, Replica: r, HardState: &hs})
-		n.replicas.recovered[g] = storage.Recovered{State: storage.GroupState{Replica: r, HardState: hs}, Incomplete: true}
+		n.replicas.Lost(g, r, hs)
 	}
 	durable := make(chan error, 1)
 	n.store.Append(recs, func(err error) { durable <- err })
@@ -212,7 +212,7 @@ func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminp
 		return &adminpb.WelcomeResponse{Version: may}, nil
 	}
 	out := &adminpb.WelcomeResponse{Version: may, Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}}
-	for _, r := range n.replicas.all() {
+	for _, r := range n.replicas.All() {
 		out.Tablets = append(out.Tablets, tabletStatus(r))
 	}
 	for _, m := range n.members {

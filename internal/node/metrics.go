@@ -27,11 +27,11 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 	gauge("cluster_version", "The cluster's version, as this node knows it.", func() float64 { return float64(n.version.Active()) })
 	counter("rpc_calls_refused_total", "Calls of peers that were refused because too many were under way.", func() float64 { return float64(n.net.CallsRefused()) })
 
-	gauge("tablets", "Replicas of tablets on this node.", func() float64 { return float64(len(n.replicas.all())) })
+	gauge("tablets", "Replicas of tablets on this node.", func() float64 { return float64(len(n.replicas.All())) })
 	gauge("tablets_leading", "Tablets that this node leads with a valid lease.", func() float64 {
 		led := 0
-		for _, r := range n.replicas.all() {
-			if r.group.Status().Serving {
+		for _, r := range n.replicas.All() {
+			if r.Group.Status().Serving {
 				led++
 			}
 		}
@@ -54,8 +54,8 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 	tablets := func(f func(*tablet.Stats) int64) func() float64 {
 		return func() float64 {
 			var sum int64
-			for _, r := range n.replicas.all() {
-				sum += f(r.tablet.Stats())
+			for _, r := range n.replicas.All() {
+				sum += f(r.Tablet.Stats())
 			}
 			return float64(sum)
 		}

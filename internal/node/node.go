@@ -23,13 +23,13 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/pgwire"
 	"github.com/spandb/spand/sql"
-	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/tablet/directory"
 	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
@@ -58,12 +58,10 @@ type Node struct {
 	net       *rpc.Network
 	grpc      *grpc.Server
 	host      *paxosgroup.Host
-	replicas  *replicas
-	hooks     tablet.Hooks // of every tablet
+	replicas  *replicas.Set
 	dir       *directory.Directory
 	cache     *directory.Cache
 	publisher *directory.Publisher
-	highest   truetime.Timestamp // of all that the data directory holds, while opening
 	client    *txn.Client
 	engine    *sql.Engine
 	wire      *pgwire.Server
@@ -155,8 +153,8 @@ func (n *Node) open(ctx context.Context) (err error) {
 
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	n.replicas = newReplicas(recovered)
 	n.openNetwork()
+	n.replicas = replicas.New(replicas.Config{Node: n.self, Clock: n.clock, Caller: n.net, Logger: n.log, Recovered: recovered})
 	n.serveRPC()
 	n.lived = !fresh
 	if fresh {

@@ -39,8 +39,8 @@ func TestSlowStatementHasOneTraceOnAllNodes(t *testing.T) {
 	}
 	const leader = 2 // where the first tablet settles: its preferred node
 	eventually(t, "n3 leads", func() bool {
-		r, ok := nodes[leader].replicas.get(keys.FirstGroup)
-		return ok && r.group.Status().Serving
+		r, ok := nodes[leader].replicas.Get(keys.FirstGroup)
+		return ok && r.Group.Status().Serving
 	})
 	gateway := (leader + 1) % len(nodes)
 	connect := func(n *Node) *pgx.Conn {

@@ -224,9 +224,9 @@ func TestUnknownCommandStopsTheReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	r, _ := n.replicas.get(keys.FirstGroup)
-	r.group.Propose(&paxosgroup.Proposal{
-		Term: r.group.Status().Term, Data: []byte{1, 200, 1}, Done: func(any, truetime.Timestamp, error) {},
+	r, _ := n.replicas.Get(keys.FirstGroup)
+	r.Group.Propose(&paxosgroup.Proposal{
+		Term: r.Group.Status().Term, Data: []byte{1, 200, 1}, Done: func(any, truetime.Timestamp, error) {},
 	})
 	if err := <-n.Failed(); !strings.Contains(err.Error(), "unknown command kind 200") {
 		t.Errorf("the node failed with %v", err)
@@ -236,7 +236,7 @@ func TestUnknownCommandStopsTheReplica(t *testing.T) {
 		!strings.Contains(fmt.Sprint(line["err"]), "unknown command kind 200") {
 		t.Errorf("the log says %v", line)
 	}
-	if role := r.group.Status().Role; role != "stopped" {
+	if role := r.Group.Status().Role; role != "stopped" {
 		t.Errorf("the replica is a %s", role)
 	}
 }

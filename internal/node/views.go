@@ -77,12 +77,12 @@ func (n *Node) tabletRows(ctx context.Context, emit func([]types.Datum) error) e
 		return err
 	}
 	for _, d := range list {
-		var replicas []string
+		var on []string
 		for _, r := range d.Replicas {
-			replicas = append(replicas, n.name(r.Node).Str())
+			on = append(on, n.name(r.Node).Str())
 		}
 		if err := emit([]types.Datum{count(d.Group), types.Text(hex.EncodeToString(d.Span.Start)), types.Text(hex.EncodeToString(d.Span.End)),
-			count(d.Generation), n.name(n.Leader(d.Group)), types.Text(strings.Join(replicas, ","))}); err != nil {
+			count(d.Generation), n.name(n.replicas.Leader(d.Group)), types.Text(strings.Join(on, ","))}); err != nil {
 			return err
 		}
 	}
@@ -90,8 +90,8 @@ func (n *Node) tabletRows(ctx context.Context, emit func([]types.Datum) error) e
 }
 
 func (n *Node) replicaRows(_ context.Context, emit func([]types.Datum) error) error {
-	for _, r := range n.replicas.all() {
-		s := r.group.Status()
+	for _, r := range n.replicas.All() {
+		s := r.Group.Status()
 		if err := emit([]types.Datum{count(s.Group), types.Text(s.Role), count(s.Term), n.name(s.Leader), types.Bool(s.Serving), timestamp(s.LeaseEnd),
 			timestamp(s.SafeTime), count(s.Applied), count(s.Commit), count(s.Last), types.Bool(s.Quiesced)}); err != nil {
 			return err
@@ -101,13 +101,13 @@ func (n *Node) replicaRows(_ context.Context, emit func([]types.Datum) error) er
 }
 
 func (n *Node) lockRows(_ context.Context, emit func([]types.Datum) error) error {
-	for _, r := range n.replicas.all() {
-		for _, l := range r.tablet.Locks(maxLocksShown) {
+	for _, r := range n.replicas.All() {
+		for _, l := range r.Tablet.Locks(maxLocksShown) {
 			mode := "shared"
 			if l.Strength == tablet.LockExclusive {
 				mode = "exclusive"
 			}
-			if err := emit([]types.Datum{count(r.tablet.Group()), types.Text(l.Span.String()), types.Text(mode), types.Text(l.Txn.String()),
+			if err := emit([]types.Datum{count(r.Tablet.Group()), types.Text(l.Span.String()), types.Text(mode), types.Text(l.Txn.String()),
 				n.name(l.Client), types.Text(l.Phase), types.Bool(!l.Waiting)}); err != nil {
 				return err
 			}

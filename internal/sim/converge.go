@@ -51,16 +51,16 @@ func (w *World) unrest() (why []string) {
 			say("node %d is down", n.id)
 			return why
 		}
-		for _, r := range l.all() {
-			g := r.tablet.Group()
+		for _, r := range l.set.All() {
+			g := r.Tablet.Group()
 			if groups[g] == nil {
 				all = append(all, g)
 			}
-			groups[g] = append(groups[g], r.group.Status())
-			if x := r.tablet.Replicated(); x.Prepared+x.Decided+x.Staged > 0 {
+			groups[g] = append(groups[g], r.Group.Status())
+			if x := r.Tablet.Replicated(); x.Prepared+x.Decided+x.Staged > 0 {
 				say("node %d group %d: %d prepared, %d decided, %d staged", n.id, g, x.Prepared, x.Decided, x.Staged)
 			}
-			for _, k := range r.tablet.Locks(3) {
+			for _, k := range r.Tablet.Locks(3) {
 				say("node %d group %d: lock of %v on %v (%s, waiting %v)", n.id, g, k.Txn, k.Span, k.Phase, k.Waiting)
 			}
 		}
@@ -140,9 +140,9 @@ func (w *World) compare() {
 	var data []storage.KV
 	for i, n := range w.nodes {
 		l := n.current()
-		for _, r := range l.all() {
-			g := r.tablet.Group()
-			s := side{r.group.Status().Applied, r.tablet.Capture()}
+		for _, r := range l.set.All() {
+			g := r.Tablet.Group()
+			s := side{r.Group.Status().Applied, r.Tablet.Capture()}
 			f, seen := first[g]
 			if !seen {
 				first[g] = s
@@ -210,8 +210,8 @@ func (w *World) keep(kvs []storage.KV) {
 func (w *World) uncollect() {
 	var mark truetime.Timestamp
 	for _, n := range w.nodes {
-		for _, r := range n.current().all() {
-			mark = max(mark, r.tablet.LowWater())
+		for _, r := range n.current().set.All() {
+			mark = max(mark, r.Tablet.LowWater())
 		}
 	}
 	for k, list := range w.collected {
@@ -231,8 +231,8 @@ func (w *World) uncollect() {
 // boundaries: the tablets partition the keyspace (B1).
 func (w *World) boundaries() {
 	var ds []keys.Descriptor
-	for _, r := range w.nodes[0].current().all() {
-		ds = append(ds, r.tablet.Descriptor())
+	for _, r := range w.nodes[0].current().set.All() {
+		ds = append(ds, r.Tablet.Descriptor())
 	}
 	slices.SortFunc(ds, func(a, b keys.Descriptor) int { return bytes.Compare(a.Span.Start, b.Span.Start) })
 	at := keys.MinKey

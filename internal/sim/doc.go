@@ -77,8 +77,9 @@
 // it has sent arrives late), a full disk, damage on disk, steps of a clock beyond ε but
 // in the one test of T2, changes of membership, nodes that lost their disk. bbolt's own
 // file survives crashes as its last commit left it. SKIP LOCKED, savepoints and bulk
-// loads are not among the clients' transactions. How internal/node assembles a node is
-// mirrored here by hand (node.go, missing.go): a change there wants one here.
+// loads are not among the clients' transactions. How internal/node wires the rooms
+// together is mirrored here by hand (node.go): a change there wants one here; what
+// it decides about replicas is the same code (internal/replicas).
 //
 // # Goroutines
 //

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
@@ -48,7 +48,8 @@ func (c clockError) now() time.Duration {
 	return c.err + time.Duration(float64(time.Since(c.at))*c.ppm/1e6)
 }
 
-// Life is a node between a start and a crash, assembled like internal/node.Node.
+// Life is a node between a start and a crash, assembled like internal/node.Node,
+// its replicas by the same code (internal/replicas).
 type Life struct {
 	n     *Node
 	log   *slog.Logger
@@ -59,26 +60,16 @@ type Life struct {
 	dir   *directory.Directory
 	cache *directory.Cache
 	txns  *txn.Client
-	hooks tablet.Hooks
 	pub   *directory.Publisher
-
-	highest truetime.Timestamp // of what the disk holds, while opening
+	set   *replicas.Set
 
 	ctx    context.Context // ends with the life
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	dead   atomic.Bool
 
-	mu        sync.RWMutex
-	ended     bool // nothing is spawned any more
-	replicas  map[keys.GroupID]replica
-	recovered map[keys.GroupID]storage.Recovered
-	leaders   map[keys.GroupID]keys.NodeID
-}
-
-type replica struct {
-	tablet *tablet.Tablet
-	group  *paxosgroup.Group
+	mu    sync.RWMutex
+	ended bool // nothing is spawned any more
 }
 
 // current returns the node's life, nil while it is down.
@@ -141,10 +132,7 @@ func (n *Node) start() error {
 		return nil
 	}
 	w := n.w
-	l := &Life{
-		n: n, log: w.trace.logger(w.opts.logLevel()).With("node", n.id),
-		replicas: map[keys.GroupID]replica{}, leaders: map[keys.GroupID]keys.NodeID{},
-	}
+	l := &Life{n: n, log: w.trace.logger(w.opts.logLevel()).With("node", n.id)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
 	n.fails, n.failed = false, false // it was not the disk's last life
@@ -177,10 +165,10 @@ func (n *Node) start() error {
 	if err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
-	l.store, l.recovered = store, recovered
-	l.end = w.net.Attach(n.id)
+	l.store, l.end = store, w.net.Attach(n.id)
+	l.set = replicas.New(replicas.Config{Node: n.id, Clock: l.clock, Caller: l.end, Logger: l.log, Recovered: recovered})
 	l.end.HandleCalls(func(ctx context.Context, _ keys.NodeID, method byte, payload []byte) []byte {
-		return txn.Serve(ctx, localTablets{l}, method, payload)
+		return txn.Serve(ctx, l.set, method, payload)
 	})
 	if err := l.openHost(); err != nil {
 		l.end.Detach()
@@ -232,122 +220,40 @@ func (l *Life) openHost() error {
 	}
 	l.host = host
 	l.store.SetSource(host)
-	l.dir = directory.New(directory.Config{Node: self, Clock: l.clock, Dialer: directoryDialer{l}, Logger: l.log.With("room", "directory"), Boot: boot})
+	l.dir = directory.New(directory.Config{Node: self, Clock: l.clock, Dialer: l.set.Directory(), Logger: l.log.With("room", "directory"), Boot: boot})
 	l.cache = directory.NewCache(l.dir, 0, boot...)
 	p := &w.plan
 	l.txns = txn.NewClient(txn.Config{
-		Node: self, Clock: l.clock, Router: l.cache, Dialer: l, Directory: l.dir, Logger: l.log.With("room", "txn"),
+		Node: self, Clock: l.clock, Router: l.cache, Dialer: l.set, Directory: l.dir, Logger: l.log.With("room", "txn"),
 		StageAfter: p.StageAfter, ChunkBytes: p.ChunkBytes, InlineBytes: p.InlineBytes,
 	})
-	l.hooks = txn.NewRecovery(l.txns).Hooks()
+	hooks := txn.NewRecovery(l.txns).Hooks()
 	l.pub = directory.NewPublisher(l.dir)
-	l.hooks.SplitApplied = func(_ *tablet.Tablet, s tablet.SplitApplied) {
+	hooks.SplitApplied = func(_ *tablet.Tablet, s tablet.SplitApplied) {
 		if s.Holder == self {
 			l.pub.Enqueue(s.Parent, s.Child)
 		}
-		if err := l.openTablet(s.Child, &s); err != nil && !l.dead.Load() {
+		if err := l.set.OpenChild(s); err != nil && !l.dead.Load() {
 			w.violate("B1", "node %d: opening the child of a split: %v", self, err)
 		}
 	}
-	for _, d := range boot {
-		if err := l.openTablet(d, nil); err != nil {
-			return err
-		}
+	tablets := tablet.Config{Reader: l.store, Hooks: hooks, InDoubtAfter: p.InDoubtAfter, VersionHorizon: p.VersionHorizon}
+	if err := l.set.Open(host, tablets, boot); err != nil {
+		return err
 	}
-	l.mu.RLock()
-	var rest []keys.GroupID
-	for g, rec := range l.recovered {
-		if len(rec.State.Machine) > 0 {
-			rest = append(rest, g)
-		}
-	}
-	l.mu.RUnlock()
-	slices.Sort(rest)
-	for _, g := range rest {
-		if err := l.openTablet(keys.Descriptor{Group: g}, nil); err != nil {
-			return err
-		}
-	}
-	return l.checkStart()
+	return l.set.CheckStart(l.ctx)
 }
 
-// checkStart mirrors internal/node's (T2).
-func (l *Life) checkStart() error {
-	err := truetime.CheckStart(l.clock, l.highest)
-	var behind *truetime.StartError
-	if errors.As(err, &behind) && behind.Gap <= 2*time.Second {
-		return l.clock.AwaitAfter(l.ctx, l.highest)
-	}
-	return err
-}
-
-// openTablet and openReplica mirror internal/node's.
-func (l *Life) openTablet(desc keys.Descriptor, split *tablet.SplitApplied) error {
-	return l.openReplica(desc, split, false)
-}
-
-func (l *Life) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, incomplete bool) error {
-	l.mu.Lock()
-	if _, open := l.replicas[desc.Group]; open {
-		l.mu.Unlock()
-		return nil
-	}
-	rec, known := l.recovered[desc.Group]
-	delete(l.recovered, desc.Group)
-	l.mu.Unlock()
-
-	self := l.n.id
-	gc := paxosgroup.GroupConfig{ID: desc.Group, Incomplete: incomplete || rec.Incomplete}
-	if known {
-		gc.Recovered = &rec
-	}
-	cfg := l.tabletConfig(desc.Group)
-	t := tablet.New(cfg)
-	switch {
-	case split != nil:
-		t = tablet.NewChild(cfg, *split)
-		gc.Initial, gc.InheritedHolder, gc.Floor = split.State, split.Holder, split.Floor
-	case gc.Incomplete: // the snapshot brings its state
-	case len(rec.State.Machine) == 0:
-		gc.Initial = tablet.InitialState(desc)
-	default:
-		if err := t.Restore(rec.State.Machine); err != nil {
-			return err
+// unknownGroup is told that node from has sent something for a replica that is not
+// open here.
+func (l *Life) unknownGroup(g keys.GroupID, r keys.ReplicaID, from keys.NodeID) {
+	l.n.w.spawn(l, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := l.set.OpenMissing(ctx, g, r, from); err != nil {
+			l.log.Debug("missing replica not opened", "group", uint64(g), "err", err)
 		}
-		desc = t.Descriptor()
-	}
-	if known {
-		l.highest = max(l.highest, paxosgroup.HighestTimestamp(&rec), t.Highest())
-	}
-	for _, r := range desc.Replicas {
-		if r.Node == self {
-			gc.Replica = r.ID
-		}
-	}
-	if gc.Replica == 0 {
-		return fmt.Errorf("group %d has no replica on node %d", cfg.Group, self)
-	}
-	gc.Replicas, gc.Machine = desc.Replicas, t
-	gc.Preferred = desc.Replicas[int(desc.Group)%len(desc.Replicas)].Node
-	g, err := l.host.Open(gc)
-	if errors.Is(err, paxosgroup.ErrStopped) && l.dead.Load() {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("opening group %d: %w", cfg.Group, err)
-	}
-	t.Bind(g)
-	l.mu.Lock()
-	l.replicas[desc.Group] = replica{t, g}
-	l.mu.Unlock()
-	return nil
-}
-
-func (l *Life) tabletConfig(g keys.GroupID) tablet.Config {
-	return tablet.Config{
-		Group: g, Node: l.n.id, Clock: l.clock, Reader: l.store, Logger: l.log, Hooks: l.hooks,
-		InDoubtAfter: l.n.w.plan.InDoubtAfter, VersionHorizon: l.n.w.plan.VersionHorizon,
-	}
+	})
 }
 
 // collect drops old versions now and then, as internal/node does. What is there
@@ -361,8 +267,8 @@ func (l *Life) collect() {
 			return
 		case <-tick.C:
 		}
-		for _, r := range l.all() {
-			if r.group.Leader() != l.n.id {
+		for _, r := range l.set.All() {
+			if r.Group.Leader() != l.n.id {
 				continue
 			}
 			kvs, err := dump(l.store)
@@ -370,8 +276,8 @@ func (l *Life) collect() {
 				return // the store is closed
 			}
 			l.n.w.keep(kvs)
-			if _, err := r.tablet.Collect(l.ctx); err != nil {
-				l.log.Debug("collecting", "group", uint64(r.tablet.Group()), "err", err)
+			if _, err := r.Tablet.Collect(l.ctx); err != nil {
+				l.log.Debug("collecting", "group", uint64(r.Tablet.Group()), "err", err)
 			}
 		}
 	}
@@ -442,75 +348,11 @@ func (l *Life) stop() {
 	}
 	if l.host != nil {
 		l.host.Close()
-		for _, r := range l.all() {
-			r.tablet.Close()
-		}
+		l.set.Close()
 	}
 	l.end.Wait()
 	l.wg.Wait()
 	if err := l.store.Close(); err != nil {
 		l.log.Debug("closing the store", "err", err)
 	}
-}
-
-func (l *Life) get(g keys.GroupID) (replica, bool) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	r, ok := l.replicas[g]
-	return r, ok
-}
-
-// all returns the replicas in the order of their groups.
-func (l *Life) all() []replica {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	out := make([]replica, 0, len(l.replicas))
-	for _, r := range l.replicas {
-		out = append(out, r)
-	}
-	slices.SortFunc(out, func(a, b replica) int { return int(a.tablet.Group()) - int(b.tablet.Group()) })
-	return out
-}
-
-// Participant implements txn.Dialer.
-func (l *Life) Participant(node keys.NodeID, g keys.GroupID) (txn.Participant, error) {
-	if node != l.n.id {
-		return txn.NewRemote(l.end, node, g), nil
-	}
-	r, ok := l.get(g)
-	if !ok {
-		return nil, &paxosgroup.NotLeaderError{Group: g}
-	}
-	return r.tablet, nil
-}
-
-// Leader implements txn.Dialer.
-func (l *Life) Leader(g keys.GroupID) keys.NodeID {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if r, ok := l.replicas[g]; ok {
-		if n := r.group.Leader(); n != 0 {
-			return n
-		}
-	}
-	return l.leaders[g]
-}
-
-// Learned implements txn.Dialer.
-func (l *Life) Learned(g keys.GroupID, leader keys.NodeID) {
-	l.mu.Lock()
-	l.leaders[g] = leader
-	l.mu.Unlock()
-}
-
-type directoryDialer struct{ *Life }
-
-func (d directoryDialer) Replica(node keys.NodeID, g keys.GroupID) (directory.Replica, error) {
-	return d.Participant(node, g)
-}
-
-type localTablets struct{ l *Life }
-
-func (t localTablets) Local(g keys.GroupID) (txn.Participant, error) {
-	return t.l.Participant(t.l.n.id, g)
 }

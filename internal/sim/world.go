@@ -305,9 +305,9 @@ func (w *World) strike(f *Fault, active map[*Fault]bool) {
 				if l == nil {
 					continue
 				}
-				for _, r := range l.all() {
-					if d := r.tablet.Descriptor(); d.Span.Contains(keys.Key(f.Key)) && r.group.Leader() == n.id {
-						err := r.group.Transfer(ctx, f.Node)
+				for _, r := range l.set.All() {
+					if d := r.Tablet.Descriptor(); d.Span.Contains(keys.Key(f.Key)) && r.Group.Leader() == n.id {
+						err := r.Group.Transfer(ctx, f.Node)
 						w.trace.Addf("transfer of group %d from %d to %d: %v", d.Group, n.id, f.Node, err)
 						return
 					}
@@ -427,9 +427,9 @@ func (w *World) watchLeases(ctx context.Context) {
 			if l == nil {
 				continue
 			}
-			for _, r := range l.all() {
-				g := r.tablet.Group()
-				if r.group.Leader() != n.id || !r.group.Status().Serving {
+			for _, r := range l.set.All() {
+				g := r.Tablet.Group()
+				if r.Group.Leader() != n.id || !r.Group.Status().Serving {
 					continue
 				}
 				if time.Now() != now {
@@ -465,8 +465,8 @@ func (w *World) leaderOf(k string) keys.NodeID {
 		if l == nil {
 			continue
 		}
-		for _, r := range l.all() {
-			if r.tablet.Descriptor().Span.Contains(keys.Key(k)) && r.group.Leader() == n.id {
+		for _, r := range l.set.All() {
+			if r.Tablet.Descriptor().Span.Contains(keys.Key(k)) && r.Group.Leader() == n.id {
 				return n.id
 			}
 		}

@@ -10,50 +10,8 @@ import (
 	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
-	"github.com/spandb/spand/tablet/directory"
 	"github.com/spandb/spand/txn"
 )
-
-// Participant implements txn.Dialer: the tablet itself when it is here, its
-// remote twin otherwise.
-func (n *Node) Participant(node keys.NodeID, g keys.GroupID) (txn.Participant, error) {
-	if node != n.self {
-		return txn.NewRemote(n.net, node, g), nil
-	}
-	r, ok := n.replicas.get(g)
-	if !ok {
-		return nil, &paxosgroup.NotLeaderError{Group: g}
-	}
-	return r.tablet, nil
-}
-
-// Leader implements txn.Dialer. The replica on this node knows best.
-func (n *Node) Leader(g keys.GroupID) keys.NodeID {
-	n.replicas.mu.RLock()
-	defer n.replicas.mu.RUnlock()
-	if r, ok := n.replicas.byGroup[g]; ok {
-		if l := r.group.Leader(); l != 0 {
-			return l
-		}
-	}
-	return n.replicas.leaders[g]
-}
-
-// Learned implements txn.Dialer.
-func (n *Node) Learned(g keys.GroupID, leader keys.NodeID) {
-	n.replicas.mu.Lock()
-	n.replicas.leaders[g] = leader
-	n.replicas.mu.Unlock()
-}
-
-// directoryDialer is the node as the directory wants it.
-type directoryDialer struct{ n *Node }
-
-func (d directoryDialer) Replica(node keys.NodeID, g keys.GroupID) (directory.Replica, error) {
-	return d.n.Participant(node, g)
-}
-func (d directoryDialer) Leader(g keys.GroupID) keys.NodeID          { return d.n.Leader(g) }
-func (d directoryDialer) Learned(g keys.GroupID, leader keys.NodeID) { d.n.Learned(g, leader) }
 
 // Calls between nodes: txn's methods, and from here on the node's own, whose answer
 // is an error's text or nothing.
@@ -74,7 +32,7 @@ func (n *Node) handleCall(ctx context.Context, from keys.NodeID, method byte, pa
 		n.versionIsTold()
 	default:
 		began := time.Now()
-		answer := txn.Serve(ctx, localTablets{n}, method, payload)
+		answer := txn.Serve(ctx, n.replicas, method, payload)
 		n.noteCall(ctx, from, method, time.Since(began), answer)
 		return answer
 	}
@@ -131,12 +89,6 @@ func (n *Node) askPeers(ctx context.Context, method byte, payload []byte) []erro
 		}
 	}
 	return errs
-}
-
-type localTablets struct{ n *Node }
-
-func (l localTablets) Local(g keys.GroupID) (txn.Participant, error) {
-	return l.n.Participant(l.n.self, g)
 }
 
 // schemaPeers asks the other nodes to let go of their schema leases (B2).
