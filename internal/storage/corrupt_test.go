@@ -587,12 +587,14 @@ func TestIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := bytes.Replace(good, []byte("format 1"), []byte("format 2"), 1)
-	os.WriteFile(file, newer, 0o600)
 	o.Identity = me
-	var fe *FormatError
-	if _, _, err := Open(o); !errors.As(err, &fe) || fe.Have != 2 {
-		t.Error(err)
+	for other, says := range map[uint32]string{dirFormat - 1: "use an older spand", dirFormat + 1: "use a newer spand"} {
+		of := bytes.Replace(good, fmt.Appendf(nil, "format %d", dirFormat), fmt.Appendf(nil, "format %d", other), 1)
+		os.WriteFile(file, of, 0o600)
+		var fe *FormatError
+		if _, _, err := Open(o); !errors.As(err, &fe) || fe.Have != other || !strings.Contains(err.Error(), says) {
+			t.Error(err)
+		}
 	}
 	var ce *CorruptError
 	os.WriteFile(file, bytes.Replace(good, []byte("node 3"), []byte("node 5"), 1), 0o600)

@@ -72,13 +72,17 @@ func (e *ForeignDirError) Error() string {
 	return fmt.Sprintf("storage: %s is not a data directory (it holds %s and no %s file); give an empty or new one", e.Dir, e.Found, identityName)
 }
 
-// FormatError says that a file, or a record in it, was written by a newer version.
+// FormatError says that a file, or a record in it, was written by a newer version,
+// or by one so old that this program no longer reads it.
 type FormatError struct {
 	File            string
 	Have, Supported uint32
 }
 
 func (e *FormatError) Error() string {
+	if e.Have < e.Supported {
+		return fmt.Sprintf("storage: %s has format version %d, which this program no longer reads (it reads %d); use an older spand, or begin anew", e.File, e.Have, e.Supported)
+	}
 	return fmt.Sprintf("storage: %s has format version %d, this program reads up to %d; use a newer spand", e.File, e.Have, e.Supported)
 }
 

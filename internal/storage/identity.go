@@ -31,9 +31,10 @@ const (
 	identityName = "IDENTITY"
 	// initName marks a directory whose creation has not finished: what is in it
 	// beside the mark may be thrown away.
-	initName  = "INITIALIZING"
-	boltName  = "store.db"
-	dirFormat = 1
+	initName = "INITIALIZING"
+	boltName = "store.db"
+	// dirFormat 1 had no formats in the node's own records; nothing of it was released.
+	dirFormat = 2
 )
 
 // ReadIdentity returns the identity of the data directory dir, false when
@@ -75,7 +76,7 @@ func decodeIdentity(file string, b []byte) (Identity, error) {
 	if !ok || err != nil {
 		return bad("no format version")
 	}
-	if format > dirFormat {
+	if format != dirFormat {
 		return Identity{}, &FormatError{File: file, Have: uint32(format), Supported: dirFormat}
 	}
 	if want := fmt.Sprintf("%08x\n", crc32.Checksum([]byte(text), castagnoli)); sum != want {

@@ -68,11 +68,8 @@ func (s *Store) NextIncarnation(atLeast uint64) (uint64, error) {
 func nextIncarnation(fsys FS, dir string, atLeast uint64) (uint64, error) {
 	name := filepath.Join(dir, incarnationName)
 	f, err := fsys.Open(name)
-	if errors.Is(err, fs.ErrNotExist) { // a directory from before there was the file
-		if err := createIncarnation(fsys, dir); err != nil {
-			return 0, err
-		}
-		f, err = fsys.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, &CorruptError{File: name, Offset: -1, Reason: "file is missing"}
 	}
 	if err != nil {
 		return 0, err

@@ -113,6 +113,9 @@ func TestIncarnationRefusesDamageAndNewerFormats(t *testing.T) {
 	if _, err := nextIncarnation(write(torn, torn), "/node", 0); !errors.As(err, &corrupt) {
 		t.Errorf("both slots damaged: %v", err)
 	}
+	if _, err := nextIncarnation(NewMemFS(t.TempDir()).Boot(), "/node", 0); !errors.As(err, &corrupt) {
+		t.Errorf("no file: %v", err)
+	}
 	newer := encodeIncarnation(5)
 	newer[8]++
 	var format *FormatError
