@@ -15,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/internal/keys"
@@ -125,8 +127,16 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
+// raise asks a node as an operator does.
 func raise(n *Node, v uint32) (uint32, error) {
-	resp, err := (&admin{n: n}).RaiseVersion(context.Background(), &adminpb.RaiseVersionRequest{Version: v})
+	conn, err := grpc.NewClient("passthrough:///"+n.Addrs().RPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	resp, err := adminpb.NewAdminClient(conn).RaiseVersion(ctx, &adminpb.RaiseVersionRequest{Version: v})
 	return resp.GetVersion(), err
 }
 

@@ -290,16 +290,15 @@ func TestIncarnationsAreCheckedOnConnect(t *testing.T) {
 	})
 	defer n2.stop()
 	n1 := startWith(t, Config{Self: 1, Addrs: addrs, Incarnation: 8}, ln1, nil)
+	defer n1.stop()
 	callUntil(t, n1, 2, 1, nil)
-	n1.cfg.Incarnation = 7
-	if got := refusal(t, n1, a2); !strings.Contains(got, "a later life of node 1") {
+	earlier := New(Config{Self: 1, Addrs: addrs, Incarnation: 7})
+	if got := refusal(t, &node{Network: earlier}, a2); !strings.Contains(got, "a later life of node 1") {
 		t.Errorf("an earlier life: %q", got)
 	}
-	n1.cfg.Incarnation = 8
 	if got := refusal(t, n1, a2); got != "" {
 		t.Errorf("the same life: %q", got)
 	}
-	n1.stop()
 }
 
 // A peer's calls have a budget: what is beyond is refused unexecuted, and the
