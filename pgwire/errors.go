@@ -73,6 +73,7 @@ func appendError(dst []byte, typ byte, severity string, e *sqlstate.Error) []byt
 		Detail:              clean(e.Detail),
 		Hint:                clean(e.Hint),
 		Position:            int32(e.Position),
+		Where:               clean(e.Where),
 		SchemaName:          clean(e.Schema),
 		TableName:           clean(e.Table),
 		ColumnName:          clean(e.Column),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -219,20 +220,14 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 		if err == io.EOF {
 			break
 		}
+		if err == nil {
+			err = checkFields(fields, ti, ords, o, line == 0 && o.header)
+		}
 		if err != nil {
-			return 0, err
+			return 0, inCopy(err, ti, rd, -1, "")
 		}
 		if line == 0 && o.header {
-			if err := checkHeader(fields, ti, ords, o); err != nil {
-				return 0, err
-			}
 			continue
-		}
-		if len(fields) < len(ords) {
-			return 0, copyError("missing data for column %q", ti.Desc.Columns[ords[len(fields)]].Name)
-		}
-		if len(fields) > len(ords) {
-			return 0, copyError("extra data after last expected column")
 		}
 		for i, ord := range ords {
 			f := &fields[i]
@@ -242,18 +237,18 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 			}
 			if o.binary {
 				if row[ord], err = types.ParseBinary(f.text, ti.Types[ord]); err != nil {
-					return 0, err
+					return 0, inCopy(err, ti, rd, ord, "")
 				}
 				continue
 			}
 			s := unsafe.String(unsafe.SliceData(f.text), len(f.text))
 			if row[ord], err = types.ParseText(s, ti.Types[ord], fs); err != nil {
-				return 0, detachError(err)
+				return 0, inCopy(err, ti, rd, ord, s)
 			}
 		}
 		for _, i := range perRow {
 			if row[i], err = p.Insert.Cols[i].Eval(&ec.Eval, nil); err != nil {
-				return 0, err
+				return 0, inCopy(err, ti, rd, -1, "")
 			}
 		}
 		if err := ins.Add(row); err != nil {
@@ -264,15 +259,42 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	return ins.Count, err
 }
 
-// detachError copies an error's texts, which may alias the read buffer.
-func detachError(err error) error {
+// inCopy says where in the data an error is: in which line and, with ord >= 0, in
+// which column's text. It copies texts, which may alias the read buffer.
+func inCopy(err error, ti *plan.TableInfo, rd copyFields, ord int, text string) error {
 	e, ok := err.(*sqlstate.Error)
 	if !ok {
 		return err
 	}
 	out := *e
 	out.Message, out.Detail = strings.Clone(e.Message), strings.Clone(e.Detail)
+	out.Where = "COPY " + ti.Desc.Name + ", line " + strconv.Itoa(rd.at())
+	if ord >= 0 {
+		out.Where += ", column " + ti.Desc.Columns[ord].Name
+		if len(text) > maxCopyContext {
+			text = strings.ToValidUTF8(text[:maxCopyContext], "") + "..."
+		}
+		if text != "" {
+			out.Where += ": \"" + text + "\""
+		}
+	}
 	return &out
+}
+
+// maxCopyContext bounds how much of a bad value an error quotes.
+const maxCopyContext = 100
+
+// checkFields refuses a row of too few or too many fields, and a header that does not fit.
+func checkFields(fields []copyField, ti *plan.TableInfo, ords []int, o copyOptions, header bool) error {
+	switch {
+	case header:
+		return checkHeader(fields, ti, ords, o)
+	case len(fields) < len(ords):
+		return copyError("missing data for column %q", ti.Desc.Columns[ords[len(fields)]].Name)
+	case len(fields) > len(ords):
+		return copyError("extra data after last expected column")
+	}
+	return nil
 }
 
 func checkHeader(fields []copyField, ti *plan.TableInfo, ords []int, o copyOptions) error {
@@ -394,7 +416,10 @@ type copyReader struct {
 	eof    bool
 	fields []copyField
 	plain  []byte // unescaped text of the line
+	lines  int    // read so far, as PostgreSQL counts them
 }
+
+func (r *copyReader) at() int { return r.lines }
 
 func newCopyReader(r io.Reader, o copyOptions, n int) *copyReader {
 	return &copyReader{r: r, o: o, buf: make([]byte, 64<<10), fields: make([]copyField, 0, n)}

@@ -19,6 +19,7 @@ const copyHeaderBytes = len(copySignature) + 4 + 4
 // copyFields yields the fields of one row after another, io.EOF at the end.
 type copyFields interface {
 	next() ([]copyField, error)
+	at() int // the line, or binary row, that next has come to
 }
 
 // binaryCopyReader splits binary COPY data into fields.
@@ -92,6 +93,7 @@ func (r *binaryCopyReader) next() ([]copyField, error) {
 	if err := r.fill(2); err != nil {
 		return nil, err
 	}
+	r.lines++
 	count := int(int16(binary.BigEndian.Uint16(r.buf[r.pos:])))
 	if count == -1 {
 		r.pos += 2

@@ -29,6 +29,7 @@ func (r *copyReader) line() ([]byte, error) {
 				if scanned == start {
 					return nil, io.EOF
 				}
+				r.lines++
 				r.pos = r.end
 				return r.finish(r.buf[start:r.end])
 			}
@@ -40,6 +41,7 @@ func (r *copyReader) line() ([]byte, error) {
 		at := scanned + i
 		if r.o.csv {
 			if quoted = r.quotes(r.buf[scanned:at], quoted); quoted {
+				r.lines++
 				scanned = at + 1
 				continue
 			}
@@ -53,6 +55,7 @@ func (r *copyReader) line() ([]byte, error) {
 				continue
 			}
 		}
+		r.lines++
 		r.pos = at + 1
 		return r.finish(r.buf[start:at])
 	}

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -126,7 +127,7 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 			c.restart(err)
 			continue
 		}
-		return c.refuse(ctx, err)
+		return c.refuse(ctx, positionOf(err, r.st))
 	}
 }
 
@@ -142,6 +143,15 @@ func (c *Conn) refuse(ctx context.Context, err error) error {
 	c.noteAbort(err)
 	c.failTxn()
 	return c.clientError(c.cause(ctx, err))
+}
+
+// positionOf gives an error in a literal of st its position.
+func positionOf(err error, st *pgast.Statement) error {
+	var literal *expr.LiteralError
+	if errors.As(err, &literal) {
+		return literal.At(st)
+	}
+	return err
 }
 
 // cause prefers the reason why ctx ended to what its end made fail.

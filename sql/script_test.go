@@ -184,10 +184,10 @@ func (r *textResult) fail(err error) {
 		fmt.Fprintf(r, "ERROR (no SQLSTATE): %v\n", err)
 		return
 	}
-	r.failed(string(e.Code), e.Message, e.Detail, e.Hint, e.Constraint)
+	r.failed(string(e.Code), e.Message, e.Detail, e.Hint, e.Constraint, e.Where)
 }
 
-func (r *textResult) failed(code, msg, detail, hint, constraint string) {
+func (r *textResult) failed(code, msg, detail, hint, constraint, where string) {
 	r.header = ""
 	fmt.Fprintf(r, "ERROR %s: %s\n", code, msg)
 	if detail != "" {
@@ -198,6 +198,9 @@ func (r *textResult) failed(code, msg, detail, hint, constraint string) {
 	}
 	if constraint != "" {
 		fmt.Fprintf(r, "CONSTRAINT: %s\n", constraint)
+	}
+	if strings.Contains(where, ", column ") { // else PostgreSQL quotes the line too
+		fmt.Fprintf(r, "CONTEXT: %s\n", where)
 	}
 }
 
@@ -296,6 +299,6 @@ func (r *textResult) postgres(ctx context.Context, c *pgconn.PgConn, query, data
 			fmt.Fprintf(r, "ERROR (no SQLSTATE): %v\n", err)
 			return
 		}
-		r.failed(pe.Code, pe.Message, pe.Detail, pe.Hint, pe.ConstraintName)
+		r.failed(pe.Code, pe.Message, pe.Detail, pe.Hint, pe.ConstraintName, pe.Where)
 	}
 }

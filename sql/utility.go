@@ -3,11 +3,13 @@ package sql
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/sql/expr"
 	"github.com/spandb/spand/sql/parse/pgast"
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
@@ -340,6 +342,10 @@ func (c *Conn) executeStmt(ctx context.Context, r *request, x *pgast.Execute) (s
 	}
 	tag, err := c.perform(ctx, &inner)
 	r.sink = inner.sink
+	var literal *expr.LiteralError
+	if errors.As(err, &literal) {
+		err = literal.Err // its position is one in the prepared text
+	}
 	return tag, err
 }
 

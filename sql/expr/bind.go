@@ -224,7 +224,7 @@ func (b *binder) bind(e pgast.Expr) (Expr, error) {
 // constant types a literal; neg folds a minus sign in, so that -2147483648 is an
 // integer.
 func (b *binder) constant(n *pgast.Const, neg bool) (Expr, error) {
-	c := &constNode{slot: n.Slot, kind: n.Kind, neg: neg, typ: types.T(tUnk)}
+	c := &constNode{slot: n.Slot, pos: n.Pos, kind: n.Kind, neg: neg, typ: types.T(tUnk)}
 	var v pgast.Value
 	if cv, ok := b.env.(ConstValues); ok {
 		v = cv.Const(n.Slot)

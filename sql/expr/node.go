@@ -70,6 +70,7 @@ func (c *outerNode) head() string {
 type constNode struct {
 	leaf
 	slot  int
+	pos   int // in the text of the statement's shape
 	typ   types.Type
 	kind  pgast.ValueKind
 	neg   bool   // a minus sign was folded in
@@ -103,7 +104,7 @@ func (c *constNode) convert(ec *EvalContext) (types.Datum, error) {
 	}
 	d, err := types.ParseText(text, c.typ, fs)
 	if err != nil {
-		return types.Null, err
+		return types.Null, c.refused(err)
 	}
 	if len(ec.constType) < len(ec.Consts) {
 		ec.constType = make([]types.OID, len(ec.Consts))
@@ -113,6 +114,29 @@ func (c *constNode) convert(ec *EvalContext) (types.Datum, error) {
 	}
 	ec.ConstCache[c.slot], ec.constType[c.slot] = d, c.typ.OID
 	return d, nil
+}
+
+// refused says where the quoted literal stands that is not of its type.
+func (c *constNode) refused(err error) error {
+	if e, ok := err.(*sqlstate.Error); ok && c.kind == pgast.Unknown {
+		return &LiteralError{Err: e, Pos: c.pos}
+	}
+	return err
+}
+
+// LiteralError is an error in a quoted literal of a statement, which knows the text
+// and thus the position that clients are told.
+type LiteralError struct {
+	Err *sqlstate.Error
+	Pos int // as pgast has it
+}
+
+func (e *LiteralError) Error() string { return e.Err.Error() }
+func (e *LiteralError) Unwrap() error { return e.Err }
+
+// At is the error with its position in st.
+func (e *LiteralError) At(st *pgast.Statement) *sqlstate.Error {
+	return e.Err.At(st.SQL, st.Offset(e.Pos))
 }
 
 // readsSettings reports whether a type's text input depends on the session; most

@@ -142,13 +142,19 @@ func (b *builder) insertColumns(d *catalog.Table, x *pgast.Insert) ([]int, error
 		}
 		return ords, nil
 	}
-	for _, name := range x.Columns {
+	for i, name := range x.Columns {
+		at := func(e *sqlstate.Error) error {
+			if x.ColumnsPos == nil {
+				return e
+			}
+			return e.At(b.st.SQL, x.ColumnsPos[i])
+		}
 		o := d.ColumnByName(name)
 		if o < 0 {
-			return nil, sqlstate.Newf(sqlstate.UndefinedColumn, "column %q of relation %q does not exist", name, d.Name)
+			return nil, at(sqlstate.Newf(sqlstate.UndefinedColumn, "column %q of relation %q does not exist", name, d.Name))
 		}
 		if slices.Contains(ords, o) {
-			return nil, sqlstate.Newf(sqlstate.DuplicateColumn, "column %q specified more than once", name)
+			return nil, at(sqlstate.Newf(sqlstate.DuplicateColumn, "column %q specified more than once", name))
 		}
 		ords = append(ords, o)
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spandb/spand/sql/catalog"
 	"github.com/spandb/spand/sql/expr"
@@ -33,7 +34,12 @@ func (f *foreign) Eval(ec *expr.EvalContext, row []types.Datum) (types.Datum, er
 		Ctx: ec.Ctx, StatementTime: ec.StatementTime, TransactionTime: ec.TransactionTime,
 		Location: ec.Location, Session: ec.Session, Consts: f.consts,
 	}
-	return f.e.Eval(&own, row)
+	d, err := f.e.Eval(&own, row)
+	var literal *expr.LiteralError
+	if errors.As(err, &literal) {
+		err = literal.Err // its position is one in the other text
+	}
+	return d, err
 }
 
 // defaultOf is the expression that fills a column nobody gave a value.

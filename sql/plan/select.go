@@ -270,46 +270,55 @@ func (s *scope) targets(list []pgast.Target) ([]target, error) {
 
 // outputName is the name that PostgreSQL gives an unnamed output column.
 func outputName(e pgast.Expr) string {
+	if name, _ := nameOf(e); name != "" {
+		return name
+	}
+	return "?column?"
+}
+
+// nameOf is the name that an expression suggests. A weak one, a type's, gives way to
+// that of a cast around it.
+func nameOf(e pgast.Expr) (name string, weak bool) {
 	switch x := e.(type) {
 	case *pgast.ColumnRef:
 		if len(x.Name) > 0 {
-			return x.Name.Last()
+			return x.Name.Last(), false
 		}
 	case *pgast.Func:
-		return x.Name.Last()
+		return x.Name.Last(), false
 	case *pgast.Cast:
-		if n := outputName(x.Arg); n != "?column?" {
-			return n
+		if n, weak := nameOf(x.Arg); n != "" && !weak {
+			return n, false
 		}
-		return x.Type.Name.Last()
+		return x.Type.Name.Last(), true
 	case *pgast.Collate:
-		return outputName(x.Arg)
+		return nameOf(x.Arg)
 	case *pgast.Case:
 		if x.Else != nil {
-			if n := outputName(x.Else); n != "?column?" {
-				return n
+			if n, weak := nameOf(x.Else); n != "" && !weak {
+				return n, false
 			}
 		}
-		return "case"
+		return "case", true
 	case *pgast.Subquery:
 		if q := x.Query; q != nil && len(q.Targets) == 1 {
 			if q.Targets[0].Alias != "" {
-				return q.Targets[0].Alias
+				return q.Targets[0].Alias, false
 			}
-			return outputName(q.Targets[0].Expr)
+			return nameOf(q.Targets[0].Expr)
 		}
 	case *pgast.Exists:
-		return "exists"
+		return "exists", false
 	case *pgast.Array, *pgast.ArrayQuery:
-		return "array"
+		return "array", false
 	case *pgast.Row:
-		return "row"
+		return "row", false
 	case *pgast.Subscript:
-		return outputName(x.Arg)
+		return nameOf(x.Arg)
 	case *pgast.Field:
-		return x.Name
+		return x.Name, false
 	}
-	return "?column?"
+	return "", false
 }
 
 // group is a GROUP BY expression.

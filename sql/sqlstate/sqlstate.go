@@ -6,6 +6,7 @@ package sqlstate
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is a five-character SQLSTATE.
@@ -103,28 +104,43 @@ type Error struct {
 	Column     string
 	DataType   string
 	Constraint string
-	Cause      error // for logs; never sent
+	Where      string // the context: which line of a COPY
+	Cause      error  // for logs; never sent
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Newf makes an error.
+// Newf makes an error. In its format, and in WithHint's and WithDetail's, %q quotes
+// as PostgreSQL does: between double quotes, with nothing escaped.
 func Newf(code Code, format string, args ...any) *Error {
-	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+	if false {
+		_ = fmt.Sprintf(format, args...) // has go vet check callers
+	}
+	return &Error{Code: code, Message: sprintf(format, args)}
+}
+
+func sprintf(format string, args []any) string {
+	return fmt.Sprintf(strings.ReplaceAll(format, "%q", `"%s"`), args...)
 }
 
 // WithHint returns a copy of e with a hint.
 func (e *Error) WithHint(format string, args ...any) *Error {
+	if false {
+		_ = fmt.Sprintf(format, args...)
+	}
 	c := *e
-	c.Hint = fmt.Sprintf(format, args...)
+	c.Hint = sprintf(format, args)
 	return &c
 }
 
 // WithDetail returns a copy of e with a detail line.
 func (e *Error) WithDetail(format string, args ...any) *Error {
+	if false {
+		_ = fmt.Sprintf(format, args...)
+	}
 	c := *e
-	c.Detail = fmt.Sprintf(format, args...)
+	c.Detail = sprintf(format, args)
 	return &c
 }
 

@@ -51,7 +51,8 @@ func (l *Lifter) insert(n *ast.InsertStmt) *pgast.Insert {
 		l.fail("INSERT has no note")
 	}
 	s := &pgast.Insert{
-		Table: note.Table, Alias: note.Alias, Defaults: note.Defaults, Overriding: note.Overriding, Pos: note.Pos,
+		Table: note.Table, Alias: note.Alias, Defaults: note.Defaults, Overriding: note.Overriding,
+		ColumnsPos: note.ColumnsPos, Pos: note.Pos,
 	}
 	s.With, s.Recursive = l.withPart(note.With)
 	for _, c := range n.Columns {

@@ -343,9 +343,10 @@ type (
 		Table      Name
 		Alias      string
 		Columns    []string // nil: all in table order
-		Source     *Select  // nil with DefaultValues
-		Defaults   bool     // DEFAULT VALUES
-		Overriding string   // "", "user", "system"
+		ColumnsPos []int
+		Source     *Select // nil with DefaultValues
+		Defaults   bool    // DEFAULT VALUES
+		Overriding string  // "", "user", "system"
 		OnConflict *OnConflict
 		Returning  []Target
 		Pos        int // of the table's name

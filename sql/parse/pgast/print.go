@@ -64,6 +64,9 @@ func (p *printer) scalar(v reflect.Value) (string, bool) {
 		if ss, ok := v.Interface().([]string); ok {
 			return fmt.Sprintf("%q", ss), true
 		}
+		if ns, ok := v.Interface().([]int); ok {
+			return fmt.Sprint(ns), true
+		}
 		if ns, ok := v.Interface().([]Name); ok {
 			out := make([]string, len(ns))
 			for i, n := range ns {
@@ -119,7 +122,7 @@ func (p *printer) value(label string, v reflect.Value, depth int) {
 		for i := 0; i < v.NumField(); i++ {
 			f := v.Field(i)
 			name := t.Field(i).Name
-			if name == "Pos" && !p.pos || f.IsZero() && name != "Slot" {
+			if strings.HasSuffix(name, "Pos") && !p.pos || f.IsZero() && name != "Slot" {
 				continue
 			}
 			if s, ok := p.scalar(f); ok {

@@ -45,6 +45,7 @@ func (p *Parser) insert(with int) Frag {
 		var ids []Frag
 		for {
 			pos := p.Pos()
+			n.ColumnsPos = append(n.ColumnsPos, pos)
 			ids = append(ids, p.ident(p.ColID(), pos))
 			if p.IsPunct("[") || p.IsPunct(".") {
 				p.Unsupported("assignment to a part of a column is")

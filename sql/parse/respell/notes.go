@@ -120,6 +120,7 @@ type (
 	InsertNote struct {
 		Table      pgast.Name
 		Pos        int
+		ColumnsPos []int
 		Alias      string
 		Defaults   bool
 		Overriding string
