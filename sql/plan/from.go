@@ -382,7 +382,69 @@ func (s *scope) conditions(e pgast.Expr, clause string) ([]*cond, error) {
 	return out, nil
 }
 
-// conjuncts splits ANDs, and BETWEEN over a column into its two comparisons.
+// rowConjuncts: (a, b) = (c, d) is a = c AND b = d, and (a, b) > (1, 2) implies a >= 1.
+func rowConjuncts(x *pgast.Op) []pgast.Expr {
+	l, lok := x.Left.(*pgast.Row)
+	r, rok := x.Right.(*pgast.Row)
+	if !lok || !rok || len(l.Elems) != len(r.Elems) || len(l.Elems) == 0 {
+		return []pgast.Expr{x}
+	}
+	switch x.Name {
+	case "=":
+		var out []pgast.Expr
+		for i := range l.Elems {
+			out = append(out, rowConjuncts(&pgast.Op{Name: "=", Left: l.Elems[i], Right: r.Elems[i], Pos: x.Pos})...)
+		}
+		return out
+	case "<", "<=", ">", ">=":
+		if _, column := l.Elems[0].(*pgast.ColumnRef); column && isValue(r.Elems[0]) {
+			return []pgast.Expr{x, &pgast.Op{Name: x.Name[:1] + "=", Left: l.Elems[0], Right: r.Elems[0], Pos: x.Pos}}
+		}
+	}
+	return []pgast.Expr{x}
+}
+
+// orIsIn makes a = 1 OR a = 2 into a IN (1, 2); nil when it is something else.
+func orIsIn(x *pgast.Or) *pgast.In {
+	var in *pgast.In
+	for _, arg := range x.Args {
+		op, ok := arg.(*pgast.Op)
+		if !ok || op.Name != "=" || op.Left == nil || !isValue(op.Right) {
+			return nil
+		}
+		col, ok := op.Left.(*pgast.ColumnRef)
+		if !ok {
+			return nil
+		}
+		if in == nil {
+			in = &pgast.In{Arg: col, Pos: op.Pos}
+		} else if !slices.Equal(col.Name, in.Arg.(*pgast.ColumnRef).Name) || kindOf(op.Right) != kindOf(in.List[0]) {
+			return nil // of several kinds, an IN list would compare by one type
+		}
+		in.List = append(in.List, op.Right)
+	}
+	return in
+}
+
+// isValue reports a literal or a parameter.
+func isValue(e pgast.Expr) bool {
+	switch e.(type) {
+	case *pgast.Const, *pgast.Param:
+		return true
+	}
+	return false
+}
+
+// kindOf is a literal's kind, and Unknown for a parameter.
+func kindOf(e pgast.Expr) pgast.ValueKind {
+	if c, ok := e.(*pgast.Const); ok {
+		return c.Kind
+	}
+	return pgast.Unknown
+}
+
+// conjuncts splits ANDs, and into what an index can enforce BETWEEN over a column,
+// comparisons of rows, and ORs that are IN lists.
 func conjuncts(e pgast.Expr, into []pgast.Expr) []pgast.Expr {
 	switch x := e.(type) {
 	case *pgast.And:
@@ -395,6 +457,12 @@ func conjuncts(e pgast.Expr, into []pgast.Expr) []pgast.Expr {
 			return append(into,
 				&pgast.Op{Name: ">=", Left: x.Arg, Right: x.Lo, Pos: x.Pos},
 				&pgast.Op{Name: "<=", Left: x.Arg, Right: x.Hi, Pos: x.Pos})
+		}
+	case *pgast.Op:
+		return append(into, rowConjuncts(x)...)
+	case *pgast.Or:
+		if in := orIsIn(x); in != nil {
+			return append(into, in)
 		}
 	}
 	return append(into, e)
