@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -37,6 +38,9 @@ type savepoint struct {
 	mark int // of the store's transaction; -1: it had not begun
 	view any
 	ran  bool
+
+	vals   map[string]string // the session's settings then
+	locals map[string]*string
 }
 
 // open starts a transaction; the store's begins with the first statement that needs it.
@@ -262,7 +266,10 @@ var errInFailed = sqlstate.Newf(sqlstate.InFailedTransaction, "current transacti
 // savepoint starts a subtransaction.
 func (c *Conn) savepoint(name string) {
 	t := &c.txn
-	sp := savepoint{name: name, mark: -1, view: t.view.Mark(), ran: t.ran}
+	sp := savepoint{
+		name: name, mark: -1, view: t.view.Mark(), ran: t.ran,
+		vals: maps.Clone(c.set.vals), locals: maps.Clone(t.locals),
+	}
 	if t.kv != nil && !t.kv.ReadOnly() {
 		sp.mark = t.kv.Savepoint()
 	}
@@ -295,6 +302,10 @@ func (c *Conn) rollbackTo(name string) error {
 		}
 	}
 	t.view.Restore(sp.view)
+	if !maps.Equal(c.set.vals, sp.vals) {
+		c.restoreSettings(maps.Clone(sp.vals))
+	}
+	t.locals = maps.Clone(sp.locals)
 	t.failed = false
 	return nil
 }

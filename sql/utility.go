@@ -67,6 +67,10 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, s *sink) error
 	if t.failed && !endsTxn(x) {
 		return errInFailed
 	}
+	if x.Chain && !t.explicit {
+		return sqlstate.Newf(sqlstate.NoActiveTransaction, "%s AND CHAIN can only be used in transaction blocks", commandTag(x.Kind))
+	}
+	readOnly := t.readOnly // a chained block has it too
 	switch x.Kind {
 	case "begin":
 		if t.explicit {
@@ -100,6 +104,7 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, s *sink) error
 		}
 		if x.Chain {
 			c.openTxn(true)
+			t.readOnly = readOnly
 		}
 		return s.w.Complete(tag)
 	case "rollback":
@@ -111,6 +116,7 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, s *sink) error
 		c.rollback()
 		if x.Chain {
 			c.openTxn(true)
+			t.readOnly = readOnly
 		}
 		return s.w.Complete("ROLLBACK")
 	case "savepoint", "release", "rollback to":
