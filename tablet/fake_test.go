@@ -155,12 +155,16 @@ type fakeReplica struct {
 	batch   *storage.Batch
 	done    []func()
 	applied uint64
+	onValid func() // if set, called by every Valid
 
 	installs atomic.Uint64
 }
 
 // Leader etc. implement Group for one replica.
 func (r *fakeReplica) Valid(term uint64) error {
+	if r.onValid != nil {
+		r.onValid()
+	}
 	r.g.mu.Lock()
 	defer r.g.mu.Unlock()
 	return r.g.validLocked(r.n, term)

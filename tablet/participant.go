@@ -199,10 +199,6 @@ func (t *Tablet) Resolve(ctx context.Context, req *ResolveRequest) error {
 		if err != nil {
 			return err
 		}
-		v := t.m.view.Load()
-		if !v.holds(req.Key) {
-			return v.rangeError()
-		}
 		l.lt.mu.Lock()
 		tx := l.lt.txns[req.Txn]
 		preparing := tx != nil && tx.phase == phasePreparing
@@ -213,9 +209,15 @@ func (t *Tablet) Resolve(ctx context.Context, req *ResolveRequest) error {
 			}
 			continue
 		}
+		// Both at one instant: a split moves the prepared part together with the key,
+		// and "not here" must not pass for an acknowledgement (X3, X5).
 		t.m.mu.RLock()
+		v := t.m.view.Load()
 		_, ok := t.m.prepared[req.Txn]
 		t.m.mu.RUnlock()
+		if !v.holds(req.Key) {
+			return v.rangeError()
+		}
 		if !ok {
 			return t.group.Valid(l.term)
 		}

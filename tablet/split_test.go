@@ -3,6 +3,8 @@ package tablet
 import (
 	"context"
 	"errors"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -296,4 +298,49 @@ func TestR3_ChildFloorCoversReadsDuringTheSplit(t *testing.T) {
 			t.Fatalf("child commits at %d; the parent has promised %d", s, at)
 		}
 	})
+}
+
+// TestX5_ResolveOvertakenBySplit: the split takes the prepared part to the child
+// while the resolve is on its way to it. An acknowledgement would let the
+// coordinator forget that the transaction has committed.
+func TestX5_ResolveOvertakenBySplit(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	defer w.close()
+	ref := w.txn(0)
+	ts := w.prepare(ref, "r", put("r", "p"))
+	valid := make(chan struct{})
+	signal := sync.OnceFunc(func() { close(valid) })
+	w.g.replicas[0].onValid = signal
+
+	// The resolve gets as far as the lock table, the split's apply, too, but only
+	// after it has divided the machine.
+	lt := w.lead().leader.Load().lt
+	lt.mu.Lock()
+	acked, divided := make(chan error, 1), make(chan error, 1)
+	go func() {
+		acked <- w.lead().Resolve(context.Background(), &ResolveRequest{Key: []byte("r"), Txn: ref.ID, Outcome: Outcome{OutcomeCommitted, ts + 1}})
+	}()
+	<-valid
+	for range 1000 {
+		runtime.Gosched()
+	}
+	go func() { _, err := w.splitAt("m"); divided <- err }()
+	for w.lead().Descriptor().Generation == testDescriptor().Generation {
+		runtime.Gosched()
+	}
+	lt.mu.Unlock()
+
+	var re *RangeError
+	if err := <-acked; !errors.As(err, &re) {
+		t.Fatalf("acknowledged: %v", err)
+	}
+	if err := <-divided; err != nil {
+		t.Fatal(err)
+	}
+	c := childOf(w, 0)
+	defer c.close()
+	c.resolve(ref, "r", Outcome{OutcomeCommitted, ts + 1})
+	if got := get(t, c.lead(), c.now(), "r"); got != "p" {
+		t.Fatal(got)
+	}
 }
