@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,6 +162,60 @@ func TestStagedTransactionAbortsWhenItsTabletSplits(t *testing.T) {
 	}
 }
 
+// A chunk and a read are the first to meet the tablet, at once, and the leader
+// changes between them: whichever answer comes first, the term of the second one
+// must not stand for the locks of the first.
+func TestX2_TwoFirstContacts(t *testing.T) {
+	for _, readFirst := range []bool{true, false} {
+		run(t, 0, nil, func(t *testing.T, w *world, _ *gateway) {
+			g := newGateway(w, 1, tabletsAt(), func(c *Config) { c.StageAfter = 1000 }) // one chunk
+			defer g.Close()
+			ctx := context.Background()
+			g.set(t, "z", "old")
+			chunk, answer := make(chan struct{}), make(chan struct{})
+			var chunks, answers atomic.Int32
+			w.setFault(func(c call) error {
+				if c.method == "Stage" && !c.after && chunks.Add(1) == 1 {
+					<-chunk
+				}
+				if c.method == "Read" && c.after && answers.Add(1) == 1 {
+					<-answer
+				}
+				return nil
+			})
+			tx := g.Begin(ctx, TxnOptions{})
+			defer tx.Rollback(ctx)
+			for i := range 9 {
+				check(t, tx.Put(ctx, k(row(i)), make([]byte, 100)))
+			}
+			read := make(chan error, 1)
+			go func() {
+				_, err := tx.Get(ctx, []keys.Key{k("z")}, tablet.LockShared, tablet.WaitBlock)
+				read <- err
+			}()
+			synctest.Wait() // the read is granted, the chunk on its way
+			var err error
+			if readFirst {
+				close(answer)
+				check(t, <-read)
+			}
+			w.twin(2).lead(3)
+			g.set(t, "z", "new")
+			close(chunk)
+			synctest.Wait()
+			if !readFirst {
+				close(answer)
+				err = <-read
+			}
+			if err == nil {
+				_, err = tx.Commit(ctx)
+			}
+			eq(t, outcome(err), "aborted")
+			g.expect(t, row(0), "", "z", "new")
+		})
+	}
+}
+
 func TestStageSurvivesLostAnswers(t *testing.T) {
 	runLarge(t, nil, func(t *testing.T, w *world, g *gateway) {
 		ctx := context.Background()
@@ -179,6 +234,52 @@ func TestStageSurvivesLostAnswers(t *testing.T) {
 		w.setFault(nil)
 		eq(t, len(scan(t, g.ReadOnly(ctx, 0), ScanRequest{Span: all})), 200)
 	})
+}
+
+// The network keeps the first copy of a loaded batch until the transaction has
+// committed and a user has changed the row.
+func TestX5_LateBatchIsRefused(t *testing.T) {
+	for _, given := range []bool{true, false} { // the load goes on, or is given up
+		runLarge(t, nil, func(t *testing.T, w *world, g *gateway) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			late := make(chan struct{})
+			var landed error
+			var copies atomic.Int32
+			w.setFault(func(c call) error {
+				if c.method != "Commit" || c.after || copies.Add(1) > 1 {
+					return nil
+				}
+				// It arrives, but not while anybody waits for it.
+				req := w.lastCommit.Load()
+				go func() {
+					<-late
+					_, landed = twinAt{w.twin(2), 1}.Commit(context.Background(), req)
+				}()
+				if !given {
+					cancel()
+				}
+				return lost()
+			})
+			idle := g.Begin(ctx, TxnOptions{}) // keeps the node's ended transactions unknown
+			defer idle.Rollback(ctx)
+			tx := g.Begin(ctx, TxnOptions{})
+			defer tx.Rollback(ctx)
+			err := tx.Load(ctx, []tablet.Write{{Key: k("a"), Value: []byte("loaded")}})
+			if given {
+				check(t, err)
+				check(t, tx.Put(ctx, k("catalog"), []byte("names it")))
+				must(tx.Commit(ctx))(t)
+			} else if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			g.set(t, "a", "changed by a user")
+			close(late)
+			synctest.Wait()
+			eq(t, outcome(landed), "aborted")
+			g.expect(t, "a", "changed by a user")
+		})
+	}
 }
 
 func TestLoad(t *testing.T) {

@@ -15,8 +15,9 @@ import (
 // Load writes rows at once, outside the transaction: in batches of
 // Config.ChunkBytes, each committed on its own in one phase, several at a time.
 // Only for keys that no committed catalog names yet: nobody else reads or writes
-// them, so no locks are taken, and the transaction's own are not in the way; a batch
-// whose outcome is unknown is simply written again.
+// them, so no locks are taken, and the transaction's own are not in the way. A batch is
+// written again after an abort; one whose answer was lost is aborted first, lest a late
+// copy undo what users write afterwards (X5).
 // Durable when it returns. Of several rows with one key the last one counts.
 // The transaction's own commit timestamp will lie above the rows'. Several
 // goroutines may call Load of one transaction, beside nothing else.
@@ -127,7 +128,6 @@ func (c *Client) loadBatch(ctx context.Context, ws []tablet.Write) (high truetim
 		var (
 			re      *tablet.RangeError
 			aborted *tablet.AbortedError
-			unknown *unknownError
 		)
 		switch {
 		case err == nil:
@@ -137,7 +137,7 @@ func (c *Client) loadBatch(ctx context.Context, ws []tablet.Write) (high truetim
 			if err := c.learnRange(ctx, here[0].Key, &desc, re, &back); err != nil {
 				return 0, err
 			}
-		case errors.As(err, &unknown), errors.As(err, &aborted):
+		case errors.As(err, &aborted):
 			// A new transaction writes the same once more.
 			if werr := back.wait(ctx); werr != nil {
 				return 0, errors.Join(werr, err)
@@ -162,6 +162,13 @@ func (c *Client) loadCommit(ctx context.Context, desc *keys.Descriptor, ws []tab
 		resp, err = p.Commit(ctx, req)
 		return err
 	})
+	var unknown *unknownError
+	var ts truetime.Timestamp
+	if errors.As(err, &unknown) {
+		ts, err = t.learn(ctx, ws[0].Key, unknown)
+	} else if err == nil {
+		ts = resp.TS
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -170,5 +177,5 @@ func (c *Client) loadCommit(ctx context.Context, desc *keys.Descriptor, ws []tab
 		n += len(ws[i].Key) + len(ws[i].Value)
 	}
 	c.stats.Loaded.Add(uint64(n))
-	return resp.TS, nil
+	return ts, nil
 }

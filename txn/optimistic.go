@@ -111,14 +111,17 @@ func (t *Txn) commitOptimistic(ctx context.Context) (truetime.Timestamp, error) 
 		t.c.cfg.Router.Update(re.Descriptors...) // nothing was executed
 		return 0, ErrUnconfirmed
 	case err == nil && resp.Term != 0:
-		t.locked(part, &s.desc, resp)
+		if err := t.locked(part, &s.desc, resp); err != nil {
+			t.release()
+			return 0, err
+		}
 		return 0, ErrUnconfirmed
 	}
 	return t.endOnePhase(ctx, s, resp, err)
 }
 
 // locked accepts what the tablet found instead of what was expected, under locks.
-func (t *Txn) locked(part int, desc *keys.Descriptor, resp *tablet.CommitResponse) {
+func (t *Txn) locked(part int, desc *keys.Descriptor, resp *tablet.CommitResponse) error {
 	ks := make([]keys.Key, len(t.expect))
 	t.known = make(map[string][]byte, len(resp.Found))
 	for i := range t.expect {
@@ -129,5 +132,5 @@ func (t *Txn) locked(part int, desc *keys.Descriptor, resp *tablet.CommitRespons
 			t.seen(v.TS)
 		}
 	}
-	t.granted(part, desc, resp.Term, ks, keys.Span{})
+	return t.granted(part, desc, 0, resp.Term, ks, keys.Span{})
 }

@@ -76,7 +76,8 @@ type getGroup struct {
 	desc keys.Descriptor
 	idx  []int // positions in the whole
 	ks   []keys.Key
-	part int // -1 without locks
+	part int    // -1 without locks
+	sent uint64 // the term that the request carries
 	resp *tablet.ReadResponse
 	err  error
 }
@@ -108,15 +109,14 @@ func (t *Txn) getHere(ctx context.Context, desc *keys.Descriptor, ks []keys.Key,
 		ks = pickKeys(ks, idx)
 	}
 	t.readReq = tablet.ReadRequest{At: t.at, Lock: lock, Wait: wait, Gets: ks}
-	part := -1
+	part, sent := -1, uint64(0)
 	if lock != tablet.LockNone {
-		var term uint64
-		part, term = t.part(desc)
-		t.readReq.Txn = t.ref(term)
+		part, sent = t.part(desc)
+		t.readReq.Txn = t.ref(sent)
 	}
 	resp, err := t.read(ctx, desc, &t.readReq)
 	t.readReq.Gets = nil
-	return t.takeGets(ctx, desc, part, ks, idx, out, resp, err, back)
+	return t.takeGets(ctx, desc, part, sent, ks, idx, out, resp, err, back)
 }
 
 // getThere reads keys of several tablets in parallel.
@@ -129,7 +129,7 @@ func (t *Txn) getThere(ctx context.Context, ks []keys.Key, idx []int, out [][]by
 	var left []int
 	for i := range groups {
 		g := &groups[i]
-		again, gerr := t.takeGets(ctx, &g.desc, g.part, g.ks, g.idx, out, g.resp, g.err, back)
+		again, gerr := t.takeGets(ctx, &g.desc, g.part, g.sent, g.ks, g.idx, out, g.resp, g.err, back)
 		if gerr != nil && err == nil {
 			err = gerr // what the others granted is still recorded
 		}
@@ -140,7 +140,7 @@ func (t *Txn) getThere(ctx context.Context, ks []keys.Key, idx []int, out [][]by
 
 // takeGets accepts a tablet's answer for the keys ks, which stand at positions
 // idx (nil: in order), and returns the positions that must be asked for again.
-func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, ks []keys.Key, idx []int, out [][]byte, resp *tablet.ReadResponse, err error, back *backoff) ([]int, error) {
+func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, sent uint64, ks []keys.Key, idx []int, out [][]byte, resp *tablet.ReadResponse, err error, back *backoff) ([]int, error) {
 	if err != nil {
 		re, ok := err.(*tablet.RangeError)
 		if !ok && !errors.As(err, &re) {
@@ -162,7 +162,9 @@ func (t *Txn) takeGets(ctx context.Context, desc *keys.Descriptor, part int, ks 
 	}
 	t.seen(resp.MaxSeen)
 	if part >= 0 {
-		t.granted(part, desc, resp.Term, ks[:n], keys.Span{})
+		if err := t.granted(part, desc, sent, resp.Term, ks[:n], keys.Span{}); err != nil {
+			return nil, err
+		}
 	}
 	if n == len(ks) {
 		return nil, nil
@@ -201,9 +203,8 @@ func (t *Txn) readGroups(ctx context.Context, groups []getGroup, lock tablet.Loc
 		req := &tablet.ReadRequest{At: t.at, Lock: lock, Wait: wait, Gets: g.ks}
 		g.part = -1
 		if lock != tablet.LockNone {
-			var term uint64
-			g.part, term = t.part(&g.desc)
-			req.Txn = t.ref(term)
+			g.part, g.sent = t.part(&g.desc)
+			req.Txn = t.ref(g.sent)
 		}
 		if i == len(groups)-1 {
 			g.resp, g.err = t.read(ctx, &g.desc, req)

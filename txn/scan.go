@@ -178,11 +178,10 @@ func (it *RowIter) fetch() error {
 		}
 		scans := [1]tablet.Scan{{Span: span, Reverse: it.req.Reverse, MaxRows: it.rows}}
 		t.readReq = tablet.ReadRequest{At: t.at, Lock: it.req.Lock, Wait: it.req.Wait, Scans: scans[:], MaxBytes: it.size}
-		part := -1
+		part, sent := -1, uint64(0)
 		if it.req.Lock != tablet.LockNone {
-			var term uint64
-			part, term = t.part(&desc)
-			t.readReq.Txn = t.ref(term)
+			part, sent = t.part(&desc)
+			t.readReq.Txn = t.ref(sent)
 		}
 		resp, err := t.read(it.ctx, &desc, &t.readReq)
 		t.readReq.Scans = nil
@@ -203,12 +202,12 @@ func (it *RowIter) fetch() error {
 		if len(resp.Scans) != 1 {
 			return errors.New("txn: a scan was not answered")
 		}
-		return it.take(span, &desc, part, resp)
+		return it.take(span, &desc, part, sent, resp)
 	}
 }
 
 // take accepts a page that covers span, or the beginning of it.
-func (it *RowIter) take(span keys.Span, desc *keys.Descriptor, part int, resp *tablet.ReadResponse) error {
+func (it *RowIter) take(span keys.Span, desc *keys.Descriptor, part int, sent uint64, resp *tablet.ReadResponse) error {
 	res := &resp.Scans[0]
 	covered, left := span, keys.Span{}
 	if res.More {
@@ -234,7 +233,9 @@ func (it *RowIter) take(span keys.Span, desc *keys.Descriptor, part int, resp *t
 	}
 	it.t.seen(resp.MaxSeen)
 	if part >= 0 {
-		it.t.granted(part, desc, resp.Term, nil, covered)
+		if err := it.t.granted(part, desc, sent, resp.Term, nil, covered); err != nil {
+			return err
+		}
 	}
 	// What follows this page, in this tablet and the next ones.
 	if it.req.Reverse {

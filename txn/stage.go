@@ -206,11 +206,11 @@ func (s *stager) run(group keys.GroupID) {
 func (s *stager) send(ch *chunk) error {
 	t := s.t
 	t.mu.Lock()
-	term := t.parts[ch.part].term
+	sent := t.parts[ch.part].term
 	t.mu.Unlock()
 	req := &tablet.StageRequest{
 		Target: tablet.Target{Group: ch.desc.Group, Generation: ch.desc.Generation},
-		Txn:    t.ref(term), Seq: ch.seq, Writes: ch.writes,
+		Txn:    t.ref(sent), Seq: ch.seq, Writes: ch.writes,
 	}
 	var resp *tablet.StageResponse
 	// Repeating is harmless: the chunk has a number.
@@ -227,8 +227,11 @@ func (s *stager) send(ch *chunk) error {
 		return err
 	}
 	t.mu.Lock()
-	t.parts[ch.part].term = resp.Term
+	err = t.meet(&t.parts[ch.part], sent, resp.Term)
 	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	for i := range ch.writes {
 		t.c.stats.Staged.Add(uint64(len(ch.writes[i].Key) + len(ch.writes[i].Value)))
 	}

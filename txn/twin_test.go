@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -631,6 +632,8 @@ type world struct {
 	down    map[keys.NodeID]bool
 	// fault, when set, may fail a call before it is made or lose its answer.
 	fault func(call) error
+	// lastCommit is the latest commit that was sent.
+	lastCommit atomic.Pointer[tablet.CommitRequest]
 }
 
 // call is what the injector sees, before it is made and after.
@@ -748,6 +751,7 @@ func (f *faulty) Read(ctx context.Context, r *tablet.ReadRequest) (*tablet.ReadR
 	return pass(f, "Read", func() (*tablet.ReadResponse, error) { return f.p.Read(ctx, r) })
 }
 func (f *faulty) Commit(ctx context.Context, r *tablet.CommitRequest) (*tablet.CommitResponse, error) {
+	f.d.w.lastCommit.Store(r)
 	return pass(f, "Commit", func() (*tablet.CommitResponse, error) { return f.p.Commit(ctx, r) })
 }
 func (f *faulty) Prepare(ctx context.Context, r *tablet.PrepareRequest) (*tablet.PrepareResponse, error) {

@@ -177,7 +177,7 @@ func (t *Txn) seen(ts truetime.Timestamp) {
 // there, making the share before the first request goes out, so that Rollback
 // knows where to go. When the tablet is a child of a split of one where locks are
 // held, the child has inherited them with the term under which they were taken (B1).
-func (t *Txn) part(desc *keys.Descriptor) (i int, term uint64) {
+func (t *Txn) part(desc *keys.Descriptor) (i int, sent uint64) {
 	t.mu.Lock()
 	for i := range t.parts {
 		if t.parts[i].group == desc.Group {
@@ -201,18 +201,35 @@ func (t *Txn) part(desc *keys.Descriptor) (i int, term uint64) {
 	return i, p.term
 }
 
-// granted records what a request at part i has locked: gets, and s unless it is empty.
-func (t *Txn) granted(i int, desc *keys.Descriptor, term uint64, gets []keys.Key, s keys.Span) {
+// granted records what a request at part i, sent with a term, was granted under
+// another: gets, and s unless it is empty.
+func (t *Txn) granted(i int, desc *keys.Descriptor, sent, term uint64, gets []keys.Key, s keys.Span) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := &t.parts[i]
-	p.term, p.generation = term, desc.Generation
+	if err := t.meet(p, sent, term); err != nil {
+		return err
+	}
+	p.generation = desc.Generation
 	for _, k := range gets {
 		p.addPoint(k)
 	}
 	if s.IsPoint() && s.Start != nil || bytes.Compare(s.Start, s.End) < 0 {
 		p.addSpan(s)
 	}
+	return nil
+}
+
+// meet records the term of an answer from p's tablet, mu held. A request sent with a
+// term was granted only because the locks of that term stand. One of two first
+// contacts at once knew of none: if the other was granted under another term, one
+// of them has lost its locks with the leader (X2).
+func (t *Txn) meet(p *part, sent, term uint64) error {
+	if sent == 0 && p.term != 0 && p.term != term {
+		return &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortLocksLost, Key: p.start}
+	}
+	p.term = term
+	return nil
 }
 
 func (t *Txn) ref(term uint64) tablet.TxnRef {
