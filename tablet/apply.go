@@ -125,6 +125,9 @@ func (t *Tablet) batchVisible() {
 	if len(t.chunks) > 0 {
 		clear(t.chunks)
 	}
+	if n := t.mvcc.collected.Load(); n%2 != 0 {
+		t.mvcc.collected.Store(n + 1)
+	}
 	if t.nsettling.Load() != 0 {
 		t.m.mu.Lock()
 		t.settling = nil
@@ -488,6 +491,9 @@ func (t *Tablet) applyCollect(b *storage.Batch, cmd *command) *result {
 		m.mu.Lock()
 		m.view.Store(&v)
 		m.mu.Unlock()
+	}
+	if n := t.mvcc.collected.Load(); n%2 == 0 {
+		t.mvcc.collected.Store(n + 1)
 	}
 	d := decoder{b: cmd.versions}
 	for n := d.count(9); n > 0; n-- {

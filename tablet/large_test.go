@@ -11,6 +11,7 @@ import (
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/truetime"
 )
 
 func (w *world) stage(ref *TxnRef, seq uint32, ws ...Write) {
@@ -285,4 +286,55 @@ func TestCollectKeepsWhatReadersNeed(t *testing.T) {
 			t.Fatalf("again %d: %v", n, err)
 		}
 	})
+}
+
+// TestX4_ReverseScanMeetsCollect: a scan holds a version, and before it has seen the
+// delete above it, both are collected.
+func TestX4_ReverseScanMeetsCollect(t *testing.T) {
+	for _, applied := range []bool{true, false} { // the collection comes, or only becomes visible, meanwhile
+		for _, span := range []string{"b0", "a"} { // the key is followed by another one, or by the end
+			bubble(t, func(c *Config) { c.VersionHorizon = time.Minute }, func(t *testing.T, w *world) {
+				w.commit(w.txn(0), put("a1", "kept"), put("b1", "gone"), put("c1", "last"))
+				time.Sleep(time.Second)
+				w.commit(w.txn(1), del("b1"))
+				time.Sleep(2 * time.Minute)
+				collect := func() func() (bool, error) {
+					return async(func() error {
+						n, err := w.lead().Collect(context.Background())
+						if err == nil && n != 2 {
+							err = fmt.Errorf("collected %d", n)
+						}
+						return err
+					})
+				}
+				var collected func() (bool, error)
+				if !applied {
+					w.g.setHidden(true)
+					collected = collect()
+					collected()
+				}
+				want, got := "c1=last ", ""
+				if span == "a" {
+					want += "a1=kept "
+				}
+				err := w.lead().mvcc.scan(keys.Span{Start: []byte(span), End: []byte("d")}, truetime.Max, true, func(k keys.Key, v []byte, _ truetime.Timestamp, exists bool) bool {
+					if string(k) == "c1" {
+						if w.g.setHidden(false); applied {
+							collected = collect()
+						}
+						if ended, err := collected(); !ended || err != nil {
+							t.Fatal(ended, err)
+						}
+					}
+					if exists {
+						got += string(k) + "=" + string(v) + " "
+					}
+					return true
+				})
+				if err != nil || got != want {
+					t.Fatalf("%q %v, want %q", got, err, want)
+				}
+			})
+		}
+	}
 }

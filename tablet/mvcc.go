@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
@@ -69,15 +70,18 @@ type PointReader interface {
 	First(lower, upper []byte) (key, value []byte, ok bool, err error)
 }
 
-// mvcc reads versions. It has no state of its own; safe for concurrent use.
+// mvcc reads versions; safe for concurrent use.
 type mvcc struct {
 	r     storage.Reader
 	point PointReader // nil when r has no short cut
+	// collected is odd while a collection has been applied that may not be visible
+	// yet, and grows with each: unchanged and even, nothing has gone meanwhile.
+	collected *atomic.Uint64
 }
 
 func newMVCC(r storage.Reader) mvcc {
 	p, _ := r.(PointReader)
-	return mvcc{r: r, point: p}
+	return mvcc{r: r, point: p, collected: new(atomic.Uint64)}
 }
 
 func errDamaged(ek []byte) error { return fmt.Errorf("tablet: damaged version at engine key %x", ek) }
@@ -174,7 +178,7 @@ func (m mvcc) scan(span keys.Span, t truetime.Timestamp, reverse bool, f rowFunc
 	defer it.Close()
 	var err error
 	if reverse {
-		err = scanReverse(it, span, t, upper, f)
+		err = m.scanReverse(it, span, t, upper, f)
 	} else {
 		err = scanForward(it, span, t, lower, f)
 	}
@@ -227,8 +231,10 @@ func scanForward(it storage.Iter, span keys.Span, t truetime.Timestamp, lower []
 }
 
 // scanReverse meets a key's versions oldest first, so it holds back the newest
-// acceptable one until the key is over.
-func scanReverse(it storage.Iter, span keys.Span, t truetime.Timestamp, upper []byte, f rowFunc) error {
+// acceptable one until the key is over. An iterator is no snapshot: a collection that
+// becomes visible meanwhile may take a delete away after the version that it hides
+// has been met (X4). Then what is held back is looked up anew.
+func (m mvcc) scanReverse(it storage.Iter, span keys.Span, t truetime.Timestamp, upper []byte, f rowFunc) error {
 	var cur, val, seek []byte
 	var curTS truetime.Timestamp
 	var have, exists bool
@@ -240,35 +246,37 @@ func scanReverse(it storage.Iter, span keys.Span, t truetime.Timestamp, upper []
 		have = false
 		return f(cur, val, curTS, exists)
 	}
+	hold := func(ts truetime.Timestamp) error {
+		v := it.Value()
+		if len(v) == 0 || v[0] > kindValue {
+			return errDamaged(it.Key())
+		}
+		have, exists, curTS, val = true, v[0] == kindValue, ts, append(val[:0], v[1:]...)
+		return nil
+	}
+	// newest goes straight to the newest acceptable version of cur.
+	newest := func() error {
+		have = false
+		seek = appendEngineKey(seek[:0], cur, t)
+		if !it.SeekGE(seek) {
+			return it.Err()
+		}
+		if k, ts, good := splitEngineKey(it.Key()); good && bytes.Equal(k, cur) {
+			return hold(ts)
+		}
+		return nil
+	}
+	before := m.collected.Load()
+	doubtful := func() bool { return have && (before%2 != 0 || m.collected.Load() != before) }
 	for ok := it.SeekLT(upper); ok; {
 		k, ts, good := splitEngineKey(it.Key())
 		if !good {
 			return errDamaged(it.Key())
 		}
-		if !bytes.Equal(k, cur) {
-			if !emit() {
-				return nil
-			}
-			if bytes.Compare(k, span.Start) < 0 {
-				return nil
-			}
-			cur, steps = append(cur[:0], k...), 0
-		}
-		if bytes.Compare(cur, span.End) >= 0 {
-			ok = it.Prev() // the slack of appendUpperBound
-			continue
-		}
-		if steps++; steps > skipAfter {
-			// Many versions: go straight to the newest acceptable one, then before it all.
-			seek = appendEngineKey(seek[:0], cur, t)
-			if it.SeekGE(seek) {
-				if k2, ts2, good2 := splitEngineKey(it.Key()); good2 && bytes.Equal(k2, cur) {
-					v := it.Value()
-					if len(v) == 0 || v[0] > kindValue {
-						return errDamaged(it.Key())
-					}
-					have, exists, curTS, val = true, v[0] == kindValue, ts2, append(val[:0], v[1:]...)
-				}
+		over := !bytes.Equal(k, cur)
+		if steps++; over && doubtful() || !over && steps > skipAfter && bytes.Compare(cur, span.End) < 0 {
+			if err := newest(); err != nil {
+				return err
 			}
 			if !emit() {
 				return nil
@@ -278,14 +286,30 @@ func scanReverse(it storage.Iter, span keys.Span, t truetime.Timestamp, upper []
 			ok = it.SeekLT(seek)
 			continue
 		}
-		if ts <= t {
-			v := it.Value()
-			if len(v) == 0 || v[0] > kindValue {
-				return errDamaged(it.Key())
+		if over {
+			if !emit() {
+				return nil
 			}
-			have, exists, curTS, val = true, v[0] == kindValue, ts, append(val[:0], v[1:]...)
+			if bytes.Compare(k, span.Start) < 0 {
+				return nil
+			}
+			cur, steps = append(cur[:0], k...), 1
+		}
+		if bytes.Compare(cur, span.End) >= 0 {
+			ok = it.Prev() // the slack of appendUpperBound
+			continue
+		}
+		if ts <= t {
+			if err := hold(ts); err != nil {
+				return err
+			}
 		}
 		ok = it.Prev()
+	}
+	if doubtful() {
+		if err := newest(); err != nil {
+			return err
+		}
 	}
 	emit()
 	return nil
