@@ -53,20 +53,36 @@ func (lt *lockTable) finish(tx *txnState, wrote bool) {
 	}
 	for {
 		lt.mu.Lock()
+		lt.endWaitsLocked(tx)
 		all := lt.releaseLocked(tx, releaseChunk)
 		lt.settleLocked(false)
 		if all {
-			lt.setPhaseLocked(tx, phaseDead)
-			if lt.txns[tx.id] == tx {
-				delete(lt.txns, tx.id)
-			}
-			if tx.dead == nil {
-				tx.dead = &AbortedError{Txn: tx.id, Reason: AbortLocksLost}
-			}
+			lt.dropLocked(tx)
 			lt.mu.Unlock()
 			return
 		}
 		lt.mu.Unlock()
+	}
+}
+
+// endWaitsLocked ends requests that still wait though their transaction has ended:
+// their callers have given up, or will. A lock granted now would have no owner to
+// release it.
+func (lt *lockTable) endWaitsLocked(tx *txnState) {
+	if tx.dead == nil {
+		tx.dead = &AbortedError{Txn: tx.id, Reason: AbortLocksLost}
+	}
+	for len(tx.waits) > 0 {
+		lt.completeLocked(tx.waits[len(tx.waits)-1], tx.dead)
+	}
+}
+
+// dropLocked forgets tx, which has ended here and holds nothing any more.
+func (lt *lockTable) dropLocked(tx *txnState) {
+	lt.endWaitsLocked(tx)
+	lt.setPhaseLocked(tx, phaseDead)
+	if lt.txns[tx.id] == tx {
+		delete(lt.txns, tx.id)
 	}
 }
 
@@ -130,9 +146,7 @@ func (lt *lockTable) killLocked(tx *txnState, why *AbortedError) {
 	tx.killed.Store(true)
 	lt.setPhaseLocked(tx, phaseDead)
 	tx.tick = lt.tick.Load()
-	for len(tx.waits) > 0 {
-		lt.completeLocked(tx.waits[len(tx.waits)-1], why)
-	}
+	lt.endWaitsLocked(tx)
 	lt.releaseLocked(tx, int(^uint(0)>>1))
 	lt.settleLocked(false)
 }

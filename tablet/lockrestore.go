@@ -108,11 +108,12 @@ func (h *Inheritance) Len() int {
 
 // splitRight takes everything at or right of key out of the table. Requests
 // queued there get err. Locks of unprepared transactions are handed over; those
-// that decided lists are committed already and only need to go.
+// that decided lists are committed already and only need to go; those that gone
+// lists are prepared and the child's altogether.
 //
 // A transaction that loses a part this way remembers where it went: it can commit
 // here only together with the child (see movedLocks).
-func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, decided func(keys.TxnID) bool) *Inheritance {
+func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, decided, gone func(keys.TxnID) bool) *Inheritance {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
 	in := &Inheritance{term: lt.term}
@@ -135,22 +136,22 @@ func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, dec
 	for id, tx := range lt.txns {
 		var moved []lockSpec
 		left := tx.points[:0:0]
-		var gone []*keyLock
+		var off []*keyLock
 		for _, kl := range tx.points {
 			if kl.key < at {
 				left = append(left, kl)
 				continue
 			}
-			gone = append(gone, kl)
+			off = append(off, kl)
 			for i := range kl.holders {
 				if h := &kl.holders[i]; h.tx == tx {
 					moved = append(moved, lockSpec{keys.Span{Start: []byte(kl.key)}, h.strength})
 				}
 			}
 		}
-		if len(gone) > 0 {
+		if len(off) > 0 {
 			tx.points = left
-			for _, kl := range gone {
+			for _, kl := range off {
 				lt.removeHolder(kl, tx)
 			}
 		}
@@ -167,6 +168,10 @@ func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, dec
 			}
 			tx.ranges = slices.DeleteFunc(tx.ranges, func(o *rangeLock) bool { return o == r })
 			lt.stats.LocksHeld.Add(-1)
+		}
+		if gone(id) {
+			lt.dropLocked(tx)
+			continue
 		}
 		if len(moved) == 0 || tx.phase == phasePrepared || decided(id) {
 			continue

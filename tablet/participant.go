@@ -142,6 +142,9 @@ func (l *leader) prepareCommand(v *view, tx *txnState, r *PrepareRequest) (data 
 func (lt *lockTable) prepared(tx *txnState, c Anchor, staged bool) {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
+	if tx.phase == phaseDead {
+		return // a split has taken it along
+	}
 	tx.coordinator = cloneAnchor(c)
 	if staged {
 		lt.markStagedLocked(tx)

@@ -194,6 +194,80 @@ func TestX2_ChildLocksOnlyFromTheFirstLeader(t *testing.T) {
 	})
 }
 
+// TestX2_ChildLocksNotAfterASnapshot: the same when the first leader at the parent's
+// node learns of those commits by a snapshot, without applying anything.
+func TestX2_ChildLocksNotAfterASnapshot(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		w.locked(&ref, LockShared, "q")
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		c := childOf(w, 1)
+		defer c.close()
+		leader, all := c.lead(), c.g.replicas
+		c.g.replicas = all[1:] // the first one lags behind
+		if _, err := leader.Commit(context.Background(), &CommitRequest{Txn: c.txn(5), Writes: []Write{put("q", "2")}}); err != nil {
+			t.Fatal(err)
+		}
+		c.g.replicas = all
+		if err := all[0].sm.Restore(leader.Capture()); err != nil {
+			t.Fatal(err)
+		}
+		c.g.elect(0, true)
+		_, err := c.lead().Commit(context.Background(), &CommitRequest{Txn: ref, Writes: []Write{put("q", "3")}})
+		aborts(t, err, AbortLocksLost)
+	})
+}
+
+// TestB1_PreparedPartLeavesTheParent: nothing of it stays behind, neither when it is
+// prepared nor when its prepare is applied and not yet answered.
+func TestB1_PreparedPartLeavesTheParent(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			ref := w.txn(0)
+			w.g.setHidden(!answered)
+			prepare := async(func() error {
+				_, err := w.lead().Prepare(context.Background(), &PrepareRequest{Txn: ref, Writes: []Write{put("r", "p")}, AnchorKey: []byte("r"),
+					Coordinator: Anchor{Group: 9, Key: []byte("coord")}})
+				return err
+			})
+			prepare()
+			at := w.now()
+			read := async(func() error {
+				_, err := w.lead().Read(context.Background(), &ReadRequest{At: at, Gets: []keys.Key{[]byte("r")}})
+				return err
+			})
+			if ended, err := read(); ended {
+				t.Fatalf("read past a prepare: %v", err)
+			}
+			split := async(func() error { _, err := w.splitAt("m"); return err })
+			split()
+			var re *RangeError
+			if ended, err := read(); !ended || !errors.As(err, &re) {
+				t.Fatalf("who waited for the prepared part: %v %v", ended, err)
+			}
+			w.g.setHidden(false)
+			if ended, err := prepare(); !ended || err != nil {
+				t.Fatal(ended, err)
+			}
+			if ended, err := split(); !ended || err != nil {
+				t.Fatal(ended, err)
+			}
+			lt := w.lead().leader.Load().lt
+			if n := lt.writers.Load(); n != 0 || len(lt.txns) != 0 {
+				t.Fatalf("the parent keeps %d writers and %d transactions", n, len(lt.txns))
+			}
+			c := childOf(w, 0)
+			defer c.close()
+			c.resolve(ref, "r", Outcome{OutcomeCommitted, w.now()})
+			if got := get(t, c.lead(), c.now(), "r"); got != "p" {
+				t.Fatal(got)
+			}
+		})
+	}
+}
+
 // TestB1_SplitWaitsForWhatCannotBeDivided: prepared on both sides.
 func TestB1_SplitWaitsForWhatCannotBeDivided(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {

@@ -143,6 +143,7 @@ type Tablet struct {
 	wg     sync.WaitGroup // goroutines of leaders
 
 	started atomic.Bool // something has been applied
+	opened  bool        // Restore has given it the state that it begins with
 	inherit *Inheritance
 	witness atomic.Pointer[[]byte] // until the parent's writes are known to be visible
 
@@ -228,6 +229,12 @@ func (t *Tablet) Restore(state []byte) error {
 			return fmt.Errorf("tablet: group %d: %w", t.cfg.Group, err)
 		}
 	}
+	if t.opened {
+		// A snapshot: another leader has committed since, and did not know the locks
+		// that a split's parent had here (X2).
+		t.inherit = nil
+	}
+	t.opened = true
 	m := t.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
