@@ -106,6 +106,15 @@ func appendLocks(dst []byte, ls []lockSpec) []byte {
 	return dst
 }
 
+// locksSize bounds the encoded size of ls from above.
+func locksSize(ls []lockSpec) int {
+	n := 5
+	for i := range ls {
+		n += len(ls[i].span.Start) + len(ls[i].span.End) + 8
+	}
+	return n
+}
+
 func (d *decoder) lock() lockSpec {
 	l := lockSpec{strength: LockStrength(d.u8()), span: d.span()}
 	if l.strength != LockShared && l.strength != LockExclusive {
@@ -163,11 +172,7 @@ func encodeCommit(gen uint64, r *CommitRequest) []byte {
 }
 
 func encodePrepare(gen uint64, r *PrepareRequest, anchor keys.Key, locks []lockSpec) []byte {
-	n := 96 + writesSize(r.Writes) + len(r.Coordinator.Key) + len(anchor)
-	for i := range locks {
-		n += len(locks[i].span.Start) + len(locks[i].span.End) + 8
-	}
-	b := make([]byte, 0, n)
+	b := make([]byte, 0, 96+writesSize(r.Writes)+len(r.Coordinator.Key)+len(anchor)+locksSize(locks))
 	b = appendHeader(b, cmdPrepare, gen)
 	b = appendTxnID(b, r.Txn.ID)
 	b = appendAnchor(b, r.Coordinator)

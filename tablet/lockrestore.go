@@ -2,6 +2,7 @@ package tablet
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/spandb/spand/internal/keys"
 )
@@ -75,14 +76,89 @@ func (lt *lockTable) lockSet(tx *txnState, writes []Write) []lockSpec {
 	return ls
 }
 
-// compact escalates tx's point locks whatever the budget, for a prepare that
-// would not fit otherwise.
-func (lt *lockTable) compact(tx *txnState) {
+// compactRun is how many neighbouring locks compact joins at once.
+const compactRun = 16
+
+// compact exchanges tx's locks, points and ranges, for fewer and wider ones, for a
+// prepare that would not fit otherwise: neighbours first, so that little is locked
+// that was not before. It reports whether it found any to join.
+func (lt *lockTable) compact(tx *txnState) bool {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
-	if len(tx.points) > 1 {
-		lt.escalateLocked(tx)
+	all := make([]heldLock, 0, len(tx.points)+len(tx.ranges))
+	for _, kl := range tx.points {
+		all = append(all, heldLock{kl: kl})
 	}
+	for _, r := range tx.ranges {
+		all = append(all, heldLock{r: r})
+	}
+	slices.SortFunc(all, func(a, b heldLock) int { return strings.Compare(a.start(), b.start()) })
+	before := len(all)
+	for run := range slices.Chunk(all, compactRun) {
+		lt.joinLocked(tx, run)
+	}
+	lt.settleLocked(false)
+	return len(tx.points)+len(tx.ranges) < before
+}
+
+// heldLock is a point or a range that a transaction holds.
+type heldLock struct {
+	kl *keyLock
+	r  *rangeLock
+}
+
+func (h heldLock) start() string {
+	if h.kl != nil {
+		return h.kl.key
+	}
+	return h.r.start
+}
+
+func (h heldLock) end() string {
+	if h.kl != nil {
+		return h.kl.key + "\x00"
+	}
+	return h.r.end
+}
+
+func (h heldLock) strength(tx *txnState) LockStrength {
+	if h.kl == nil {
+		return h.r.strength
+	}
+	for i := range h.kl.holders {
+		if h.kl.holders[i].tx == tx {
+			return h.kl.holders[i].strength
+		}
+	}
+	return LockShared
+}
+
+// joinLocked makes one range of run, or of parts of it, where nobody is in the way.
+func (lt *lockTable) joinLocked(tx *txnState, run []heldLock) {
+	if len(run) < 2 {
+		return
+	}
+	start, end, st := run[0].start(), run[0].end(), LockShared
+	for _, h := range run {
+		start, end, st = min(start, h.start()), max(end, h.end()), max(st, h.strength(tx))
+	}
+	if lt.othersIn(tx, start, end, st) {
+		lt.joinLocked(tx, run[:len(run)/2])
+		lt.joinLocked(tx, run[len(run)/2:])
+		return
+	}
+	tx.points = slices.DeleteFunc(tx.points, func(kl *keyLock) bool { return slices.Contains(run, heldLock{kl: kl}) })
+	tx.ranges = slices.DeleteFunc(tx.ranges, func(r *rangeLock) bool { return slices.Contains(run, heldLock{r: r}) })
+	for _, h := range run {
+		if h.kl != nil {
+			lt.removeHolder(h.kl, tx) // nobody else waits here: othersIn
+		} else {
+			lt.granted.remove(h.r.start, h.r.id)
+			lt.stats.LocksHeld.Add(-1)
+		}
+	}
+	// Any key of the run may be one that is written.
+	lt.addRangeLocked(tx, start, end, st, st == LockExclusive)
 }
 
 // Inheritance is the unprepared part of a lock table that a split's child takes

@@ -47,7 +47,7 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 		}
 		l.arm()
 		r := *req
-		if writesSize(r.Writes) > commandRoom {
+		if writesSize(r.Writes) > commandRoom/2 { // the rest is for the locks
 			var n uint32
 			n, err = t.stageWrites(ctx, l, tx, r.Staged, r.Writes)
 			r.Writes, r.Staged = nil, r.Staged+n
@@ -68,8 +68,9 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 			return names([]Anchor{req.Coordinator}, g, right)
 		}, v)
 		data, straddles := l.prepareCommand(v, tx, &r)
-		if at := l.splitAt.Load(); why == nil && at != nil && straddles(*at) {
-			// A split waits for such transactions to go; it must not wait for ever.
+		if at := l.splitAt.Load(); why == nil && (data == nil || at != nil && straddles(*at)) {
+			// Too many locks among those of others to be told in one command; or a split
+			// waits for such transactions to go, and must not wait for ever.
 			why = &AbortedError{Txn: id, Reason: AbortRefused}
 		}
 		if why != nil {
@@ -108,12 +109,15 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 	}
 }
 
-// prepareCommand encodes a prepare with the transaction's locks. straddles tells
-// whether what it holds lies on both sides of a key.
+// prepareCommand encodes a prepare with the transaction's locks; data is nil when
+// there are too many. straddles tells whether what it holds lies on both sides of a key.
 func (l *leader) prepareCommand(v *view, tx *txnState, r *PrepareRequest) (data []byte, straddles func(keys.Key) bool) {
+	room := commandRoom - writesSize(r.Writes)
 	locks := l.lt.lockSet(tx, r.Writes)
-	if n := len(locks); n > 4096 {
-		l.lt.compact(tx)
+	for locksSize(locks) > room {
+		if !l.lt.compact(tx) {
+			return nil, nil
+		}
 		locks = l.lt.lockSet(tx, r.Writes)
 	}
 	anchor := r.AnchorKey

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -576,4 +577,54 @@ func TestX5_StrayCommitBehindTheWordThatItEnded(t *testing.T) {
 		_, err := b()
 		aborts(t, err, AbortHorizon)
 	})
+}
+
+// lockAll takes shared or exclusive locks on points and ranges.
+func (w *world) lockAll(ref *TxnRef, lock LockStrength, points []keys.Key, ranges []Scan) {
+	w.t.Helper()
+	r, err := w.lead().Read(context.Background(), &ReadRequest{Txn: *ref, Lock: lock, Gets: points, Scans: ranges, MaxBytes: 1 << 30})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ref.Term = r.Term
+}
+
+// TestX3_PrepareWithManyLocks: the locks of a large read set, points and ranges, are
+// replicated in one command, wider ones standing for many, but never over what
+// others hold in between.
+func TestX3_PrepareWithManyLocks(t *testing.T) {
+	for _, every := range []int{4000, 100, 1} { // how often another transaction's lock lies in between
+		bubble(t, nil, func(t *testing.T, w *world) {
+			key := func(i int) string { return fmt.Sprintf("k%05d", i) + strings.Repeat("x", 300) }
+			var points, theirs []keys.Key
+			var ranges []Scan
+			for i := range 4000 {
+				if i%2 == 0 {
+					points = append(points, []byte(key(i)))
+				} else {
+					ranges = append(ranges, Scan{Span: keys.Span{Start: []byte(key(i)), End: []byte(key(i) + "b")}})
+				}
+				if i%every == every/2 {
+					theirs = append(theirs, []byte(key(i)+"y"))
+				}
+			}
+			ref, other := w.txn(0), w.txn(1)
+			w.lockAll(&other, LockExclusive, theirs, nil)
+			w.lockAll(&ref, LockShared, points, ranges)
+			_, err := w.lead().Prepare(context.Background(), &PrepareRequest{Txn: ref, AnchorKey: points[0], Coordinator: Anchor{Group: 9, Key: []byte("coord")}})
+			if every == 1 {
+				aborts(t, err, AbortRefused) // to be tried again, not too large for ever
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.commit(other, Write{Key: theirs[0], Value: []byte("free")})
+			w.g.elect(1, true)
+			for i := range 4000 {
+				_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: w.txn(9), Writes: []Write{put(key(i), "x")}})
+				aborts(t, err, AbortRefused)
+			}
+		})
+	}
 }
