@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/paxosgroup"
@@ -80,6 +81,23 @@ func TestX5_CommitIsIdempotent(t *testing.T) {
 		if got := get(t, w.lead(), w.now(), "k"); got != "later" {
 			t.Fatalf("k = %s", got)
 		}
+	})
+}
+
+// TestX5_CommitOlderThanTheHorizon: refused, unless the transaction is known here,
+// by a lock that it has taken before.
+func TestX5_CommitOlderThanTheHorizon(t *testing.T) {
+	bubble(t, func(c *Config) { c.ClientSilence = time.Hour }, func(t *testing.T, w *world) {
+		within, beyond, locked := w.txn(0), w.txn(0), w.txn(0)
+		w.locked(&locked, LockExclusive, "c")
+		time.Sleep(defaultHorizon - time.Second)
+		w.commit(within, put("a", "1"))
+		time.Sleep(2 * time.Second)
+		_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: beyond, Writes: []Write{put("b", "1")}})
+		aborts(t, err, AbortHorizon)
+		_, err = w.lead().Prepare(context.Background(), &PrepareRequest{Txn: beyond, Writes: []Write{put("b", "1")}, AnchorKey: []byte("b")})
+		aborts(t, err, AbortHorizon)
+		w.commit(locked, put("c", "1"))
 	})
 }
 

@@ -229,7 +229,8 @@ func (l *leader) settle(tx *txnState, wrote bool, res *result, err error) *Abort
 
 // finishing finds the transaction that a commit, decide or prepare is about. done
 // is its outcome, if it committed before (X5). A transaction without locks here
-// (blind writes) gets a record now, unless it may have been decided and forgotten.
+// (blind writes) gets a record now, unless it may have been decided and forgotten,
+// or is so old that its gateway would have taken the locks first.
 func (t *Tablet) finishing(l *leader, ref *TxnRef) (tx *txnState, done *Outcome, err error) {
 	tx, err = l.lt.txn(ref, false)
 	if err == nil {
@@ -247,6 +248,7 @@ func (t *Tablet) finishing(l *leader, ref *TxnRef) (tx *txnState, done *Outcome,
 	}
 	t.m.mu.RLock()
 	finished, pruned := t.m.outcomes.isFinished(ref.ID), t.m.outcomes.mayBePruned(ref.ID)
+	old := t.cfg.Clock.Now().Earliest > ref.ID.Age.Add(t.m.outcomes.horizon)
 	t.m.mu.RUnlock()
 	switch {
 	case finished:
@@ -257,6 +259,9 @@ func (t *Tablet) finishing(l *leader, ref *TxnRef) (tx *txnState, done *Outcome,
 		return nil, nil, &AmbiguousError{Txn: ref.ID}
 	case ref.Term != 0:
 		return nil, nil, lost
+	case old:
+		// A copy that the network has kept for long; nobody waits for it (X5).
+		return nil, nil, &AbortedError{Txn: ref.ID, Reason: AbortHorizon}
 	}
 	tx, err = l.lt.txn(ref, true)
 	return tx, nil, err

@@ -42,7 +42,8 @@
 //     horizon and up to a number; committed records of two-phase transactions until
 //     every participant has acknowledged. Whoever asks beyond that hears "not
 //     known", never "aborted", except a prepared participant, for whom absence is
-//     proof. A commit that may have been decided and forgotten is refused.
+//     proof. A commit that may have been decided and forgotten is refused, and so is
+//     one older than the horizon of which nothing is known here, not even a lock.
 //   - B1: every request's keys are checked against the descriptor, and every command
 //     carries the descriptor's generation: one that a split overtook is refused by
 //     apply and evaluated again. Transactions that cannot be divided (prepared on
