@@ -296,6 +296,37 @@ func TestX3_GatewayDiesAtEachStep(t *testing.T) {
 	}
 }
 
+// However many transactions wait for a coordinator or a participant that does not
+// answer, the others are settled at once.
+func TestX3_RecoveryDoesNotQueueBehindTheDead(t *testing.T) {
+	run(t, 0, []string{"h", "p"}, func(t *testing.T, w *world, g *gateway) {
+		id := func(i int) keys.TxnID { return keys.TxnID{Age: 1, Node: 3, Seq: uint64(i)} }
+		w.setFault(func(c call) error {
+			if c.group == 3 {
+				return errLinkDown
+			}
+			return nil
+		})
+		for i := range 10 * recoveryWindow {
+			w.rec.Settle(tablet.InDoubt{Txn: id(i), Coordinator: tablet.Anchor{Group: 3, Key: k("i")}, Anchor: k("q")})
+			w.rec.Deliver(w.twin(4), tablet.Decided{Txn: id(i), TS: 1, Participants: []tablet.Anchor{{Group: 3, Key: k("j")}}})
+		}
+		time.Sleep(time.Second)
+		last := id(10 * recoveryWindow)
+		w.rec.Settle(tablet.InDoubt{Txn: last, Coordinator: tablet.Anchor{Group: 2, Key: k("a")}, Anchor: k("q")})
+		time.Sleep(10 * time.Millisecond)
+		resolved := w.count("Resolve")
+		if o, ok := w.twin(2).outcomes[last]; !ok || o.Status != tablet.OutcomeAborted {
+			t.Errorf("not settled: %+v", o)
+		}
+		w.setFault(nil)
+		time.Sleep(time.Minute)
+		if n := w.count("Resolve") - resolved; n < 20*recoveryWindow {
+			t.Errorf("%d resolved once everybody answers", n)
+		}
+	})
+}
+
 // dropUnprepared does what tablets do when a gateway's heartbeats stop.
 func (w *world) dropUnprepared() {
 	w.mu.Lock()

@@ -24,12 +24,14 @@ type Forgetter interface {
 // may be called concurrently, also from a state machine's apply.
 //
 // Its goroutines, one per transaction under way, belong to the client and end
-// with Client.Close; at most recoveryWindow of them have a request out.
+// with Client.Close; at most recoveryWindow of them have a request out at one
+// tablet, so that a tablet which does not answer holds up nobody else's business.
 type Recovery struct {
-	c      *Client
-	window chan struct{}
+	c *Client
 
 	mu sync.Mutex // a leaf
+	// windows has room for the requests out at each tablet.
+	windows map[keys.GroupID]chan struct{}
 	// busy are the tasks under way.
 	busy map[recoveryTask]bool
 	// forgotten are the transactions to forget, collected for forgetEvery.
@@ -63,7 +65,7 @@ const (
 // NewRecovery returns a Recovery that works through c.
 func NewRecovery(c *Client) *Recovery {
 	return &Recovery{
-		c: c, window: make(chan struct{}, recoveryWindow),
+		c: c, windows: map[keys.GroupID]chan struct{}{},
 		busy: map[recoveryTask]bool{}, forgotten: map[Forgetter][]keys.TxnID{},
 	}
 }
@@ -103,8 +105,12 @@ func (r *Recovery) Ask(d tablet.InDoubt) {
 }
 
 func (r *Recovery) settle(ctx context.Context, d *tablet.InDoubt, abort bool) error {
-	out, err := r.c.inquire(ctx, &tablet.InquireRequest{
-		Txn: d.Txn, AnchorKey: d.Coordinator.Key, Abort: abort, Prepared: true,
+	var out tablet.Outcome
+	err := r.at(ctx, d.Coordinator.Key, func() (err error) {
+		out, err = r.c.inquire(ctx, &tablet.InquireRequest{
+			Txn: d.Txn, AnchorKey: d.Coordinator.Key, Abort: abort, Prepared: true,
+		})
+		return err
 	})
 	if err != nil {
 		return err
@@ -117,7 +123,33 @@ func (r *Recovery) settle(ctx context.Context, d *tablet.InDoubt, abort bool) er
 		return nil
 	}
 	crashpoint.Pass(crashpoint.OutcomeHeard)
-	return r.c.resolve(ctx, d.Anchor, d.Txn, out)
+	return r.resolve(ctx, d.Anchor, d.Txn, out)
+}
+
+func (r *Recovery) resolve(ctx context.Context, anchor keys.Key, id keys.TxnID, out tablet.Outcome) error {
+	return r.at(ctx, anchor, func() error { return r.c.resolve(ctx, anchor, id, out) })
+}
+
+// at runs f, a request to the tablet that holds key, once there is room for it.
+func (r *Recovery) at(ctx context.Context, key keys.Key, f func() error) error {
+	desc, err := r.c.cfg.Router.Lookup(ctx, key)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	window := r.windows[desc.Group]
+	if window == nil {
+		window = make(chan struct{}, recoveryWindow)
+		r.windows[desc.Group] = window
+	}
+	r.mu.Unlock()
+	select {
+	case window <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-window }()
+	return f()
 }
 
 // Deliver tells the participants of each decided commit of coordinator f, and
@@ -143,7 +175,7 @@ func (r *Recovery) deliver(ctx context.Context, d *tablet.Decided, left []tablet
 	out := tablet.Outcome{Status: tablet.OutcomeCommitted, TS: d.TS}
 	errs := make([]error, len(left))
 	one := func(i int) {
-		if errs[i] = r.c.resolve(ctx, left[i].Key, d.Txn, out); errs[i] == nil && len(left) > 1 {
+		if errs[i] = r.resolve(ctx, left[i].Key, d.Txn, out); errs[i] == nil && len(left) > 1 {
 			crashpoint.Pass(crashpoint.DeliveredSome)
 		}
 	}
@@ -218,13 +250,7 @@ func (r *Recovery) start(key recoveryTask, f func(context.Context) error) {
 		ctx := r.c.ctx
 		var back backoff
 		for {
-			select {
-			case r.window <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
 			err := f(ctx)
-			<-r.window
 			if err == nil || ctx.Err() != nil {
 				return
 			}
