@@ -65,10 +65,11 @@
 // The host calls Apply, Lead, Follow, Capture and Restore from one goroutine at a
 // time. Requests run on their callers' goroutines and end with their contexts; a
 // proposal outlives its request and is finished by Done. A leader has a timer,
-// armed only while there is something to watch, whose function runs on the
-// timer's goroutine; one goroutine per committed large transaction, which ends
-// when its chunks are versions or the term ends; and rarely one to release very
-// many locks. Close waits for them.
+// armed only while there is something to watch, and each place kept in a lock's
+// queue has one, for a second; their functions run on the timers' goroutines. There
+// is one goroutine per committed large transaction, which ends when its chunks are
+// versions or the term ends; and rarely one to release very many locks. Close waits
+// for these goroutines.
 //
 // # Lock order
 //

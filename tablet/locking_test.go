@@ -180,3 +180,57 @@ func TestB2_CommitBoundAndTooLate(t *testing.T) {
 		w.commit(again, put("k", "v"))
 	})
 }
+
+// TestX2_PlaceInTheQueue: a gateway bounds its calls to another node and asks again.
+// That costs neither its transaction the place nor a younger one its life.
+func TestX2_PlaceInTheQueue(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		holder, remote, younger := w.txn(0), w.txn(1), w.txn(2)
+		w.locked(&holder, LockExclusive, "k")
+		call := func() func() (bool, error) {
+			return async(func() error {
+				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+				defer cancel()
+				_, err := w.lead().Read(ctx, &ReadRequest{Txn: remote, Lock: LockExclusive, Gets: []keys.Key{[]byte("k")}})
+				return err
+			})
+		}
+		first := call()
+		first()
+		behind := async(func() error { _, err := w.read(younger, LockExclusive, "k"); return err })
+		behind()
+		time.Sleep(3 * time.Second)
+		if ended, err := first(); !ended || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(ended, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		second := call()
+		if ended, err := second(); ended {
+			t.Fatal(err)
+		}
+		w.commit(holder, put("k", "1"))
+		if ended, err := second(); !ended || err != nil {
+			t.Fatalf("asked again: %v %v", ended, err)
+		}
+		if ended, err := behind(); ended {
+			t.Fatalf("who was behind: %v", err)
+		}
+		w.commit(remote, put("k", "2"))
+		if ended, err := behind(); !ended || err != nil {
+			t.Fatalf("who was behind: %v %v", ended, err)
+		}
+		// Who does not ask again does not stand in the way for long.
+		gone := w.txn(3)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := w.lead().Read(ctx, &ReadRequest{Txn: gone, Lock: LockExclusive, Gets: []keys.Key{[]byte("k")}})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		time.Sleep(placeKept + time.Millisecond)
+		w.commit(younger, put("k", "3"))
+		if n := w.lead().Stats().LocksHeld.Load(); n != 0 {
+			t.Fatalf("%d locks left", n)
+		}
+	})
+}

@@ -145,7 +145,8 @@ type waiter struct {
 	done       bool
 	err        error
 	queued     bool
-	marked     bool // in dirty
+	marked     bool        // in dirty
+	left       *time.Timer // until it gives up its place: its call has timed out
 }
 
 func newLockTable(term uint64, bounds keys.Span, cfg lockConfig, stats *Stats) *lockTable {

@@ -42,12 +42,15 @@ func (lt *lockTable) acquire(ctx context.Context, tx *txnState, sp keys.Span, st
 
 // waitAndUnlock queues a request, mu held, and waits for it, mu free.
 func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Span, st LockStrength, refuse bool) error {
-	if lt.nwaiting >= lt.cfg.maxWaiting {
-		lt.mu.Unlock()
-		return paxosgroup.ErrOverloaded
+	w := lt.returnLocked(tx, sp, st, refuse)
+	if w == nil {
+		if lt.nwaiting >= lt.cfg.maxWaiting {
+			lt.mu.Unlock()
+			return paxosgroup.ErrOverloaded
+		}
+		w = &waiter{tx: tx, start: string(sp.Start), end: string(sp.End), strength: st, write: refuse, refuse: refuse, patient: refuse, ch: make(chan struct{}, 1)}
+		lt.enqueueLocked(w)
 	}
-	w := &waiter{tx: tx, start: string(sp.Start), end: string(sp.End), strength: st, write: refuse, refuse: refuse, patient: refuse, ch: make(chan struct{}, 1)}
-	lt.enqueueLocked(w)
 	lt.stats.LockWaits.Add(1)
 	j := lt.judgeLocked(w)
 	if j.wound && lt.cfg.grace <= 0 {
@@ -118,8 +121,12 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 			return err
 		}
 		if ended != nil {
-			lt.completeLocked(w, ended)
-			lt.settleLocked(false)
+			if timedOut(ctx) && !refuse {
+				lt.leaveLocked(w, ended)
+			} else {
+				lt.completeLocked(w, ended)
+				lt.settleLocked(false)
+			}
 			lt.mu.Unlock()
 			return ended
 		}
@@ -140,6 +147,43 @@ func (lt *lockTable) waitAndUnlock(ctx context.Context, tx *txnState, sp keys.Sp
 		}
 		arm(j, due)
 	}
+}
+
+// placeKept is how long a request whose call has timed out keeps its place in the
+// queue. Gateways bound their calls to other nodes and ask again: at the tail, an
+// older transaction would have to wound the younger ones that it was ahead of.
+const placeKept = time.Second
+
+// leaveLocked has w wait for its call's next copy. If its turn comes meanwhile, the
+// transaction has the lock, which ends with it.
+func (lt *lockTable) leaveLocked(w *waiter, why error) {
+	w.left = time.AfterFunc(placeKept, func() {
+		lt.mu.Lock()
+		defer lt.mu.Unlock()
+		if w.left != nil && lt.closed == nil {
+			lt.completeLocked(w, why)
+			lt.settleLocked(false)
+		}
+	})
+}
+
+// returnLocked finds the place of a request whose earlier copy has left.
+func (lt *lockTable) returnLocked(tx *txnState, sp keys.Span, st LockStrength, refuse bool) *waiter {
+	for _, w := range tx.waits {
+		if w.left != nil && w.start == str(sp.Start) && w.end == str(sp.End) && w.strength == st && w.refuse == refuse {
+			w.left.Stop()
+			w.left = nil
+			return w
+		}
+	}
+	return nil
+}
+
+// timedOut reports whether ctx, which has ended, had come to its deadline. The word
+// of a gateway that its own has passed may arrive a moment before.
+func timedOut(ctx context.Context) bool {
+	d, ok := ctx.Deadline()
+	return ok && time.Until(d) < 100*time.Millisecond
 }
 
 func (lt *lockTable) escalateIfDueLocked(tx *txnState, err error) {
