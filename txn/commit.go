@@ -158,8 +158,10 @@ func (t *Txn) elderly() bool {
 	return t.c.cfg.Clock.Now().Latest > t.id.Age.Add(elderlyAfter)
 }
 
-// elderlyAfter is half the tablets' horizon of 60 s.
-const elderlyAfter = 30 * time.Second
+// elderlyAfter lies far below the tablets' horizon of 60 s, because they remember only
+// so many outcomes: while one idle transaction keeps a node from declaring its others
+// ended, a busy tablet forgets what is a few seconds old.
+const elderlyAfter = time.Second
 
 func (t *Txn) blind(shares []share) bool {
 	for i := range shares {

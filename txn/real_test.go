@@ -387,6 +387,25 @@ func TestX2_RealLocksLostWithTheLeader(t *testing.T) {
 	}
 }
 
+// A transaction that does nothing for long keeps its node from saying which ones have
+// ended, so that a busy tablet runs out of room for outcomes. That does not make the
+// outcome of an older one unknown.
+func TestX5_IdleTransactionHoldsUpNobody(t *testing.T) {
+	runReal(t, 1, 0, nil, func(t *testing.T, w *realWorld) {
+		ctx := context.Background()
+		idle := w.nodes[1].g.Begin(ctx, TxnOptions{})
+		defer idle.Rollback(ctx)
+		blind := w.nodes[2].g.Begin(ctx, TxnOptions{})
+		check(t, blind.Put(ctx, k("blind"), []byte("1")))
+		time.Sleep(3 * time.Second)
+		for range 50_001 {
+			check(t, w.nodes[1].g.tryCommit("a", "1"))
+		}
+		must(blind.Commit(ctx))(t)
+		w.nodes[1].g.expect(t, "blind", "1")
+	})
+}
+
 func TestRealLargeTransactionAndLoad(t *testing.T) {
 	runReal(t, 1, 0, []string{"r0100"}, func(t *testing.T, w *realWorld) {
 		ctx := context.Background()
