@@ -2,12 +2,14 @@
 
 package tablet
 
-// Negative controls of internal/sim (X3): a participant forgets what it prepared
-// when it begins to lead, or aborts by itself what is in doubt. Set before any
-// tablet is made.
+// Negative controls of internal/sim; break_off.go says what they break. Set before
+// any tablet is made.
 var (
 	BreakForgetPrepared bool
 	BreakAbortPrepared  bool
+	BreakLostLocks      bool
+	BreakOutcomes       bool
+	BreakSpans          bool
 )
 
 func (l *leader) breakAbort(list []InDoubt) {

@@ -276,6 +276,9 @@ func (t *Tablet) lostOrDecided(l *leader, ref *TxnRef, err error) error {
 }
 
 func checkWrites(v *view, ws []Write, anchor keys.Key) error {
+	if BreakSpans {
+		return nil
+	}
 	for i := range ws {
 		if !v.holds(ws[i].Key) {
 			return v.rangeError()

@@ -189,6 +189,9 @@ func (lt *lockTable) txnLocked(ref *TxnRef, create bool) (*txnState, error) {
 	if lt.closed != nil {
 		return nil, lt.closed
 	}
+	if BreakLostLocks {
+		ref, create = &TxnRef{ID: ref.ID, Client: ref.Client}, true
+	}
 	tx := lt.txns[ref.ID]
 	if ref.Term != 0 && ref.Term != lt.term && (tx == nil || tx.term != ref.Term) {
 		return nil, &AbortedError{Txn: ref.ID, Reason: AbortLocksLost}
@@ -216,7 +219,7 @@ func (lt *lockTable) usableLocked(tx *txnState, sp keys.Span) error {
 		return tx.dead
 	case tx.phase != phaseActive:
 		return errFinishing
-	case !lt.bounds.Covers(sp):
+	case !BreakSpans && !lt.bounds.Covers(sp):
 		return lt.moved
 	}
 	return nil

@@ -38,6 +38,9 @@ func (t *Tablet) Read(ctx context.Context, req *ReadRequest) (*ReadResponse, err
 }
 
 func (t *Tablet) checkRead(v *view, req *ReadRequest) error {
+	if BreakSpans {
+		return nil
+	}
 	for _, k := range req.Gets {
 		if !v.holds(k) {
 			return v.rangeError()

@@ -41,6 +41,12 @@ func TestBroken(t *testing.T) {
 		tablet.BreakForgetPrepared = true
 	case "X3abort":
 		tablet.BreakAbortPrepared = true
+	case "X2":
+		tablet.BreakLostLocks = true
+	case "X5":
+		tablet.BreakOutcomes = true
+	case "B1":
+		tablet.BreakSpans = true
 	case "none":
 	}
 	limit := c.seeds

@@ -31,6 +31,33 @@ var controls = map[string]control{
 	// Half of a transaction is lost.
 	"X3forget": {seeds: 40, finds: map[string]bool{"X3": true, "X4": true, "R4": true}, adjust: restlessLeaders},
 	"X3abort":  {seeds: 40, finds: map[string]bool{"X3": true, "X4": true}, adjust: unreachableLeaders},
+	// Transactions go on without the locks that died with a leader.
+	"X2": {seeds: 20, finds: map[string]bool{"X2": true, "X4": true}, adjust: lostLocks},
+	// Who asks what became of a commit hears that it was aborted; a copy commits again.
+	"X5": {seeds: 10, finds: map[string]bool{"X5": true}, adjust: lostAnswers},
+	// Parent and child of a split both serve the child's keys.
+	"B1": {seeds: 10, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, adjust: lateSplits},
+}
+
+// lostLocks moves leaderships about under transactions that meet often and last.
+func lostLocks(p *Plan, d draw) {
+	restlessLeaders(p, d)
+	p.Think = 5 * time.Millisecond
+	p.Noise.Min, p.Noise.Max = 2*time.Millisecond, 5*time.Millisecond
+	p.Clients = append(p.Clients, "bank", "bank", "bank", "bank", "mixed", "mixed", "mixed")
+}
+
+// lostAnswers drops messages all the time.
+func lostAnswers(p *Plan, _ draw) {
+	p.Noise.Drop = 0.02
+}
+
+// lateSplits divides the tablets while every gateway has the map of before.
+func lateSplits(p *Plan, _ draw) {
+	p.Splits, p.Faults = nil, nil
+	for i, k := range splitKeys {
+		p.Faults = append(p.Faults, Fault{Kind: Split, At: time.Duration(i+1) * 500 * time.Millisecond, Key: k})
+	}
 }
 
 // cutOffLeaders isolates leaders, one after the other, for longer than a lease,
