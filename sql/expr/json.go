@@ -428,7 +428,7 @@ func initJSONSets() {
 				}
 				return nil
 			}, t).columns = func([]Expr) []SetColumn { return []SetColumn{{"value", types.T(res)}} }
-			defSet(p+"_each"+suffix, res, func(_ *EvalContext, v []D, _ []types.Type, f func([]D) (bool, error)) error {
+			each := defSet(p+"_each"+suffix, res, func(_ *EvalContext, v []D, _ []types.Type, f func([]D) (bool, error)) error {
 				j, err := parseJSON(v[0])
 				if err != nil {
 					return err
@@ -442,7 +442,9 @@ func initJSONSets() {
 					}
 				}
 				return nil
-			}, t).columns = func([]Expr) []SetColumn { return []SetColumn{{"key", types.T(tText)}, {"value", types.T(res)}} }
+			}, t)
+			each.several = true
+			each.columns = func([]Expr) []SetColumn { return []SetColumn{{"key", types.T(tText)}, {"value", types.T(res)}} }
 		}
 		defSet(p+"_object_keys", tText, func(_ *EvalContext, v []D, _ []types.Type, f func([]D) (bool, error)) error {
 			j, err := parseJSON(v[0])

@@ -26,6 +26,7 @@ type setDef struct {
 	args []types.OID
 	// columns of the result; nil: one column named as the function, of type result.
 	columns func(args []Expr) []SetColumn
+	several bool // columns are more than one
 	result  types.OID
 	run     func(ec *EvalContext, v []D, args []types.Type, f func([]D) (bool, error)) error
 	lax     bool
@@ -86,6 +87,14 @@ func (s *setFunc) Run(ec *EvalContext, row []types.Datum, f func([]types.Datum) 
 		v[i] = d
 	}
 	return s.def.run(ec, v, s.at, f)
+}
+
+// YieldsOneColumn reports a set-returning function whose rows are single values.
+func YieldsOneColumn(name pgast.Name) bool {
+	if !IsSetFunc(name) {
+		return false
+	}
+	return !setFuncs[name.Last()][0].several
 }
 
 // BindSetCall binds f(…) in FROM: a set-returning function, or an ordinary one,

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/spandb/spand/sql/expr"
@@ -96,6 +97,7 @@ func (s *scope) core(q *pgast.Select) (*Query, error) {
 	if len(q.Windows) > 0 {
 		return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "window functions are not supported")
 	}
+	q = setFromTarget(q)
 	items, err := s.buildFrom(q.From)
 	if err != nil {
 		return nil, err
@@ -266,6 +268,42 @@ func (s *scope) targets(list []pgast.Target) ([]target, error) {
 		out = append(out, tg)
 	}
 	return out, nil
+}
+
+// setFromTarget moves a set-returning function out of the select list into FROM:
+// SELECT a, f(b) FROM t is SELECT a, f.x FROM t, LATERAL f(b) AS f(x). It leaves what
+// it cannot move for the binder to refuse: several of them, and those beside a star,
+// which would show their column, or a GROUP BY.
+func setFromTarget(q *pgast.Select) *pgast.Select {
+	at := -1
+	for i, t := range q.Targets {
+		switch x := t.Expr.(type) {
+		case *pgast.ColumnRef:
+			if x.Star {
+				return q
+			}
+		case *pgast.Func:
+			if expr.YieldsOneColumn(x.Name) {
+				if at >= 0 {
+					return q
+				}
+				at = i
+			}
+		}
+	}
+	if at < 0 || len(q.GroupBy) > 0 || q.Having != nil {
+		return q
+	}
+	f := q.Targets[at].Expr.(*pgast.Func)
+	const hidden = "\x00set" // no client can write this name
+	out := *q
+	out.From = append(slices.Clip(q.From), &pgast.FuncTable{Funcs: []*pgast.Func{f}, Lateral: true, Alias: pgast.Alias{Name: hidden, Columns: []string{hidden}}})
+	out.Targets = slices.Clone(q.Targets)
+	out.Targets[at].Expr = &pgast.ColumnRef{Name: pgast.Name{hidden, hidden}, Pos: f.Pos}
+	if out.Targets[at].Alias == "" {
+		out.Targets[at].Alias = f.Name.Last()
+	}
+	return &out
 }
 
 // outputName is the name that PostgreSQL gives an unnamed output column.
