@@ -43,9 +43,11 @@ func TestErrorPositions(t *testing.T) {
 	}
 	// A text that is not the client's has no position in it.
 	must(t, s, "prepare x as select 'y'::int")
-	err := s.Simple(context.Background(), "execute x", &textResult{fs: s.FormatSettings()})
-	var se *sqlstate.Error
-	if !errors.As(err, &se) || se.Code != sqlstate.InvalidTextRepresentation || se.Position != 0 {
-		t.Errorf("%v", err)
+	for _, q := range []string{"execute x", "create table d (a int default 'z')"} {
+		err := s.Simple(context.Background(), q, &textResult{fs: s.FormatSettings()})
+		var se *sqlstate.Error
+		if !errors.As(err, &se) || se.Code != sqlstate.InvalidTextRepresentation || se.Position != 0 {
+			t.Errorf("%s: %v", q, err)
+		}
 	}
 }

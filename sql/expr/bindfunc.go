@@ -94,7 +94,7 @@ func (b *binder) function(n *pgast.Func) (Expr, error) {
 		return nil, b.errf(n.Pos, sqlstate.WrongObjectType, "%s specified, but %s is not an aggregate function", what, name)
 	}
 	if _, ok := setFuncs[name]; ok {
-		return nil, b.errf(n.Pos, sqlstate.FeatureNotSupported, "set-returning functions are only supported in FROM")
+		return nil, b.errf(n.Pos, sqlstate.FeatureNotSupported, "set-returning functions are only supported in FROM and as one item of a plain select list")
 	}
 	args, err := b.binds(n.Args)
 	if err != nil {

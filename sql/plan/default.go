@@ -35,11 +35,16 @@ func (f *foreign) Eval(ec *expr.EvalContext, row []types.Datum) (types.Datum, er
 		Location: ec.Location, Session: ec.Session, Consts: f.consts,
 	}
 	d, err := f.e.Eval(&own, row)
+	return d, unplaced(err)
+}
+
+// unplaced takes the position out of an error that is one in another text than the client's.
+func unplaced(err error) error {
 	var literal *expr.LiteralError
 	if errors.As(err, &literal) {
-		err = literal.Err // its position is one in the other text
+		return literal.Err
 	}
-	return d, err
+	return err
 }
 
 // defaultOf is the expression that fills a column nobody gave a value.
@@ -84,7 +89,7 @@ func BindText(b *builder, text string, t types.Type, column string) (expr.Expr, 
 		// 'x', 0, now() is not: computed once per plan.
 		d, err := e.Eval(&expr.EvalContext{Ctx: b.ctx, Consts: sts[0].Consts}, nil)
 		if err != nil {
-			return nil, err
+			return nil, unplaced(err)
 		}
 		return expr.Literal(d, t), nil
 	}

@@ -97,7 +97,7 @@ func (s *scope) core(q *pgast.Select) (*Query, error) {
 	if len(q.Windows) > 0 {
 		return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "window functions are not supported")
 	}
-	q = setFromTarget(q)
+	q, moved := setFromTarget(q)
 	items, err := s.buildFrom(q.From)
 	if err != nil {
 		return nil, err
@@ -130,6 +130,9 @@ func (s *scope) core(q *pgast.Select) (*Query, error) {
 	}
 	grouped := len(q.GroupBy) > 0
 	if grouped || len(s.aggs) > 0 || having != nil {
+		if moved {
+			return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "set-returning functions beside aggregate functions are not supported")
+		}
 		if err := s.checkGrouping(q, targets, keys, groups); err != nil {
 			return nil, err
 		}
@@ -274,36 +277,37 @@ func (s *scope) targets(list []pgast.Target) ([]target, error) {
 // SELECT a, f(b) FROM t is SELECT a, f.x FROM t, LATERAL f(b) AS f(x). It leaves what
 // it cannot move for the binder to refuse: several of them, and those beside a star,
 // which would show their column, or a GROUP BY.
-func setFromTarget(q *pgast.Select) *pgast.Select {
+func setFromTarget(q *pgast.Select) (out *pgast.Select, moved bool) {
 	at := -1
 	for i, t := range q.Targets {
 		switch x := t.Expr.(type) {
 		case *pgast.ColumnRef:
 			if x.Star {
-				return q
+				return q, false
 			}
 		case *pgast.Func:
 			if expr.YieldsOneColumn(x.Name) {
 				if at >= 0 {
-					return q
+					return q, false
 				}
 				at = i
 			}
 		}
 	}
 	if at < 0 || len(q.GroupBy) > 0 || q.Having != nil {
-		return q
+		return q, false
 	}
 	f := q.Targets[at].Expr.(*pgast.Func)
 	const hidden = "\x00set" // no client can write this name
-	out := *q
+	c := *q
+	out = &c
 	out.From = append(slices.Clip(q.From), &pgast.FuncTable{Funcs: []*pgast.Func{f}, Lateral: true, Alias: pgast.Alias{Name: hidden, Columns: []string{hidden}}})
 	out.Targets = slices.Clone(q.Targets)
 	out.Targets[at].Expr = &pgast.ColumnRef{Name: pgast.Name{hidden, hidden}, Pos: f.Pos}
 	if out.Targets[at].Alias == "" {
 		out.Targets[at].Alias = f.Name.Last()
 	}
-	return &out
+	return out, true
 }
 
 // outputName is the name that PostgreSQL gives an unnamed output column.
