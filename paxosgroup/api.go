@@ -28,6 +28,9 @@ type StateMachine interface {
 	// Follow announces that the replica no longer leads. Proposals in flight are
 	// answered on their own.
 	Follow()
+	// Busy reports whether others would suffer if this replica, which leads, followed
+	// now: then a hand-over that is only for balance waits for a better moment.
+	Busy() bool
 
 	// Capture returns the machine's unversioned state for a checkpoint or a
 	// snapshot; Restore puts it back (empty for a group that is new) before the

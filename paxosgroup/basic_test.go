@@ -426,6 +426,42 @@ func TestNothingIsHandedToTheDead(t *testing.T) {
 	})
 }
 
+// A busy machine keeps its leadership for a while, then it goes all the same.
+func TestBalanceHasPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 7, 3)
+		w.conf = func(c *Config) { c.BalanceInterval, c.BalancePatience = time.Second, 20*time.Second }
+		defer w.close()
+		w.start(1, 2)
+		n := w.leader(1)
+		for g := keys.GroupID(1); g <= 2; g++ {
+			w.leader(g)
+			if _, err := n.propose(g, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.crash()
+		for g := keys.GroupID(1); g <= 2; g++ {
+			if m := w.leader(g); m.id == 1 {
+				t.Fatal("the dead lead")
+			}
+		}
+		w.leader(2).toys[2].busy.Store(true)
+		n.start()
+		time.Sleep(8 * time.Second)
+		if m := w.leader(1); m.id != 1 {
+			t.Errorf("node %d leads the idle group", m.id)
+		}
+		if m := w.leader(2); m.id == 1 {
+			t.Error("a busy group was handed over at once")
+		}
+		time.Sleep(20 * time.Second)
+		if m := w.leader(2); m.id != 1 {
+			t.Errorf("node %d still leads the busy group", m.id)
+		}
+	})
+}
+
 func TestR1_AllCrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 8, 3)

@@ -67,6 +67,9 @@ type Config struct {
 	// BalanceInterval separates looks for groups to hand to their preferred node
 	// (default 3 s); negative: never.
 	BalanceInterval time.Duration
+	// BalancePatience is how long such a hand-over is put off for a machine that is
+	// busy whenever it is looked at (default 30 s).
+	BalancePatience time.Duration
 	// Tolerance beyond Now().Latest of timestamps in received entries (T2; default 2 s).
 	Tolerance time.Duration
 	// SnapshotTimeout without progress aborts a snapshot (default 30 s: a
@@ -106,6 +109,7 @@ func (c *Config) setDefaults() error {
 	def(&c.CampaignInterval, 300*time.Millisecond)
 	def(&c.CampaignJitter, 100*time.Millisecond)
 	def(&c.BalanceInterval, 3*time.Second)
+	def(&c.BalancePatience, 30*time.Second)
 	def(&c.Tolerance, 2*time.Second)
 	def(&c.SnapshotTimeout, 30*time.Second)
 	if c.ElectionTicks == 0 {

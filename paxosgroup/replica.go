@@ -440,7 +440,7 @@ func (g *Group) becomeLeader() {
 	g.mu.quiet, g.mu.pend = quiet{}, [2]closing{}
 	floor, term := g.mu.floor, g.mu.term
 	g.mu.Unlock()
-	g.w.termStarted, g.w.idle, g.w.leadSince = false, 0, time.Now()
+	g.w.termStarted, g.w.idle, g.w.leadSince, g.w.busySince = false, 0, time.Now(), time.Time{}
 	g.w.support = support{} // its own leadership supersedes what it attested to others
 	g.host.activate(g)
 	g.finishTransfer(g.notLeader()) // it came back

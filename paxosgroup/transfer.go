@@ -202,9 +202,24 @@ func (h *Host) balance(time.Time) {
 			return
 		}
 		n++
-		g.in.post(func() { g.startTransfer(g.preferred, nil, h.cfg.BalanceInterval) })
+		g.in.post(g.balance)
 		h.sched.enqueue(g)
 	})
+}
+
+// balance, on the worker, hands the group to its preferred node unless the machine
+// is busy: looked at again by the next round, with patience that ends.
+func (g *Group) balance() {
+	if g.w.led && g.machine.Busy() {
+		now := time.Now()
+		if g.w.busySince.IsZero() {
+			g.w.busySince = now
+		}
+		if now.Sub(g.w.busySince) < g.host.cfg.BalancePatience {
+			return
+		}
+	}
+	g.startTransfer(g.preferred, nil, g.host.cfg.BalanceInterval)
 }
 
 // Drain hands over every leadership for which another replica is ready and takes

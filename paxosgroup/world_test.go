@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,6 +276,7 @@ type toy struct {
 	leads  bool
 	refuse bool
 	mute   bool // keeps nothing, for benchmarks
+	busy   atomic.Bool
 }
 
 func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
@@ -317,6 +319,8 @@ func (m *toy) Follow() {
 	defer m.mu.Unlock()
 	m.leads = false
 }
+
+func (m *toy) Busy() bool { return m.busy.Load() }
 
 func (m *toy) Capture() []byte {
 	m.mu.Lock()

@@ -472,7 +472,7 @@ func (t *Tablet) applySplit(b *storage.Batch, c *paxosgroup.Command, cmd *comman
 	if l := t.leader.Load(); l != nil && l.term == c.Term {
 		// After the new view is in place: a reader that still saw the old one has
 		// noted its timestamp before, so the child's floor covers it (R3).
-		ev.Inherit = l.splitLocks(key, cmd.child, m, child)
+		ev.Inherit = l.splitLocks(key, m, child)
 		ev.Floor = max(ev.Floor, truetime.Timestamp(l.promised.Load()))
 	}
 	if t.cfg.Hooks.SplitApplied != nil {

@@ -21,7 +21,7 @@ func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitRespons
 		req = confirmed
 	}
 	ts, err := t.decide(ctx, &decision{
-		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS, private: req.Private,
+		target: req.Target, txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS, private: req.Private,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {
 			r := *req
 			r.Writes, r.Staged = ws, staged
@@ -38,7 +38,7 @@ func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitRespons
 func (t *Tablet) Decide(ctx context.Context, req *DecideRequest) (*CommitResponse, error) {
 	t.stats.Decides.Add(1)
 	ts, err := t.decide(ctx, &decision{
-		txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
+		target: req.Target, txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
 		anchor: req.AnchorKey, parts: req.Participants, twoPhase: true,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {
 			r := *req
@@ -54,6 +54,7 @@ func (t *Tablet) Decide(ctx context.Context, req *DecideRequest) (*CommitRespons
 
 // decision is what Commit and Decide have in common.
 type decision struct {
+	target   Target
 	txn      TxnRef
 	writes   []Write
 	staged   uint32
@@ -123,9 +124,8 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 		if err != nil {
 			return 0, err
 		}
-		if why := l.lt.movedLocks(tx, func(g keys.GroupID, right keys.Span) bool { return d.twoPhase && names(d.parts, g, right) }, v); why != nil {
-			l.lt.abortFinishing(tx, why)
-			return 0, why
+		if l.lt.dividedSince(tx, d.target) {
+			return 0, v.rangeError()
 		}
 		wrote := len(writes) > 0 || staged > 0
 		if !wrote && !d.twoPhase {
@@ -323,34 +323,18 @@ func (lt *lockTable) abortFinishing(tx *txnState, why *AbortedError) {
 	lt.killLocked(tx, why)
 }
 
-// movedLocks says why tx must not commit or prepare here, if a split took some of
-// its locks to a child: those count only when the child takes part too, and the
-// request has to show that it does (X2).
-func (lt *lockTable) movedLocks(tx *txnState, named func(keys.GroupID, keys.Span) bool, v *view) *AbortedError {
+// dividedSince reports whether a split took some of tx's locks to a child and the
+// request's map is from before: such locks count only when the child takes part too,
+// and only a sender who knows of the split can see to that (X2). tx is then as if
+// the request had not come.
+func (lt *lockTable) dividedSince(tx *txnState, target Target) bool {
 	lt.mu.Lock()
-	defer lt.mu.Unlock()
-	for _, g := range tx.movedTo {
-		var right keys.Span
-		for i := range v.children {
-			if v.children[i].Group == g {
-				right = v.children[i].Span
-			}
-		}
-		if !named(g, right) {
-			return &AbortedError{Txn: tx.id, Reason: AbortLocksLost}
-		}
+	divided := target.Generation < tx.movedAt
+	lt.mu.Unlock()
+	if divided {
+		lt.setPhase(tx, phaseActive)
 	}
-	return nil
-}
-
-// names reports whether one of the anchors is the group or lies in the span.
-func names(as []Anchor, g keys.GroupID, right keys.Span) bool {
-	for i := range as {
-		if as[i].Group == g || len(right.End) > 0 && right.Contains(as[i].Key) {
-			return true
-		}
-	}
-	return false
+	return divided
 }
 
 // announce tells the hook of a decision.

@@ -232,6 +232,8 @@ func (lt *lockTable) expire(silence, kept uint32) bool {
 			tx.tick = now // a call that waits is a sign of life
 		}
 		switch age := now - tx.tick; {
+		case tx.phase == phaseActive && age > silence && len(tx.points)+len(tx.ranges) == 0:
+			delete(lt.txns, id) // it has lost nothing
 		case tx.phase == phaseActive && age > silence:
 			lt.stats.Expired.Add(1)
 			lt.killLocked(tx, &AbortedError{Txn: id, Reason: AbortLocksLost})

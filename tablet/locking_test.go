@@ -19,7 +19,7 @@ func TestX2_SilentGateway(t *testing.T) {
 		waits := async(func() error { r := w.txn(3); _, err := w.read(r, LockExclusive, "k"); return err })
 		for range 7 {
 			time.Sleep(time.Second)
-			r, err := w.lead().Heartbeat(context.Background(), &HeartbeatRequest{Client: 1, Txns: []keys.TxnID{alive.ID, {Age: 5, Node: 9, Seq: 9}}})
+			r, err := w.lead().Heartbeat(context.Background(), &HeartbeatRequest{Target: Target{Generation: w.lead().Descriptor().Generation}, Client: 1, Txns: []keys.TxnID{alive.ID, {Age: 5, Node: 9, Seq: 9}}})
 			if err != nil || len(r.Lost) != 1 {
 				t.Fatalf("%+v %v", r, err)
 			}

@@ -196,6 +196,19 @@ func (lt *lockTable) close(err error) {
 	lt.stats = &Stats{} // what is released from now on has been accounted for
 }
 
+// anyUnprepared reports whether there are transactions whose locks end with the
+// term. One without locks counts: its gateway may take it for one with.
+func (lt *lockTable) anyUnprepared() bool {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	for _, tx := range lt.txns {
+		if tx.phase == phaseActive {
+			return true
+		}
+	}
+	return false
+}
+
 func (lt *lockTable) heldLocked() int {
 	n := lt.granted.len()
 	lt.keys.Scan(func(_ string, kl *keyLock) bool {

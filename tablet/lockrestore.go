@@ -12,7 +12,7 @@ import (
 func (lt *lockTable) restorePrepared(id keys.TxnID, p *preparedTxn, s *stagedTxn) {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
-	tx := &txnState{id: id, term: lt.term, coordinator: p.coordinator, escalateAt: lt.cfg.budget}
+	tx := &txnState{id: id, coordinator: p.coordinator, escalateAt: lt.cfg.budget}
 	tx.s.Store(int64(p.ts))
 	lt.txns[id] = tx
 	lt.setPhaseLocked(tx, phasePrepared)
@@ -35,7 +35,7 @@ func (lt *lockTable) restorePrepared(id keys.TxnID, p *preparedTxn, s *stagedTxn
 func (lt *lockTable) restoreCommitted(id keys.TxnID, s *stagedTxn) {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
-	tx := &txnState{id: id, term: lt.term, escalateAt: lt.cfg.budget}
+	tx := &txnState{id: id, escalateAt: lt.cfg.budget}
 	tx.s.Store(int64(s.ts))
 	lt.txns[id] = tx
 	lt.setPhaseLocked(tx, phaseCommitting)
@@ -164,13 +164,13 @@ func (lt *lockTable) joinLocked(tx *txnState, run []heldLock) {
 // Inheritance is the unprepared part of a lock table that a split's child takes
 // over when its replica at the same node is the first to lead (B1).
 type Inheritance struct {
-	term uint64
 	txns []inheritedTxn
 }
 
 type inheritedTxn struct {
 	id     keys.TxnID
 	client keys.NodeID
+	terms  []uint64 // under which its gateway may know the locks
 	locks  []lockSpec
 }
 
@@ -187,12 +187,12 @@ func (h *Inheritance) Len() int {
 // that decided lists are committed already and only need to go; those that gone
 // lists are prepared and the child's altogether.
 //
-// A transaction that loses a part this way remembers where it went: it can commit
-// here only together with the child (see movedLocks).
-func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, decided, gone func(keys.TxnID) bool) *Inheritance {
+// A transaction that loses a part this way remembers the split, which made
+// generation: it can commit here only together with the child (see dividedSince).
+func (lt *lockTable) splitRight(key keys.Key, generation uint64, err error, decided, gone func(keys.TxnID) bool) *Inheritance {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
-	in := &Inheritance{term: lt.term}
+	in := &Inheritance{}
 	lt.bounds.End, lt.moved = key, err
 	at := string(key)
 
@@ -249,11 +249,15 @@ func (lt *lockTable) splitRight(key keys.Key, child keys.GroupID, err error, dec
 			lt.dropLocked(tx)
 			continue
 		}
-		if len(moved) == 0 || tx.phase == phasePrepared || decided(id) {
+		// Also a transaction that has no locks there is handed over: its gateway knows
+		// them by a range, of which the child may become the middle.
+		if tx.phase == phasePrepared || len(moved) == 0 && tx.phase != phaseActive || decided(id) {
 			continue
 		}
-		tx.movedTo = append(tx.movedTo, child)
-		in.txns = append(in.txns, inheritedTxn{id: id, client: tx.client, locks: moved})
+		if len(moved) > 0 {
+			tx.movedAt = generation
+		}
+		in.txns = append(in.txns, inheritedTxn{id: id, client: tx.client, terms: append(slices.Clone(tx.terms), lt.term), locks: moved})
 	}
 	lt.settleLocked(false)
 	return in
@@ -270,7 +274,7 @@ func (lt *lockTable) adopt(in *Inheritance) {
 		if lt.txns[x.id] != nil {
 			continue
 		}
-		tx := &txnState{id: x.id, term: in.term, client: x.client, escalateAt: lt.cfg.budget, tick: lt.tick.Load()}
+		tx := &txnState{id: x.id, terms: x.terms, client: x.client, escalateAt: lt.cfg.budget, tick: lt.tick.Load()}
 		lt.txns[x.id] = tx
 		for _, l := range x.locks {
 			if l.span.IsPoint() {

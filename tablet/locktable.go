@@ -87,7 +87,7 @@ func (p txnPhase) String() string {
 // txnState is a transaction at this tablet. Guarded by lockTable.mu, but for s.
 type txnState struct {
 	id     keys.TxnID
-	term   uint64 // accepted beside the table's own: inherited from a split's parent
+	terms  []uint64 // accepted beside the table's own: of the tablets it was inherited from
 	client keys.NodeID
 	phase  txnPhase
 	tick   uint32 // last sign of life
@@ -102,9 +102,9 @@ type txnState struct {
 	waits       []*waiter
 	escalateAt  int
 	dead        *AbortedError
-	killed      atomic.Bool   // dead is set; for readers without mu
-	event       chan struct{} // closed at the next change of phase; nil: nobody listens
-	movedTo     []keys.GroupID
+	killed      atomic.Bool                 // dead is set; for readers without mu
+	event       chan struct{}               // closed at the next change of phase; nil: nobody listens
+	movedAt     uint64                      // generation of the latest split that took locks to a child
 	staged      atomic.Pointer[stagedReads] // own staged writes, for own reads
 }
 
@@ -193,14 +193,14 @@ func (lt *lockTable) txnLocked(ref *TxnRef, create bool) (*txnState, error) {
 		ref, create = &TxnRef{ID: ref.ID, Client: ref.Client}, true
 	}
 	tx := lt.txns[ref.ID]
-	if ref.Term != 0 && ref.Term != lt.term && (tx == nil || tx.term != ref.Term) {
+	if ref.Term != 0 && ref.Term != lt.term && (tx == nil || !slices.Contains(tx.terms, ref.Term)) {
 		return nil, &AbortedError{Txn: ref.ID, Reason: AbortLocksLost}
 	}
 	if tx == nil {
 		if ref.Term != 0 || !create {
 			return nil, &AbortedError{Txn: ref.ID, Reason: AbortLocksLost}
 		}
-		tx = &txnState{id: ref.ID, term: lt.term, client: ref.Client, escalateAt: lt.cfg.budget}
+		tx = &txnState{id: ref.ID, client: ref.Client, escalateAt: lt.cfg.budget}
 		lt.txns[ref.ID] = tx
 	}
 	tx.tick = lt.tick.Load()

@@ -64,16 +64,14 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 		if err != nil {
 			return nil, err
 		}
-		why := l.lt.movedLocks(tx, func(g keys.GroupID, right keys.Span) bool {
-			return names([]Anchor{req.Coordinator}, g, right)
-		}, v)
+		if l.lt.dividedSince(tx, req.Target) {
+			return nil, v.rangeError()
+		}
 		data, straddles := l.prepareCommand(v, tx, &r)
-		if at := l.splitAt.Load(); why == nil && (data == nil || at != nil && straddles(*at)) {
+		if at := l.splitAt.Load(); data == nil || at != nil && straddles(*at) {
 			// Too many locks among those of others to be told in one command; or a split
 			// waits for such transactions to go, and must not wait for ever.
-			why = &AbortedError{Txn: id, Reason: AbortRefused}
-		}
-		if why != nil {
+			why := &AbortedError{Txn: id, Reason: AbortRefused}
 			l.lt.abortFinishing(tx, why)
 			return nil, why
 		}
@@ -340,6 +338,9 @@ func (t *Tablet) Heartbeat(ctx context.Context, req *HeartbeatRequest) (*Heartbe
 		tx.tick = lt.tick.Load()
 	}
 	lt.mu.Unlock()
+	if v := t.m.view.Load(); req.Target.Generation < v.desc.Generation {
+		return nil, v.rangeError() // what a split took to a child must be kept alive there
+	}
 	if err := t.group.Valid(l.term); err != nil {
 		return nil, err
 	}

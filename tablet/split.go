@@ -74,9 +74,9 @@ func (t *Tablet) Split(ctx context.Context, req *SplitRequest) (*SplitResponse, 
 
 // splitLocks divides the lock table when a split is applied at the leader. The
 // machine has been divided before.
-func (l *leader) splitLocks(key keys.Key, child keys.GroupID, m, right *machine) *Inheritance {
+func (l *leader) splitLocks(key keys.Key, m, right *machine) *Inheritance {
 	v := m.view.Load()
-	return l.lt.splitRight(key, child, v.rangeError(), func(id keys.TxnID) bool {
+	return l.lt.splitRight(key, v.desc.Generation, v.rangeError(), func(id keys.TxnID) bool {
 		_, ok := m.outcomeLocked(id)
 		return ok
 	}, func(id keys.TxnID) bool { return right.prepared[id] != nil })

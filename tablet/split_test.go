@@ -142,8 +142,8 @@ func TestB1_CommandOvertakenBySplit(t *testing.T) {
 	})
 }
 
-// TestX2_LocksMovedBySplit: a transaction whose locks went to the child cannot
-// commit at the parent alone.
+// TestX2_LocksMovedBySplit: a transaction whose locks went to the child can commit
+// only when its gateway knows of the split, and so that the child must take part.
 func TestX2_LocksMovedBySplit(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
 		both, pair := w.txn(1), w.txn(2)
@@ -161,15 +161,37 @@ func TestX2_LocksMovedBySplit(t *testing.T) {
 		if ended, err := waiter(); !ended || !errors.As(err, &re) {
 			t.Fatalf("waiter in the moved range: %v %v", ended, err)
 		}
-		_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: both, Writes: []Write{put("c", "x")}})
-		aborts(t, err, AbortLocksLost)
 		c := childOf(w, 0)
 		defer c.close()
-		// Together with the child it can.
-		if _, err := c.lead().Prepare(context.Background(), &PrepareRequest{Txn: pair, AnchorKey: []byte("r"), Coordinator: Anchor{Group: 7, Key: []byte("d")}}); err != nil {
+		d := w.lead().Descriptor()
+		old, now := Target{Group: d.Group, Generation: d.Generation - 1}, Target{Group: d.Group, Generation: d.Generation}
+		ctx := context.Background()
+		for _, f := range []func() error{
+			func() error {
+				_, err := w.lead().Commit(ctx, &CommitRequest{Target: old, Txn: both, Writes: []Write{put("c", "x")}})
+				return err
+			},
+			func() error {
+				_, err := w.lead().Prepare(ctx, &PrepareRequest{Target: old, Txn: pair, Writes: []Write{put("d", "x")}, Coordinator: Anchor{Group: 9, Key: []byte("z")}})
+				return err
+			},
+			func() error {
+				_, err := w.lead().Decide(ctx, &DecideRequest{Target: old, Txn: pair, AnchorKey: []byte("d"), Writes: []Write{put("d", "x")}})
+				return err
+			},
+			func() error {
+				_, err := w.lead().Heartbeat(ctx, &HeartbeatRequest{Target: old, Txns: []keys.TxnID{both.ID}})
+				return err
+			},
+		} {
+			if err := f(); !errors.As(err, &re) {
+				t.Fatalf("with a map from before the split: %v", err)
+			}
+		}
+		if _, err := c.lead().Prepare(ctx, &PrepareRequest{Txn: pair, AnchorKey: []byte("r"), Coordinator: Anchor{Group: 7, Key: []byte("d")}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.lead().Decide(context.Background(), &DecideRequest{Txn: pair, AnchorKey: []byte("d"), Writes: []Write{put("d", "x")},
+		if _, err := w.lead().Decide(ctx, &DecideRequest{Target: now, Txn: pair, AnchorKey: []byte("d"), Writes: []Write{put("d", "x")},
 			Participants: []Anchor{{Group: 8, Key: []byte("r")}}}); err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +355,8 @@ func TestB1_SplitDropsOpenStagesThatReachOver(t *testing.T) {
 		if _, err := w.splitAt("m"); err != nil {
 			t.Fatal(err)
 		}
-		_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: over, Staged: 1})
+		d := w.lead().Descriptor()
+		_, err := w.lead().Commit(context.Background(), &CommitRequest{Target: Target{Group: d.Group, Generation: d.Generation}, Txn: over, Staged: 1})
 		aborts(t, err, AbortLocksLost)
 		if _, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: within, Staged: 1}); err != nil {
 			t.Fatal(err)

@@ -315,6 +315,12 @@ func (t *Tablet) Follow() {
 	}
 }
 
+// Busy implements paxosgroup.StateMachine: unprepared locks would be lost (X2).
+func (t *Tablet) Busy() bool {
+	l := t.leader.Load()
+	return l != nil && l.lt.anyUnprepared()
+}
+
 func (p *preparedTxn) inDoubt(id keys.TxnID) InDoubt {
 	return InDoubt{Txn: id, Coordinator: p.coordinator, Anchor: p.anchor, TS: p.ts, Since: p.since}
 }

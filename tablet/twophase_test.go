@@ -379,7 +379,7 @@ func TestX5_Horizon(t *testing.T) {
 		w.locked(&long, LockExclusive, "q")
 		for range 40 { // its gateway lives
 			time.Sleep(2 * time.Second)
-			if _, err := w.lead().Heartbeat(context.Background(), &HeartbeatRequest{Client: 1, Txns: []keys.TxnID{long.ID}}); err != nil {
+			if _, err := w.lead().Heartbeat(context.Background(), &HeartbeatRequest{Target: Target{Generation: w.lead().Descriptor().Generation}, Client: 1, Txns: []keys.TxnID{long.ID}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -359,8 +359,11 @@ func (t *Txn) plan(ctx context.Context) ([]share, error) {
 func (c *Client) divide(ctx context.Context, shares []share, writes []tablet.Write, p *part) ([]share, error) {
 	at := func(desc *keys.Descriptor) *share {
 		for i := range shares {
-			if shares[i].desc.Group == desc.Group {
-				return &shares[i]
+			if s := &shares[i]; s.desc.Group == desc.Group {
+				if desc.Generation < s.desc.Generation {
+					s.desc = *desc // the share is no better than the oldest map used for it
+				}
+				return s
 			}
 		}
 		shares = append(shares, share{desc: *desc})

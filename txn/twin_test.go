@@ -571,7 +571,7 @@ func (r twinAt) Heartbeat(_ context.Context, req *tablet.HeartbeatRequest) (*tab
 	tw := r.twin
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
-	if err := tw.check(r.node, req.Target, false); err != nil {
+	if err := tw.check(r.node, req.Target, true); err != nil {
 		return nil, err
 	}
 	resp := &tablet.HeartbeatResponse{}

@@ -180,8 +180,9 @@ func (t *Txn) seen(ts truetime.Timestamp) {
 func (t *Txn) part(desc *keys.Descriptor) (i int, sent uint64) {
 	t.mu.Lock()
 	for i := range t.parts {
-		if t.parts[i].group == desc.Group {
-			term := t.parts[i].term
+		p := &t.parts[i]
+		if p.group == desc.Group && (p.lo == nil || p.overlaps(desc.Span)) { // else splits took it all
+			term := p.term
 			t.mu.Unlock()
 			return i, term
 		}

@@ -78,6 +78,8 @@ func (c *client) step(ctx context.Context, l *Life) {
 		c.mixed(ctx, l)
 	case "audit":
 		c.audit(ctx, l, 0)
+	case "lasting":
+		c.lasting(l)
 	case "stale":
 		back := c.d.between(0, 3*time.Second)
 		at := l.clock.Now().Earliest.Add(-back)
@@ -128,6 +130,26 @@ func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context
 		// At once it would only meet what its last attempt has left behind.
 		time.Sleep(c.d.between(time.Millisecond, 50*time.Millisecond))
 	}
+}
+
+// lasting holds locks at all tablets for seconds, and then writes.
+func (c *client) lasting(l *Life) {
+	c.rw(l.ctx, l, "lasting", func(ctx context.Context, t *txn.Txn, op *Op) error {
+		for i := range accounts {
+			if _, err := op.get(ctx, t, pick(c.d, tablet.LockShared, tablet.LockExclusive), acct(i)); err != nil {
+				return err
+			}
+		}
+		if _, err := op.scan(ctx, t, tablet.LockShared, mix(0), mixEnd, false); err != nil {
+			return err
+		}
+		time.Sleep(c.d.between(4*time.Second, 8*time.Second))
+		if err := op.put(ctx, t, mix(1), "late"); err != nil {
+			return err
+		}
+		_, err := op.get(ctx, t, tablet.LockShared, reg(0))
+		return err
+	})
 }
 
 // get reads keys and records what it saw.
