@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,6 +24,7 @@ import (
 //	cancel:   id uvarint
 //	response: id uvarint, payload
 //	refusal:  id uvarint (the request was not executed: too many are)
+//	oversize: id uvarint (the request was executed, but its answer fits no frame)
 //
 // Time left travels instead of a deadline, so that no clock has to agree.
 const (
@@ -30,6 +33,7 @@ const (
 	frameCancel
 	frameResponse
 	frameRefusal
+	frameOversize
 )
 
 // Admission of a peer's calls: how many may be under way, and how many bytes of
@@ -50,6 +54,8 @@ var (
 	errBroke      = errors.New("connection broke")
 	errQueueFull  = errors.New("too many bytes queued")
 	errOverloaded = errors.New("too many calls under way")
+	errOversize   = errors.New("larger than a frame may be")
+	errUnread     = status.Error(codes.ResourceExhausted, "answers are not being read")
 )
 
 func encodeHello() []byte { return []byte{frameHello} }
@@ -68,8 +74,8 @@ type callStream struct {
 
 // reply to a call.
 type reply struct {
+	kind    byte // frameResponse, frameRefusal or frameOversize
 	payload []byte
-	refused bool
 }
 
 func newCallStream(p *netPeer) *callStream {
@@ -84,7 +90,7 @@ func (c *callStream) receive(data []byte) error {
 			c.up.Store(true)
 			return
 		}
-		if len(f) == 0 || f[0] != frameResponse && f[0] != frameRefusal {
+		if len(f) == 0 || f[0] < frameResponse || f[0] > frameOversize {
 			bad = errFrame
 			return
 		}
@@ -98,7 +104,7 @@ func (c *callStream) receive(data []byte) error {
 		delete(c.waiting, id)
 		c.mu.Unlock()
 		if ch != nil {
-			ch <- reply{f[1+w:], f[0] == frameRefusal}
+			ch <- reply{f[0], f[1+w:]}
 		}
 	})
 	return errors.Join(err, bad)
@@ -150,6 +156,9 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 	frame = binary.AppendUvarint(frame, left)
 	frame = tracing.Append(frame, ctx)
 	frame = append(frame, payload...)
+	if len(frame) > maxFrame {
+		return nil, &UnreachableError{Node: c.peer.id, Err: fmt.Errorf("a request of %d bytes: %w", len(payload), errOversize)}
+	}
 
 	ch := make(chan reply, 1)
 	c.mu.Lock()
@@ -173,8 +182,10 @@ func (c *callStream) do(ctx context.Context, method byte, payload []byte) ([]byt
 		switch {
 		case !ok:
 			return nil, &UnreachableError{Node: c.peer.id, Sent: true, Err: errBroke}
-		case r.refused:
+		case r.kind == frameRefusal:
 			return nil, &UnreachableError{Node: c.peer.id, Err: errOverloaded}
+		case r.kind == frameOversize:
+			return nil, &UnreachableError{Node: c.peer.id, Sent: true, Err: fmt.Errorf("the answer: %w", errOversize)}
 		}
 		return r.payload, nil
 	case <-ctx.Done():
@@ -199,6 +210,7 @@ type callServer struct {
 	mu      sync.Mutex
 	cancels map[uint64]context.CancelFunc // of the calls under way
 	bytes   int                           // of their payloads
+	ended   bool                          // no more are started
 }
 
 // call is a request on its way to a goroutine.
@@ -213,6 +225,25 @@ type call struct {
 // maxIdle bounds the goroutines that wait for calls. They are kept because of
 // their stacks: a fresh one grows its own, copying, in every call.
 const maxIdle = 64
+
+// receiveAll takes the peer's frames until the stream ends.
+func (s *callServer) receiveAll(ss grpc.ServerStream) error {
+	for {
+		var in packet
+		if err := ss.RecvMsg(&in); err != nil {
+			return err
+		}
+		var bad error
+		err := eachFrame(in.data, func(f []byte) {
+			if e := s.receive(f); e != nil {
+				bad = e
+			}
+		})
+		if err = errors.Join(err, bad); err != nil {
+			return err
+		}
+	}
+}
 
 func (s *callServer) receive(f []byte) error {
 	if len(f) == 0 {
@@ -255,25 +286,37 @@ func (s *callServer) receive(f []byte) error {
 func (s *callServer) start(id uint64, method byte, left uint64, trace tracing.Remote, payload []byte) {
 	left = min(left, uint64(longestCall/time.Microsecond))
 	ctx, cancel := context.WithTimeout(trace.Join(s.ctx), time.Duration(left)*time.Microsecond)
-	s.mu.Lock()
-	full := len(s.cancels) >= maxCalls || s.bytes > 0 && s.bytes+len(payload) > maxCallBytes
-	if !full {
-		s.cancels[id] = cancel
-		s.bytes += len(payload)
-	}
-	s.mu.Unlock()
-	if full {
+	if !s.admit(call{ctx, cancel, id, method, payload}) {
 		cancel()
 		s.refused.Add(1)
 		s.send(binary.AppendUvarint([]byte{frameRefusal}, id))
-		return
 	}
-	c := call{ctx, cancel, id, method, payload}
+}
+
+// admit gives c to a goroutine; false when there are too many, or the stream ends.
+func (s *callServer) admit(c call) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || len(s.cancels) >= maxCalls || s.bytes > 0 && s.bytes+len(c.payload) > maxCallBytes {
+		return false
+	}
+	s.cancels[c.id] = c.cancel
+	s.bytes += len(c.payload)
 	select {
 	case s.work <- c:
 	default: // nobody idle
 		s.wg.Go(func() { s.run(c) })
 	}
+	return true
+}
+
+// end cancels what is under way and waits for it.
+func (s *callServer) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
 }
 
 // run answers c, then calls to come; it ends with the stream.
@@ -303,6 +346,9 @@ func (s *callServer) answer(c call) {
 	frame := make([]byte, 0, len(answer)+11)
 	frame = append(frame, frameResponse)
 	frame = binary.AppendUvarint(frame, c.id)
+	if len(frame)+len(answer) > maxFrame {
+		frame[0], answer = frameOversize, nil
+	}
 	s.send(append(frame, answer...))
 }
 

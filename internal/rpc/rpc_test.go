@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/spandb/spand/internal/keys"
@@ -359,6 +362,104 @@ func TestCallsBeyondTheBudgetAreRefused(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+// A request, or an answer, that fits no frame fails by itself: the other calls on
+// the stream go on.
+func TestOversizeFailsAlone(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	entered, release := make(chan struct{}), make(chan struct{})
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.HandleCalls(func(_ context.Context, _ keys.NodeID, method byte, p []byte) []byte {
+			switch method {
+			case 8:
+				return make([]byte, maxFrame)
+			case 9:
+				close(entered)
+				<-release
+			}
+			return p
+		})
+	})
+	defer n2.stop()
+	callUntil(t, n1, 2, 1, nil)
+	other := make(chan error, 1)
+	go func() {
+		_, err := n1.Call(context.Background(), 2, 9, nil)
+		other <- err
+	}()
+	<-entered
+	for _, c := range []struct {
+		what    string
+		method  byte
+		payload []byte
+		notSent bool
+	}{{"request", 1, make([]byte, maxFrame), true}, {"answer", 8, nil, false}} {
+		_, err := n1.Call(context.Background(), 2, c.method, c.payload)
+		var unreachable *UnreachableError
+		if !errors.Is(err, errOversize) || !errors.As(err, &unreachable) || unreachable.NotSent() != c.notSent {
+			t.Errorf("an oversize %s: %v", c.what, err)
+		}
+	}
+	close(release)
+	if err := <-other; err != nil {
+		t.Errorf("a call that was under way: %v", err)
+	}
+}
+
+// A peer that lets its answers pile up loses the stream, and so learns that no more
+// are to come.
+func TestUnreadAnswersBreakTheStream(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	cancelled := make(chan struct{})
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.HandleCalls(func(ctx context.Context, _ keys.NodeID, method byte, _ []byte) []byte {
+			if method == 9 {
+				<-ctx.Done()
+				close(cancelled)
+			}
+			return make([]byte, maxFrame/2)
+		})
+	})
+	defer n2.stop()
+	conn, err := grpc.NewClient("passthrough:///"+a2, n1.peers[2].dialOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(n1.outgoing(context.Background(), 2), 20*time.Second)
+	defer cancel()
+	stream, err := conn.NewStream(ctx, &streamDesc, methodCalls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(id, method byte) []byte {
+		f := binary.AppendUvarint([]byte{frameRequest, id, method}, uint64(time.Minute/time.Microsecond))
+		return tracing.Append(f, context.Background())
+	}
+	requests := appendFrame(nil, request(1, 9))
+	for i := range byte(3 * callBudget / maxFrame) {
+		requests = appendFrame(requests, request(2+i, 1))
+	}
+	if err := stream.SendMsg(&packet{requests}); err != nil {
+		t.Fatal(err)
+	}
+	<-cancelled
+	for err == nil {
+		var in packet
+		err = stream.RecvMsg(&in)
+	}
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("the stream ended with %v", err)
+	}
 }
 
 // The trace of a call's context is that of its handler's.

@@ -91,7 +91,8 @@ func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) erro
 }
 
 // serveCalls runs each call on a goroutine to itself and sends the answers, in
-// the order in which they come, through one queue.
+// the order in which they come, through one queue. It ends when either half does:
+// only its return breaks the stream, and lets the caller know.
 func (n *Network) serveCalls(ss grpc.ServerStream) error {
 	from, err := n.sender(ss.Context())
 	if err != nil {
@@ -106,40 +107,27 @@ func (n *Network) serveCalls(ss grpc.ServerStream) error {
 	ctx, cancel := context.WithCancel(ss.Context())
 	srv := &callServer{ctx: ctx, cancel: cancel, refused: &n.refused, from: from, handle: handle, out: newQueue(callBudget),
 		work: make(chan call), cancels: map[uint64]context.CancelFunc{}}
+	defer srv.end()
 	srv.out.put(encodeHello())
-	sent := make(chan struct{})
-	go func() { // ends when ctx does: when the stream breaks or this handler returns
-		defer close(sent)
-		defer cancel()
+	over := make(chan error, 2)
+	go func() { // ends with the stream
 		for {
 			data, err := srv.out.take(ctx)
-			if err != nil || ss.SendMsg(&packet{data}) != nil {
+			if err != nil {
+				return
+			}
+			if err := ss.SendMsg(&packet{data}); err != nil {
+				over <- err
 				return
 			}
 		}
 	}()
-	defer func() {
-		cancel()
-		<-sent
-		srv.wg.Wait()
-	}()
-	for {
-		var in packet
-		if err := ss.RecvMsg(&in); err != nil {
-			return err
-		}
-		var bad error
-		err := eachFrame(in.data, func(f []byte) {
-			if e := srv.receive(f); e != nil {
-				bad = e
-			}
-		})
-		if err != nil {
-			return err
-		}
-		if bad != nil {
-			return bad
-		}
+	go func() { over <- srv.receiveAll(ss) }() // likewise
+	select {
+	case err := <-over:
+		return err
+	case <-ctx.Done():
+		return errUnread
 	}
 }
 
