@@ -94,7 +94,8 @@ type Scan struct {
 	MaxRows int // 0: no bound but MaxBytes
 }
 
-// ReadResponse answers Gets one for one, then Scans.
+// ReadResponse answers Gets one for one, then Scans. Gets that the bound left out
+// are missing at the end: ask for them again.
 type ReadResponse struct {
 	Gets  []Value // Exists false: no such key at that time
 	Scans []ScanResult

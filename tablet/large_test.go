@@ -338,3 +338,31 @@ func TestX4_ReverseScanMeetsCollect(t *testing.T) {
 		}
 	}
 }
+
+// MaxBytes bounds what gets return, too, as long as one is answered; the reader asks
+// again for the rest.
+func TestGetsAreBounded(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ks := []string{"k1", "k2", "k3", "k4"}
+		for i, k := range ks {
+			w.commit(w.txn(int64(i)), put(k, "0123456789"))
+		}
+		for _, c := range []struct{ max, want int }{{1, 1}, {10, 1}, {11, 2}, {30, 3}, {40, 4}, {0, 4}} {
+			for _, lock := range []LockStrength{LockNone, LockShared} {
+				req := &ReadRequest{Lock: lock, MaxBytes: c.max}
+				if lock == LockNone {
+					req.At = w.now()
+				} else {
+					req.Txn = w.txn(9)
+				}
+				for _, k := range ks {
+					req.Gets = append(req.Gets, keys.Key(k))
+				}
+				r, err := w.lead().Read(context.Background(), req)
+				if err != nil || len(r.Gets) != c.want || string(r.Gets[c.want-1].Bytes) != "0123456789" {
+					t.Errorf("lock %d, at most %d bytes: %+v, %v", lock, c.max, r, err)
+				}
+			}
+		}
+	})
+}

@@ -222,16 +222,18 @@ func (t *Tablet) clearAt(sp keys.Span, at truetime.Timestamp) bool {
 func (t *Tablet) readVersions(req *ReadRequest, at truetime.Timestamp) (*ReadResponse, error) {
 	resp := newReadResponse(len(req.Gets))
 	room := maxBytes(req)
-	if len(req.Gets) > 0 {
-		for i, k := range req.Gets {
-			v, err := t.mvcc.get(k, at)
-			if err != nil {
-				return nil, err
-			}
-			resp.Gets[i] = v
-			resp.see(v.TS)
-			room -= len(v.Bytes)
+	for i, k := range req.Gets {
+		if room <= 0 && i > 0 {
+			resp.Gets = resp.Gets[:i]
+			break
 		}
+		v, err := t.mvcc.get(k, at)
+		if err != nil {
+			return nil, err
+		}
+		resp.Gets[i] = v
+		resp.see(v.TS)
+		room -= len(v.Bytes)
 	}
 	if len(req.Scans) > 0 {
 		resp.Scans = make([]ScanResult, len(req.Scans))
@@ -303,11 +305,8 @@ func (t *Tablet) lockingRead(ctx context.Context, req *ReadRequest) (*ReadRespon
 	resp.Term = l.term
 	room := maxBytes(req)
 	if len(req.Gets) > 0 {
-		if err := t.lockingGets(ctx, l, tx, req, resp); err != nil {
+		if room, err = t.lockingGets(ctx, l, tx, req, resp, room); err != nil {
 			return nil, err
-		}
-		for i := range resp.Gets {
-			room -= len(resp.Gets[i].Bytes)
 		}
 	}
 	if len(req.Scans) > 0 {
@@ -336,11 +335,13 @@ func (t *Tablet) lockingRead(ctx context.Context, req *ReadRequest) (*ReadRespon
 	return resp, nil
 }
 
-func (t *Tablet) lockingGets(ctx context.Context, l *leader, tx *txnState, req *ReadRequest, resp *ReadResponse) error {
+// lockingGets locks all the keys and answers those for which there is room, one at
+// least. It returns what is left of room.
+func (t *Tablet) lockingGets(ctx context.Context, l *leader, tx *txnState, req *ReadRequest, resp *ReadResponse, room int) (int, error) {
 	var skipped []int
 	if req.Wait == WaitBlock {
 		if err := l.lt.lockPoints(ctx, tx, req.Gets, req.Lock); err != nil {
-			return err
+			return 0, err
 		}
 	} else {
 		for i, k := range req.Gets {
@@ -351,29 +352,35 @@ func (t *Tablet) lockingGets(ctx context.Context, l *leader, tx *txnState, req *
 				continue
 			}
 			if err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
 	for i, k := range req.Gets {
+		if room <= 0 && i > 0 {
+			resp.Gets = resp.Gets[:i]
+			break
+		}
 		if len(skipped) > 0 && skipped[0] == i {
 			skipped = skipped[1:]
 			continue
 		}
 		if v, own, err := t.ownStaged(tx, k); err != nil {
-			return err
+			return 0, err
 		} else if own {
 			resp.Gets[i] = v
+			room -= len(v.Bytes)
 			continue
 		}
 		v, err := t.mvcc.get(k, truetime.Max)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		resp.Gets[i] = v
+		room -= len(v.Bytes)
 		resp.see(v.TS)
 	}
-	return nil
+	return room, nil
 }
 
 // lockingScan locks what the page of rows covers, no more (X2). How far that is
