@@ -28,9 +28,12 @@ const (
 )
 
 // Keepalive of the connections between nodes; gRPC's clients ping no more often.
+// pingTimeout is the kernel's limit for unacknowledged bytes as well (gRPC sets
+// TCP_USER_TIMEOUT to it), which is what counts between nodes that send heartbeats:
+// two leases, and far less than TCP would wait with its retransmissions.
 const (
 	pingEvery   = 10 * time.Second
-	pingTimeout = 5 * time.Second
+	pingTimeout = 3 * time.Second
 )
 
 // Config of a Network.

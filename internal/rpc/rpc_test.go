@@ -500,14 +500,10 @@ func TestSwallowedConnectionIsReplaced(t *testing.T) {
 		}}
 		n1 := New(cfg)
 		n1.cfg.Logger = slog.New(slog.DiscardHandler)
-		cfg.Self = 2
+		cfg.Self, cfg.Dial = 2, func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody listens there") }
 		n2 := startWith(t, cfg, ln, func(n *Network) {
 			n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
 		})
-		defer n2.srv.Stop()
-		for _, p := range n2.peers { // nobody listens there
-			p.close()
-		}
 		if err := n1.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -522,7 +518,7 @@ func TestSwallowedConnectionIsReplaced(t *testing.T) {
 			t.Errorf("it took %v to find out", took)
 		}
 		n1.Close()
-		n2.Network.Close()
+		n2.stop()
 	})
 }
 
