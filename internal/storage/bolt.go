@@ -59,10 +59,16 @@ func openBolt(f FS, name string, mapBytes int64, create bool, fatal func(error))
 		if err != nil {
 			return nil, fmt.Errorf("storage: opening the store: %w", err)
 		}
-		n, err := r.Size()
-		r.Close()
-		if err != nil || n < 4*blockSize {
+		defer r.Close()
+		if n, err := r.Size(); err != nil || n < 4*blockSize {
 			return nil, &CorruptError{File: name, Offset: -1, Reason: "file is too short", Err: err}
+		}
+		// A process that was killed may have left a commit that can be read and is not
+		// durable yet; what follows from it must not be done before it is.
+		if err := r.Sync(); err != nil {
+			err = fmt.Errorf("storage: syncing the store at open: %w", err)
+			fatal(err)
+			return nil, err
 		}
 	}
 	b.db, err = bbolt.Open(b.path, 0o600, &bbolt.Options{

@@ -93,6 +93,41 @@ func TestD1FlippedByteInLog(t *testing.T) {
 	}
 }
 
+// D1: so is one in the last batch of a full segment, though nothing valid stands
+// behind it there: the next segment's first batch knows how far the log was synced.
+func TestD1FlippedByteAtTheEndOfASegment(t *testing.T) {
+	o := options(t, OS, t.TempDir())
+	s, _ := mustOpen(t, o)
+	h := newHost(s)
+	for range 30 {
+		if err := h.appendEntries(t, 1, 1, 8000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.Stats().Segments; n < 3 {
+		t.Fatalf("%d segments", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	seg := filepath.Join(o.Dir, segmentName(2))
+	b, err := os.ReadFile(seg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := int64(0)
+	for block := int64(blockSize); block < int64(len(b)); block += blockSize {
+		if binary.LittleEndian.Uint32(b[block:]) == batchMagic {
+			last = block
+		}
+	}
+	flip(t, seg, last+batchHeader+10)
+	var ce *CorruptError
+	if _, _, err := Open(o); !errors.As(err, &ce) || ce.File != seg || ce.Offset != last {
+		t.Errorf("the last batch is at %d: %v", last, err)
+	}
+}
+
 // D1: a torn tail, here the last batch cut anywhere, is cut off and the log goes on.
 func TestD1TornTail(t *testing.T) {
 	for cut := int64(0); cut < 3000; cut += 613 {

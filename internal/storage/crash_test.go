@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -286,6 +288,69 @@ func TestCarryForwardAndRecycling(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.store.Close()
+}
+
+// Bytes that can be read after a kill need not be durable (R1, D1). Before anything
+// follows from them, what is read of the log is synced, so that a power failure does
+// not take away what Raft has vouched for, and bbolt's last commit is, before the
+// segments go that it lets go of.
+func TestR1_OpenSyncsWhatItReads(t *testing.T) {
+	m := newMachine(t, 1)
+	if err := m.boot(); err != nil {
+		t.Fatal(err)
+	}
+	killed := func(when Op, file string) { // from when on, the process does nothing more
+		dead := false
+		m.disk.Inject(func(op Op, name string) error {
+			if dead = dead || op == when && strings.Contains(name, file); dead {
+				return errCrashed
+			}
+			return nil
+		})
+	}
+	for range 40 {
+		if err := m.append(1, 1, 8000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.host.apply(t, 1, 40)
+	killed(OpRename, "log-") // to be a spare one
+	if err := m.store.Checkpoint(t.Context()); !errors.Is(err, errCrashed) {
+		t.Fatal(err)
+	}
+	m.store.Close()
+	var did []string
+	m.disk.Inject(func(op Op, name string) error {
+		switch base := filepath.Base(name); {
+		case op == OpSync && base == boltName, op == OpRemove && strings.HasPrefix(base, "log-"):
+			did = append(did, string(op))
+		}
+		return nil
+	})
+	if err := m.boot(); err != nil {
+		t.Fatal(err)
+	}
+	if len(did) < 2 || did[0] != string(OpSync) || did[1] != string(OpRemove) {
+		t.Errorf("bbolt's file and the log's segments: %v", did)
+	}
+
+	killed(OpSync, "log-")
+	if err := m.append(1, 1, 8000); !errors.Is(err, errCrashed) {
+		t.Fatal(err)
+	}
+	m.store.Close()
+	m.disk.Inject(nil)
+	o := options(t, m.disk.Boot(), "/node")
+	o.Fatal = func(error) {} // it will crash
+	s, rec := mustOpen(t, o)
+	read := len(rec[1].Entries)
+	m.disk.Crash(nil)
+	s.Close()
+	s, rec = mustOpen(t, options(t, m.disk.Boot(), "/node"))
+	defer s.Close()
+	if read == 0 || len(rec[1].Entries) != read {
+		t.Errorf("%d entries were read, and after a power failure %d", read, len(rec[1].Entries))
+	}
 }
 
 // A replica that a half received snapshot has left empty keeps term and vote (R2): in

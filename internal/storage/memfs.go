@@ -213,7 +213,8 @@ func (m *memLife) Create(name string) (f File, err error) {
 func (m *memLife) Open(name string) (f File, err error) {
 	err = m.call(OpOpen, name, m.life, func() error {
 		if path, ok := m.mu.bolts[name]; ok {
-			f, err = OS.Open(path)
+			r, err := OS.Open(path)
+			f = &memBolt{File: r, m: m.MemFS, name: name, life: m.mu.life}
 			return err
 		}
 		n := m.mu.now[name]
@@ -436,6 +437,16 @@ func (f *memFile) Size() (int64, error) {
 }
 
 func (f *memFile) Close() error { return nil }
+
+// memBolt is bbolt's file, opened beside bbolt.
+type memBolt struct {
+	File
+	m    *MemFS
+	name string
+	life int
+}
+
+func (f *memBolt) Sync() error { return f.m.call(OpSync, f.name, f.life, f.File.Sync) }
 
 // Sleep returns an injection that makes every sync take d: a slow disk.
 func Sleep(d time.Duration) func(op Op, name string) error {
