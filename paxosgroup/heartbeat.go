@@ -321,12 +321,12 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 			return
 		}
 	}
-	back := !p.alive.Swap(true)
 	old := p.granted.Load()
-	changed := old == nil || old.inc != inc || old.epoch != po.epoch
 	if old != nil && old.inc == inc && po.epoch < old.epoch {
 		return // overtaken
 	}
+	changed := old == nil || old.inc != inc || old.epoch != po.epoch
+	back := !p.alive.Swap(true)
 	if changed || back {
 		// Before the new epoch counts: quiesced groups must not be served by a
 		// promise that does not cover them, and none goes to sleep meanwhile.

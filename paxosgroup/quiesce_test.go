@@ -246,3 +246,41 @@ func TestX4_AwakeGroupIsNotCoveredByItsNode(t *testing.T) {
 		w.converged(1)
 	})
 }
+
+// A pong that comes late, under an epoch that is over, does not count as the return
+// of a peer: the one that does wakes the groups that sleep without it.
+func TestLatePongIsNoReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		w.net.Cut(3, n.id) // it goes on promising
+		p := n.host.peer(3)
+		for p.alive.Load() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		n.groups[1].activate()
+		time.Sleep(2 * time.Second)
+		if !w.quiesced(1) {
+			t.Fatal("the group stays awake for a silent peer")
+		}
+		g := p.granted.Load()
+		pong := func(epoch uint64) {
+			now := n.clock.Now()
+			n.host.receivePong(p, g.inc, pong{inc: n.starts, interval: now, epoch: epoch, until: now.Latest})
+		}
+		pong(g.epoch - 1)
+		if p.alive.Load() || !w.quiesced(1) {
+			t.Error("a late pong was taken for its return")
+		}
+		pong(g.epoch)
+		if w.quiesced(1) {
+			t.Error("its return does not wake the group")
+		}
+	})
+}

@@ -19,9 +19,10 @@ import (
 	"github.com/spandb/spand/paxosgroup"
 )
 
-// Budgets of one peer's queues, in bytes. Frames beyond are dropped.
+// Budgets of one peer's queues, in bytes. Frames beyond are dropped. A heartbeat
+// has a line for every group that is awake, some 20 bytes: the largest must fit.
 const (
-	heartbeatBudget = 1 << 20
+	heartbeatBudget = maxFrame + 1<<20
 	raftBudget      = 64 << 20
 	snapshotBudget  = 16 << 20
 	callBudget      = 64 << 20

@@ -7,7 +7,8 @@ import (
 
 // queue holds frames on their way to one stream. Put never blocks: above its
 // budget it drops the new frame, which best-effort users (Raft) repair by
-// themselves and calls answer with an error.
+// themselves and calls answer with an error. So it does with one that is larger
+// than a frame may be, for which the receiver would break the stream.
 type queue struct {
 	budget int
 	wake   chan struct{} // capacity 1: set when frames went from none to some
@@ -23,7 +24,7 @@ func newQueue(budget int) *queue {
 
 func (q *queue) put(frame []byte) bool {
 	q.mu.Lock()
-	if q.bytes+len(frame) > q.budget {
+	if len(frame) > maxFrame || q.bytes+len(frame) > q.budget {
 		q.mu.Unlock()
 		return false
 	}

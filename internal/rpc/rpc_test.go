@@ -411,6 +411,48 @@ func TestOversizeFailsAlone(t *testing.T) {
 	}
 }
 
+// The heartbeat of a node with hundreds of thousands of groups awake arrives: without
+// it their leases would end. A frame that is larger than one may be is dropped, and
+// the stream goes on.
+func TestLargestFrameArrives(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n1 := start(t, 1, 7, addrs, ln1, nil)
+	defer n1.stop()
+	sizes := make(chan int, 16)
+	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
+		n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { sizes <- len(f) })
+		n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
+	})
+	defer n2.stop()
+	callUntil(t, n1, 2, 1, nil)
+	for _, class := range []paxosgroup.Class{paxosgroup.ClassHeartbeat, paxosgroup.ClassRaft} {
+		for len(sizes) == 0 { // until its stream stands
+			n1.Send(2, class, []byte("x"))
+			time.Sleep(time.Millisecond)
+		}
+		for got := 0; got != 2; got = <-sizes {
+			if got == 0 {
+				n1.Send(2, class, []byte("to"))
+			}
+		}
+		for _, n := range []int{3, maxFrame + 1, maxFrame} {
+			n1.Send(2, class, make([]byte, n))
+		}
+		for _, want := range []int{3, maxFrame} {
+			select {
+			case got := <-sizes:
+				if got != want {
+					t.Errorf("class %d: a frame of %d bytes arrived instead of one of %d", class, got, want)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("class %d: no frame of %d bytes arrived", class, want)
+			}
+		}
+	}
+}
+
 // A peer that lets its answers pile up loses the stream, and so learns that no more
 // are to come.
 func TestUnreadAnswersBreakTheStream(t *testing.T) {
