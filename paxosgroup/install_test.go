@@ -10,6 +10,7 @@ import (
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/truetime"
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 // shipment is a snapshot that a test sends by hand, frame by frame.
@@ -167,6 +168,43 @@ func TestX4_SafeTimeEndsWhereASnapshotBegins(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if s := g.SafeTime(); s <= safe || g.Installs() != installs+1 {
 			t.Errorf("with the snapshot: safe up to %d, %d before; %d installs", s, safe, g.Installs()-installs)
+		}
+	})
+}
+
+// A replica without its log has no say, though no promise binds it: it would vote for
+// anybody (R2, R1). Neither does a message of an election reach Raft, nor would it pass.
+func TestR2_IncompleteReplicaDoesNotVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n, f := behind(t, nil)
+		defer w.close()
+		g := f.groups[1]
+		time.Sleep(5 * time.Second)
+		mayVote := func() (may bool) {
+			g.ask(func() { may = g.mayVote(3, false) })
+			return may
+		}
+		if !mayVote() {
+			t.Fatal("something else forbids it; nothing is tested")
+		}
+		n.snapshot(7, f).send(0)
+		if mayVote() {
+			t.Error("it may vote")
+		}
+		before := g.Status().Term
+		term, index, from, to := before+1, uint64(1000), uint64(n.groups[1].self)+2, uint64(g.self)
+		for _, typ := range []pb.MessageType{pb.MsgVote, pb.MsgPreVote, pb.MsgTimeoutNow} {
+			m := &pb.Message{Type: &typ, From: &from, To: &to, Term: &term, Index: &index, LogTerm: &before}
+			g.ask(func() {
+				if g.receiveIncomplete(m) {
+					t.Errorf("%v reaches Raft", typ)
+				}
+				g.receive(inbound{m: m, node: 3, inc: 1})
+			})
+		}
+		time.Sleep(5 * time.Second)
+		if s := g.Status(); s.Term != before || s.Role != "incomplete" {
+			t.Errorf("after an election it is in term %d, %d before; role %q", s.Term, before, s.Role)
 		}
 	})
 }
