@@ -209,6 +209,30 @@ func TestD1RecycledBytesAreInvalid(t *testing.T) {
 	if batchSum(buf, 78) == le32(buf[4:]) {
 		t.Error("the salt is not covered")
 	}
+	// And no two segments have the same salt, of whatever node.
+	salts := map[uint64]bool{}
+	for range 2 {
+		o := options(t, OS, t.TempDir())
+		s, _ := mustOpen(t, o)
+		h := newHost(s)
+		for range 20 {
+			if err := h.appendEntries(t, 1, 1, 8000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.log.segMu.Lock()
+		for _, seg := range s.log.segMu.live {
+			if salts[seg.salt] {
+				t.Errorf("segment %d has another one's salt", seg.number)
+			}
+			salts[seg.salt] = true
+		}
+		s.log.segMu.Unlock()
+		s.Close()
+	}
+	if len(salts) < 4 {
+		t.Errorf("%d segments", len(salts))
+	}
 }
 
 // D1: a flipped byte in a value in bbolt is found when it is read, by Get and
