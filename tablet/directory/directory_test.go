@@ -94,6 +94,9 @@ func (s *storeAt) Read(ctx context.Context, req *tablet.ReadRequest) (*tablet.Re
 				return nil, ctx.Err()
 			}
 			s.mu.Lock()
+			if s.leader != s.node {
+				return nil, &paxosgroup.NotLeaderError{Group: 1, Leader: s.leader}
+			}
 		}
 		s.holder = req.Txn.ID
 	} else if req.At == 0 {
@@ -129,7 +132,7 @@ func (s *storeAt) Read(ctx context.Context, req *tablet.ReadRequest) (*tablet.Re
 	return resp, after()
 }
 
-func (s *storeAt) release() {
+func (s *store) release() {
 	s.holder = keys.TxnID{}
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -175,7 +178,12 @@ func (clock) Err() error                                           { return nil 
 var nodes = []keys.NodeID{1, 2, 3}
 
 func newDirectory(s *store) *Directory {
-	return New(Config{Node: 1, Clock: clock{}, Dialer: s, Boot: Bootstrap(nodes), Logger: slog.New(slog.DiscardHandler)})
+	return newDirectoryOn(1, s)
+}
+
+// newDirectoryOn is one of several at once: transactions of two nodes never share an id.
+func newDirectoryOn(node keys.NodeID, s *store) *Directory {
+	return New(Config{Node: node, Clock: clock{}, Dialer: s, Boot: Bootstrap(nodes), Logger: slog.New(slog.DiscardHandler)})
 }
 
 // d makes a descriptor.
@@ -292,14 +300,15 @@ func TestAllocateGroupIDNeverRepeats(t *testing.T) {
 				return errors.New("connection lost")
 			case n%17 == 0 && after:
 				s.leader = s.leader%3 + 1
+				s.release() // locks die with their leader
 			}
 			return nil
 		}
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		seen := map[keys.GroupID]bool{}
-		for range 4 {
-			dir := newDirectory(s)
+		for node := keys.NodeID(1); node <= 4; node++ {
+			dir := newDirectoryOn(node, s)
 			wg.Go(func() {
 				for range 20 {
 					id, err := dir.AllocateGroupID(context.Background())
@@ -351,7 +360,7 @@ func TestClusterVersion(t *testing.T) {
 		var wg sync.WaitGroup
 		for v := range version.Version(5) {
 			wg.Go(func() {
-				if got, err := newDirectory(s).RaiseVersion(ctx, v+1); err != nil || got < v+1 {
+				if got, err := newDirectoryOn(keys.NodeID(v+1), s).RaiseVersion(ctx, v+1); err != nil || got < v+1 {
 					t.Errorf("raised to %d, it is %d: %v", v+1, got, err)
 				}
 			})
