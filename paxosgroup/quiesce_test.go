@@ -8,6 +8,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/truetime"
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 func (w *world) quiesced(g keys.GroupID) bool {
@@ -205,6 +206,61 @@ func TestR3_WakeKeepsWhatWasClosed(t *testing.T) {
 		}
 		if ts <= safe {
 			t.Errorf("R3: assigned %d, closed was %d", ts, safe)
+		}
+	})
+}
+
+// R3: a leader that is woken only to be deposed binds itself, and everybody else, to what
+// was closed for it while it slept; its own lease was computed when it fell asleep.
+func TestR3_DeposedSleeperKeepsWhatWasClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1, 2)
+		n := w.leader(1)
+		w.leader(2)
+		for _, id := range w.ids { // as far apart as right clocks may be
+			w.nodes[id].clock.SetEpsilon(250 * time.Millisecond)
+			w.nodes[id].clock.SetOffset(-249 * time.Millisecond)
+		}
+		n.clock.SetOffset(249 * time.Millisecond)
+		time.Sleep(2 * time.Second)
+		w.net.Isolate(3, true)
+		time.Sleep(30 * time.Second)
+		// Of the two, the one whose lease nobody has looked at since.
+		id := keys.GroupID(1)
+		n.host.mu.Lock()
+		b := n.host.mu.buckets[n.groups[1].bucket]
+		if b == nil || len(b.groups) != 2 {
+			t.Fatal("not quiesced")
+		}
+		if b.any == n.groups[1] {
+			id = 2
+		}
+		n.host.mu.Unlock()
+		g := n.groups[id]
+		closed := w.nodes[2].groups[id].SafeTime()
+		w.promise(id, closed)
+		// Node 3, back in a later term than the leader's, asks for votes, and answers
+		// the heartbeat that this provokes.
+		n.host.draining.Store(true) // so that node 2 it is
+		from, to, term := uint64(id)*100+3, uint64(g.self), g.w.hs.term
+		for _, m := range []struct {
+			typ  pb.MessageType
+			term uint64
+		}{{pb.MsgPreVote, term + 2}, {pb.MsgAppResp, term + 1}} {
+			g.in.message(inbound{m: &pb.Message{Type: &m.typ, From: &from, To: &to, Term: &m.term, Index: new(uint64), LogTerm: new(uint64)}, node: 3, inc: 1})
+		}
+		n.host.sched.enqueue(g)
+		synctest.Wait()
+		if g.w.ownBound < closed {
+			t.Errorf("R3: binds itself to an end %v below what it closed", closed.Sub(g.w.ownBound))
+		}
+		if m := w.leader(id); m.id != 2 {
+			t.Fatalf("the scene does not work: node %d leads", m.id)
+		}
+		if _, err := w.nodes[2].propose(id, "new"); err != nil { // assigned above closed, see promise
+			t.Fatal(err)
 		}
 	})
 }

@@ -460,27 +460,28 @@ func (g *Group) becomeLeader() {
 
 // stepDown ends this replica's leadership; what was in flight may yet commit.
 func (g *Group) stepDown() {
-	closed := g.host.nodeClosed()
 	g.mu.Lock()
-	term, quiesced := g.mu.term, g.mu.quiesced
+	g.wakeLocked() // what was closed for it while it slept becomes its floor
+	term := g.mu.term
 	if g.leadTerm.Load() != 0 {
 		g.safe.Store(max(g.safe.Load(), int64(g.leaderSafeLocked())))
 	}
 	g.leadTerm.Store(0)
 	queue, flights, parked := g.mu.queue, g.mu.flights, g.mu.parked
 	g.mu.queue, g.mu.flights, g.mu.parked, g.mu.takenMin = nil, nil, nil, 0
-	g.mu.leader, g.mu.releasing, g.mu.quiesced = false, false, false
-	end := truetime.Timestamp(g.lease.Load())
-	if quiesced { // then other groups of the bucket may have computed the lease last
-		end = max(end, closed)
-	}
+	g.mu.leader, g.mu.releasing = false, false
+	// All that was promised lies at or below. A sleeper's lease alone would not do: other
+	// groups of its bucket computed theirs while its own stayed as it was.
+	end := max(truetime.Timestamp(g.lease.Load()), g.mu.floor)
+	// Announced before anything else can be: a ping that closes a timestamp without this
+	// group says so.
+	g.announceResign(term, end)
 	g.mu.Unlock()
 	if !g.releasedIn(term) {
 		g.w.ownBound, g.w.ownTerm = max(g.w.ownBound, end), term
 	}
 	g.w.termStarted = false
 	g.host.deactivate(g)
-	g.announceResign(term, end)
 	for _, s := range g.w.sending {
 		s.cancel()
 	}
