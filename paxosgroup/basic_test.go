@@ -239,6 +239,30 @@ func TestR2_RestartedNodeAbstains(t *testing.T) {
 	})
 }
 
+// X4: whoever is let past because the floor has reached a timestamp can know that it
+// was assigned.
+func TestX4_AssignedIsToldBeforeTheFloorIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		g := w.leader(1).groups[1]
+		done := make(chan error, 1)
+		g.Propose(&Proposal{
+			Term: g.leadTerm.Load(), Timestamped: true, Data: []byte("x"),
+			Assigned: func(s truetime.Timestamp) {
+				if floor := truetime.Timestamp(g.floor.Load()); floor >= s {
+					t.Errorf("X4: the floor %d lets readers at %d pass", floor, s)
+				}
+			},
+			Done: func(_ any, _ truetime.Timestamp, err error) { done <- err },
+		})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // A leader that loses touch stops serving before anybody else starts.
 func TestR2_IsolatedLeaderStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -293,10 +293,12 @@ func (g *Group) assignLocked(p *Proposal, now truetime.Interval) (err error, wai
 				return nil, true
 			}
 		}
-		g.raiseLocked(s)
+		// Told first: Promise lets a reader at s pass without the lock once the floor is
+		// there, and the reader must find out that s is taken.
 		if p.Assigned != nil {
 			p.Assigned(s)
 		}
+		g.raiseLocked(s)
 	}
 	g.inflight.Add(int64(size))
 	g.mu.queue = append(g.mu.queue, flight{p, s, size})
