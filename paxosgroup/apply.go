@@ -276,13 +276,11 @@ func (g *Group) open(c GroupConfig) error {
 		if h := r.State.HardState; h.Term != 0 {
 			hs = hardState{h.Term, h.Vote, h.Commit}
 		}
-		g.w.abstains = true
 	}
 	if c.Incomplete {
 		// Term and vote survive; the rest comes from a leader.
 		index, term, entries, hs.commit, state = 0, 0, nil, 0, nil
 		g.w.incomplete = true
-		g.w.abstains = true
 		g.w.conf = conf{members: c.Replicas}
 	}
 	if len(g.w.conf.members) == 0 {
@@ -326,12 +324,9 @@ func (g *Group) open(c GroupConfig) error {
 			return fmt.Errorf("paxosgroup: group %d: restore: %w", c.ID, err)
 		}
 	}
-	if g.solo {
-		g.w.abstains = false // nobody else could be elected meanwhile
-		if c.Recovered != nil {
-			// What an earlier life promised lies below its lease end, hence below this.
-			g.w.startFloor = g.host.started.Latest.Add(g.host.cfg.SoloLease)
-		}
+	if g.solo && !g.host.cfg.FirstLife {
+		// What an earlier life promised lies below its lease end, hence below this.
+		g.w.startFloor = g.host.started.Latest.Add(g.host.cfg.SoloLease)
 	}
 	g.inherit(c)
 	at := time.Now()

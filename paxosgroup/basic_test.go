@@ -239,6 +239,48 @@ func TestR2_RestartedNodeAbstains(t *testing.T) {
 	})
 }
 
+// A promise may rest on an attestation that was sent before the replica's first record
+// was durable. When its node comes back without one, it abstains all the same.
+func TestR2_AbstainsWithoutARecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.nodes[3].store.setDelay(20 * time.Second)
+		w.start(1)
+		n := w.leader(1)
+		if n.id != 1 {
+			t.Fatalf("the scene does not work: node %d leads", n.id)
+		}
+		time.Sleep(500 * time.Millisecond)
+		w.net.Cut(1, 2)
+		w.net.Cut(2, 1)
+		time.Sleep(3 * time.Second)
+		if w.serving(1) != n {
+			t.Fatal("the scene does not work: node 3's promise should suffice")
+		}
+		w.net.Cut(1, 3)
+		w.net.Cut(3, 1)
+		w.nodes[3].crash()
+		if w.nodes[3].store.recovered(1) != nil {
+			t.Fatal("the scene does not work: node 3 has a record")
+		}
+		w.nodes[3].store.setDelay(0)
+		w.nodes[3].start()
+		for took := false; !took; time.Sleep(time.Millisecond) {
+			serve := 0
+			for _, m := range w.nodes {
+				if m.groups[1].Valid(m.groups[1].leadTerm.Load()) == nil {
+					serve++
+					took = took || m != n
+				}
+			}
+			if serve > 1 {
+				t.Fatal("R2: two leases at once")
+			}
+		}
+	})
+}
+
 // X4: whoever is let past because the floor has reached a timestamp can know that it
 // was assigned.
 func TestX4_AssignedIsToldBeforeTheFloorIsThere(t *testing.T) {

@@ -46,6 +46,9 @@ type Config struct {
 
 	// Incarnation grows with every start of the node; 0 takes Clock's Latest.
 	Incarnation uint64
+	// FirstLife says that the node has never run before, so that there are no promises
+	// that it could have forgotten: its replicas vote at once.
+	FirstLife bool
 	// LeaseDuration is how long a promise binds (default 1.5 s). It bounds both how
 	// long a dead leader is waited for and how long a restarted node abstains.
 	// Leases hold while it exceeds 2ε of leader and follower each plus a

@@ -128,7 +128,6 @@ type workerState struct {
 	outstanding []*appendAck
 
 	support  support
-	abstains bool
 	ownBound truetime.Timestamp // largest lease end this replica claimed as a leader
 	ownTerm  uint64
 

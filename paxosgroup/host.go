@@ -23,7 +23,7 @@ type Host struct {
 	cluster uint64
 
 	started      truetime.Interval  // the clock at NewHost
-	abstainUntil truetime.Timestamp // no votes by recovered replicas before After of it
+	abstainUntil truetime.Timestamp // no votes before After of it; 0 in the node's first life
 	refresh      time.Duration      // remaining lease below which it is computed anew
 
 	sched    scheduler
@@ -112,7 +112,9 @@ func NewHost(c Config) (*Host, error) {
 	if h.started.Latest == truetime.Max {
 		return nil, fmt.Errorf("paxosgroup: cannot start on a clock that does not vouch for the time: %w", c.Clock.Err())
 	}
-	h.abstainUntil = h.started.Latest.Add(c.LeaseDuration)
+	if !c.FirstLife {
+		h.abstainUntil = h.started.Latest.Add(c.LeaseDuration)
+	}
 	h.sched.init(c.Workers)
 	h.groups.m = make(map[keys.GroupID]*Group)
 	h.peers.m = make(map[keys.NodeID]*peer)

@@ -41,7 +41,7 @@ func (d *disk) boot(n *node) map[keys.GroupID]storage.Recovered {
 	d.store = s
 	c := Config{
 		Node: n.id, Nodes: n.w.ids, Clock: n.clock, Store: s, Transport: n.w.net.Endpoint(n.id),
-		Logger: n.w.log, Incarnation: n.starts, BalanceInterval: -1, TailBudget: 2 * tailBytes,
+		Logger: n.w.log, Incarnation: n.starts, FirstLife: n.starts == 1, BalanceInterval: -1, TailBudget: 2 * tailBytes,
 		GroupFailed: func(g keys.GroupID, err error) { n.w.t.Errorf("node %d: group %d failed: %v", n.id, g, err) },
 	}
 	if n.w.conf != nil {

@@ -97,7 +97,7 @@ func (n *node) start() {
 	n.starts++
 	c := Config{
 		Node: n.id, Nodes: n.w.ids, Clock: n.clock, Store: n.store, Transport: n.w.net.Endpoint(n.id),
-		Logger: n.w.log.With("node", n.id), Incarnation: n.starts, BalanceInterval: -1, Workers: 2,
+		Logger: n.w.log.With("node", n.id), Incarnation: n.starts, FirstLife: n.starts == 1, BalanceInterval: -1, Workers: 2,
 		GroupFailed: func(g keys.GroupID, err error) { n.w.t.Errorf("node %d: group %d failed: %v", n.id, g, err) },
 	}
 	if n.w.conf != nil {

@@ -21,7 +21,7 @@ func (n *Node) openHost(ctx context.Context) error {
 	}
 	boot := directory.Bootstrap(ids)
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
-		Node: n.self, Incarnation: n.life, Cluster: n.cluster, Nodes: ids,
+		Node: n.self, Incarnation: n.life, FirstLife: !n.lived, Cluster: n.cluster, Nodes: ids,
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
 		GroupFailed: func(g keys.GroupID, err error) {

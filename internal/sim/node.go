@@ -29,6 +29,8 @@ type Node struct {
 	torn *rand.Rand    // of crashes; for who has the turn
 	turn chan struct{} // capacity 1: starting, draining or crashing
 
+	lived bool // it has run before; for who has the turn
+
 	mu     sync.Mutex // a leaf
 	life   *Life      // nil: down
 	slow   time.Duration
@@ -175,6 +177,7 @@ func (n *Node) start() error {
 		l.stop()
 		return err
 	}
+	n.lived = true
 	l.host.Start()
 	l.store.Start()
 	l.wg.Go(func() {
@@ -201,7 +204,7 @@ func (l *Life) openHost() error {
 		return err
 	}
 	host, err := paxosgroup.NewHost(paxosgroup.Config{
-		Node: self, Incarnation: inc, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
+		Node: self, Incarnation: inc, FirstLife: !l.n.lived, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
 		Logger: l.log, Workers: w.plan.Workers, TailBudget: w.plan.TailBudget, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
 		ClockSuspect: func(err error) {
 			if !w.opts.LyingClocks {
