@@ -210,6 +210,72 @@ func TestR2_FailoverBound(t *testing.T) {
 	}
 }
 
+// mute swallows a node's heartbeats.
+type mute struct{ Transport }
+
+func (m mute) Send(to keys.NodeID, c Class, frame []byte) {
+	if c != ClassHeartbeat {
+		m.Transport.Send(to, c, frame)
+	}
+}
+
+// A leader whose node dies before it has asked for a promise is replaced too, though
+// no promise ends then.
+func TestLeaderWithoutPromisesIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		w.conf = func(c *Config) {
+			if c.Node == 1 {
+				c.Transport = mute{c.Transport}
+			}
+		}
+		defer w.close()
+		w.start(1)
+		time.Sleep(100 * time.Millisecond)
+		if l := w.nodes[2].groups[1].Leader(); l != 1 {
+			t.Fatalf("the scene does not work: node 2 follows %d", l)
+		}
+		w.nodes[1].crash()
+		died := time.Now()
+		w.leader(1)
+		if d := time.Since(died); d > 3*time.Second {
+			t.Errorf("fail-over took %v", d)
+		}
+	})
+}
+
+// Followers that still abstain when their promises to a dead leader end, as they do when
+// the leader pinged them within 2ε of their start, have a say later.
+func TestLeaderThatDiesWhileOthersAbstainIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		for _, n := range w.nodes {
+			n.clock.SetEpsilon(200 * time.Millisecond)
+		}
+		w.start(1)
+		n := w.leader(1)
+		time.Sleep(time.Second)
+		for _, m := range w.nodes {
+			if m != n {
+				m.crash()
+				m.start()
+			}
+		}
+		for _, m := range w.nodes {
+			for m.groups[1].Leader() != n.id || m != n && !m.host.peer(n.id).promised() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		n.crash()
+		died := time.Now()
+		w.leader(1)
+		if d := time.Since(died); d > 4*time.Second {
+			t.Errorf("fail-over took %v", d)
+		}
+	})
+}
+
 func TestR2_RestartedNodeAbstains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3, 3)

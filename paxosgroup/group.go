@@ -136,6 +136,7 @@ type workerState struct {
 	installing uint64
 
 	campaignAt time.Time
+	doubtAt    time.Time   // until then the leader's node has time to ask for a promise
 	heirTries  int         // attempts left that follow quickly: heir of a split whose voters are still opening
 	timeoutNow *pb.Message // hand-over that waits for the release entry
 

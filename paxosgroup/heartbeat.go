@@ -65,7 +65,7 @@ func (h *Host) tick() {
 	h.shedTails()
 }
 
-// callElections has the groups without a leader look whose turn it is, and
+// callElections has the groups that may lack a leader look whose turn it is, and
 // returns the earlier of next and the next such instant.
 func (h *Host) callElections(now, next time.Time) time.Time {
 	var gs []*Group
@@ -374,6 +374,7 @@ func (g *Group) heardResign(p *peer, n note) {
 	if s.bound == 0 || n.until < s.bound {
 		s.bound = n.until
 	}
+	g.w.doubtAt = time.Time{}
 	if g.w.hs.term == n.term {
 		g.host.setElecting(g, true)
 		g.setCampaign(time.Now().Add(g.host.jitter(g.host.cfg.CampaignJitter)))

@@ -154,6 +154,14 @@ func (p *peer) release(epoch uint64, now truetime.Interval, commit bool) bool {
 	return true
 }
 
+// promised reports whether the end of a promise to the peer is still to come, which
+// tells the groups that follow it; see expirePromises.
+func (p *peer) promised() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.until != 0 || p.mu.wakeAt != 0
+}
+
 func (p *peer) currentEpoch() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 // taken before none.
 type census struct {
 	active   map[*Group]struct{} // led here and awake
-	electing map[*Group]struct{} // no leader known
+	electing map[*Group]struct{} // no leader known, or one that no promise's end will tell of
 	awaiting map[*Group]struct{} // wait for a lease to grow
 	buckets  map[string]*bucket  // led here and quiesced, by nodes with replicas
 	closed   truetime.Timestamp  // closed for all quiesced groups

@@ -178,10 +178,12 @@ func (g *Group) forgetLeader() {
 	}
 }
 
-// leaderLost: this node's promise to some node is over. If it is the leader's,
-// raise a new one.
+// leaderLost: this node's promise to some node is over, or the leader's has not had one
+// for as long as one would last. If nothing binds this replica to its leader, raise a new
+// one; else it looks again, when the promise ends or at ticks.
 func (g *Group) leaderLost() {
-	if g.w.state == raft.StateLeader {
+	now := time.Now()
+	if g.w.state == raft.StateLeader || g.w.lead == 0 || now.Before(g.w.doubtAt) {
 		return
 	}
 	s := &g.w.support
@@ -189,11 +191,14 @@ func (g *Group) leaderLost() {
 	if node == 0 {
 		node = g.nodeOf(g.w.lead)
 	}
-	if g.w.lead == 0 || node == g.host.node || !g.mayVote(g.host.node, false) {
+	if node == g.host.node {
+		return
+	}
+	if !g.mayVote(g.host.node, false) {
+		g.host.setElecting(g, s.bound != 0 || !g.host.peer(node).promised())
 		return
 	}
 	g.forgetLeader()
-	now := time.Now()
 	g.setCampaign(now.Add(g.host.jitter(g.host.cfg.CampaignJitter)))
 	if g.preferred == g.host.node {
 		g.setCampaign(now)
@@ -242,6 +247,11 @@ func (g *Group) campaignPause() time.Duration {
 // setCampaign notes when to try next, and has the clockwork look at that instant.
 func (g *Group) setCampaign(at time.Time) {
 	g.w.campaignAt = at
+	g.lookAt(at)
+}
+
+// lookAt has the clockwork look at that instant, if the group is electing.
+func (g *Group) lookAt(at time.Time) {
 	g.due.Store(at.UnixNano())
 	select {
 	case g.host.kick <- struct{}{}:
@@ -424,11 +434,30 @@ func (g *Group) roleChanged() {
 	}
 	node := g.nodeOf(g.w.lead)
 	if old := keys.NodeID(g.leader.Swap(uint32(node))); old != node || !same {
-		g.host.setElecting(g, node == 0 && !leads)
+		g.leaderChanged(node)
 		g.transferProgress()
 	}
 	if leads && !was {
 		g.becomeLeader()
+	}
+}
+
+// leaderChanged has the clockwork look after a replica without a leader, or with one
+// whose node has no promise of this one yet: should it never come to ask for one, no
+// promise's end will say that it is dead.
+func (g *Group) leaderChanged(node keys.NodeID) {
+	h := g.host
+	g.w.doubtAt = time.Time{}
+	switch {
+	case node == 0:
+		g.lookAt(g.w.campaignAt)
+		h.setElecting(g, g.w.state != raft.StateLeader)
+	case node == h.node || h.peer(node).promised():
+		h.setElecting(g, false)
+	default:
+		g.w.doubtAt = time.Now().Add(h.cfg.LeaseDuration)
+		g.lookAt(g.w.doubtAt)
+		h.setElecting(g, true)
 	}
 }
 
