@@ -1,6 +1,7 @@
 package paxosgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -592,6 +593,39 @@ func TestBalanceHasPatience(t *testing.T) {
 			t.Errorf("node %d still leads the busy group", m.id)
 		}
 	})
+}
+
+// When the target of a hand-over is gone, or leaves, by the time that the release is
+// applied, another replica takes over.
+func TestHandOverToALostTarget(t *testing.T) {
+	for name, lose := range map[string]func(*node){
+		"dies":   func(n *node) { n.crash() },
+		"drains": func(n *node) { n.host.draining.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, 3)
+				defer w.close()
+				w.start(1)
+				n := w.leader(1)
+				time.Sleep(time.Second)
+				for _, m := range w.nodes { // longer than it takes to notice
+					m.store.setDelay(4 * time.Second)
+				}
+				go n.groups[1].Transfer(context.Background(), 3)
+				time.Sleep(10 * time.Millisecond)
+				lose(w.nodes[3])
+				time.Sleep(2 * time.Second)
+				w.nodes[1].store.setDelay(0)
+				w.nodes[2].store.setDelay(0)
+				at := time.Now()
+				w.leader(1)
+				if d := time.Since(at); d > 5*time.Second {
+					t.Errorf("nobody led for %v", d)
+				}
+			})
+		})
+	}
 }
 
 func TestR1_AllCrash(t *testing.T) {
