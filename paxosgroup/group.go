@@ -145,8 +145,9 @@ type workerState struct {
 	idle        int  // ticks without work
 	startFloor  truetime.Timestamp
 	transfer    *transfer
-	sending     map[uint64]*sender // snapshots under way, by replica
-	pins        map[uint64]pin     // what the tail keeps for their receivers, by replica
+	sending     map[uint64]*sender  // snapshots under way, by replica
+	lacking     map[uint64]struct{} // replicas that asked for a snapshot and do not have it yet
+	pins        map[uint64]pin      // what the tail keeps for their receivers, by replica
 	snapRetryAt time.Time
 }
 

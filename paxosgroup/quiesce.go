@@ -181,6 +181,8 @@ func (g *Group) maybeQuiesce() {
 		case !alive:
 		case match != g.w.lastIndex:
 			ready = false
+		case g.lacking(m):
+			ready = false // Raft only believes that it has everything
 		case p == nil || g.fortLocked(m) != (fort{p.inc, p.epoch}):
 			ready = false // its promise would not cover the group
 		}
@@ -207,6 +209,11 @@ func (g *Group) maybeQuiesce() {
 	b.groups[g] = struct{}{}
 	h.mu.Unlock()
 	h.stats.quiesced.Add(1)
+}
+
+func (g *Group) lacking(m *member) bool {
+	_, lacks := g.w.lacking[uint64(m.ID)]
+	return lacks
 }
 
 func (g *Group) fortLocked(m *member) fort {
@@ -247,7 +254,8 @@ func (p *peer) retract(g keys.GroupID, kind noteKind) {
 // cannot take it, so that the leader must wake the group.
 func (g *Group) heardQuiesce(p *peer, inc uint64, n note) bool {
 	g.mu.Lock()
-	ok := g.mu.term == n.term && !g.mu.leader && g.Leader() == p.node
+	ok := g.mu.term == n.term && !g.mu.leader && g.Leader() == p.node &&
+		g.mu.applied > 0 // nothing is applied by an incomplete replica, which has to ask for a snapshot
 	if ok {
 		g.mu.quiet = quiet{peer: p, inc: inc, term: n.term, index: n.index}
 	}

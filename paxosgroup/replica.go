@@ -271,6 +271,7 @@ func (g *Group) tick() {
 	g.w.rn.Tick()
 	g.tickTransfer(now)
 	g.trimTail()
+	g.supply()
 	g.maybeQuiesce()
 }
 
@@ -514,6 +515,7 @@ func (g *Group) stepDown() {
 	for _, s := range g.w.sending {
 		s.cancel()
 	}
+	clear(g.w.lacking)
 	lead := g.notLeader()
 	for _, f := range queue {
 		g.inflight.Add(-int64(f.size))

@@ -257,6 +257,28 @@ func (g *Group) startSnapshot(to uint64) {
 	g.host.goRun(func() { s.run() })
 }
 
+// lacks notes that a replica's data is incomplete, whatever Raft believes it to have.
+func (g *Group) lacks(to uint64) {
+	if m := g.member(to); m == nil || m.peer == nil || g.w.rn == nil || g.w.state != raft.StateLeader {
+		return
+	}
+	if g.w.lacking == nil {
+		g.w.lacking = make(map[uint64]struct{})
+	}
+	g.w.lacking[to] = struct{}{}
+	g.activate()
+	g.supply()
+}
+
+// supply begins the snapshots that replicas have asked for, as others end.
+func (g *Group) supply() {
+	for to := range g.w.lacking {
+		if g.member(to).peer.alive.Load() && g.host.senders.Load() < maxSenders {
+			g.startSnapshot(to)
+		}
+	}
+}
+
 // copyStage copies the staged chunks within spans, as payloads.
 func (g *Group) copyStage(spans [][2][]byte) (chunks [][]byte, err error) {
 	total := 0
@@ -312,6 +334,7 @@ func (s *sender) run() {
 			g.w.rn.ReportSnapshot(to, raft.SnapshotFailure)
 			return
 		}
+		delete(g.w.lacking, to)
 		g.log.Info("snapshot installed", "to", s.peer.node, "index", s.index)
 		g.w.rn.ReportSnapshot(to, raft.SnapshotFinish)
 	})
@@ -462,7 +485,7 @@ func (h *Host) receiveSnack(p *peer, a snack) {
 		if g == nil || g.self != a.to {
 			return
 		}
-		g.in.post(func() { g.activate(); g.startSnapshot(uint64(a.from)) })
+		g.in.post(func() { g.lacks(uint64(a.from)) })
 		h.sched.enqueue(g)
 		return
 	}

@@ -228,3 +228,40 @@ func TestSnapshotRefused(t *testing.T) {
 		sameData(t, n, f)
 	})
 }
+
+// A node that lost its data gets all of it back, however many groups there are, idle ones
+// included: their leaders believe that it has everything.
+func TestLostDataComesBackInEveryGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		var ids []keys.GroupID
+		for g := range 30 {
+			ids = append(ids, keys.GroupID(g+1))
+		}
+		w.start(ids...)
+		for _, g := range ids {
+			if _, err := w.leader(g).propose(g, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		n := w.nodes[3]
+		n.crash()
+		n.store.close()
+		n.store = newFakeStore(time.Millisecond)
+		for i := range n.specs {
+			n.specs[i].Incomplete = true
+		}
+		n.start()
+		time.Sleep(30 * time.Second)
+		for _, g := range ids {
+			if s := n.groups[g].Status(); s.Role == "incomplete" {
+				t.Errorf("the replica of group %d is incomplete after 30 s", g)
+			}
+			if !w.quiesced(g) {
+				t.Errorf("group %d does not sleep again", g)
+			}
+		}
+	})
+}
