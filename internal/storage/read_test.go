@@ -179,6 +179,13 @@ func TestReadersDuringCheckpoints(t *testing.T) {
 		if s.Applied(1) != i {
 			t.Error("applied index")
 		}
+		if i%(rounds/3) == 0 { // beside those that the table's size triggers, which may come late
+			wg.Go(func() {
+				if err := s.Checkpoint(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 	if err := s.Checkpoint(t.Context()); err != nil {
 		t.Error(err)
