@@ -169,9 +169,10 @@ func TestB1_ChildInheritsLease(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.promise(2, far)
-			until := truetime.Timestamp(g.lease.Load())
+			until := g.PromisedUntil()
 			if dead {
 				n.crash()
+				until = until.Add(time.Second) // beyond what the others promised its node
 			}
 			at := time.Now()
 			for _, id := range w.ids {
@@ -183,6 +184,15 @@ func TestB1_ChildInheritsLease(t *testing.T) {
 					InheritedHolder: n.id, InheritedUntil: until, Floor: far, Preferred: id}
 				m.specs = append(m.specs, s)
 				m.open(s)
+			}
+			if !dead { // its own vote stands behind the lease as well
+				if err := n.groups[2].ask(func() {
+					if n.groups[2].mayVote(2, false) || n.groups[2].mayVote(3, false) {
+						t.Error("B1: the holder votes for others before the inherited lease is over")
+					}
+				}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			m := w.leader(2)
 			took := time.Since(at)

@@ -194,6 +194,13 @@ func (g *Group) Valid(term uint64) error {
 	return nil
 }
 
+// PromisedUntil is the end of all that this replica has claimed and promised as a leader
+// in this life of its node; what it hands down to the child of a split as
+// GroupConfig.InheritedUntil.
+func (g *Group) PromisedUntil() truetime.Timestamp {
+	return truetime.Timestamp(max(g.lease.Load(), g.floor.Load()))
+}
+
 // Promise raises the group's floor to t under the lease of term: no command is
 // assigned a timestamp <= t afterwards (R3).
 func (g *Group) Promise(term uint64, t truetime.Timestamp) error {

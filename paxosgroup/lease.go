@@ -197,7 +197,7 @@ func (g *Group) mayVote(cand keys.NodeID, commit bool) bool {
 		return false
 	}
 	if g.w.state == raft.StateLeader && cand != h.node && !g.releasedIn(g.w.hs.term) &&
-		now.Earliest <= truetime.Timestamp(max(g.lease.Load(), g.floor.Load())) {
+		now.Earliest <= g.PromisedUntil() {
 		return false // this replica holds the lease itself
 	}
 	s := &g.w.support

@@ -190,8 +190,14 @@ func (g *Group) maybeQuiesce() {
 	if !ready {
 		return
 	}
-	g.mu.quiesced = true
 	h := g.host
+	// What its node has closed and closes next becomes what this group has closed (R3).
+	// Other leases, of other nodes' promises, may reach further.
+	now := h.clock.Now()
+	if end := g.extendLeaseLocked(now); now.Latest >= end || h.nodeClosed() >= end {
+		return
+	}
+	g.mu.quiesced = true
 	// Announced first: a ping that no longer lists the group as active must list
 	// it as quiesced. Only to replicas whose logs are known to match: one that was
 	// dead may hold entries of an earlier term at the same indexes, which it would

@@ -210,6 +210,34 @@ func TestR3_WakeKeepsWhatWasClosed(t *testing.T) {
 	})
 }
 
+// R3: a group does not fall asleep before its own lease covers what its node has closed
+// for others, whose leases may rest on promises of other nodes.
+func TestR3_SleepersLeaseCoversWhatIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		g := n.groups[1]
+		n.host.mu.Lock()
+		n.host.mu.closed = g.PromisedUntil().Add(time.Second)
+		n.host.mu.Unlock()
+		asleep := false
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			g.mu.Lock()
+			asleep = g.mu.quiesced
+			closed, lease := n.host.nodeClosed(), truetime.Timestamp(g.lease.Load())
+			g.mu.Unlock()
+			if asleep && closed >= lease {
+				t.Fatalf("R3: closed %v beyond the lease", closed.Sub(lease))
+			}
+		}
+		if !asleep {
+			t.Error("the group stays awake")
+		}
+	})
+}
+
 // R3: a leader that is woken only to be deposed binds itself, and everybody else, to what
 // was closed for it while it slept; its own lease was computed when it fell asleep.
 func TestR3_DeposedSleeperKeepsWhatWasClosed(t *testing.T) {

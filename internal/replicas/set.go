@@ -124,6 +124,7 @@ func (s *Set) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, inco
 	case split != nil:
 		t = tablet.NewChild(cfg, *split)
 		gc.Initial, gc.InheritedHolder, gc.Floor = split.State, split.Holder, split.Floor
+		gc.InheritedUntil = s.host.Group(split.Parent.Group).PromisedUntil()
 	case gc.Incomplete: // the snapshot brings its state
 	case len(rec.State.Machine) == 0:
 		gc.Initial = tablet.InitialState(desc)
