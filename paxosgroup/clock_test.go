@@ -212,3 +212,25 @@ func TestB1_ChildInheritsLease(t *testing.T) {
 		})
 	}
 }
+
+// What MaxClockError allows is enough to serve.
+func TestServesUnderTheLargestClockError(t *testing.T) {
+	for _, nodes := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, nodes)
+			defer w.close()
+			for i, n := range w.nodes {
+				e := MaxClockError(nodes)
+				n.clock.SetEpsilon(e)
+				n.clock.SetOffset(e * time.Duration(i%2*2-1))
+			}
+			w.start(1)
+			for range 100 {
+				if _, err := w.leader(1).propose(1, "x"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+}

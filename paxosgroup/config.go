@@ -99,6 +99,16 @@ type Config struct {
 	UnknownGroup func(g keys.GroupID, r keys.ReplicaID, from keys.NodeID)
 }
 
+// MaxClockError is the largest ε with which a cluster of that many nodes serves under
+// the default leases, with a margin for heartbeats: a lease is worth its duration less 2ε
+// of each of two nodes, or less 2ε for a single one.
+func MaxClockError(nodes int) time.Duration {
+	if nodes == 1 {
+		return 100 * time.Millisecond
+	}
+	return 250 * time.Millisecond
+}
+
 func (c *Config) setDefaults() error {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/version"
+	"github.com/spandb/spand/paxosgroup"
 )
 
 // Config is everything that an operator can set. Each field is a flag of
@@ -180,11 +181,16 @@ func (c *Config) Validate() error {
 	if c.Join != "" {
 		return usagef("--join: adding nodes to a running cluster is not supported yet; name all nodes in --cluster when the cluster is made")
 	}
-	if _, err := c.Members(); err != nil {
+	members, err := c.Members()
+	if err != nil {
 		return err
 	}
-	if _, _, err := c.ClockBound(); err != nil {
+	bound, _, err := c.ClockBound()
+	if err != nil {
 		return err
+	}
+	if most := paxosgroup.MaxClockError(len(members)); bound > most {
+		return usagef("--max-clock-error %v: leases are too short for more than %v with %d node(s); the node would never serve", bound, most, len(members))
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":

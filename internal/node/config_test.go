@@ -37,6 +37,8 @@ func TestConfigMistakesNameTheSetting(t *testing.T) {
 		{"--sql-addr 15432", "--sql-addr"},
 		{"--max-clock-error soon", "--max-clock-error"},
 		{"--max-clock-error -1ms", "--max-clock-error"},
+		{"--max-clock-error 200ms", "never serve"},
+		{"--max-clock-error 300ms --cluster n1=h:1,n2=h:2,n3=h:3", "never serve"},
 		{"--cluster n1", "NAME=HOST:PORT"},
 		{"--cluster n2=h:1,n3=h:2", "--node n1 is not in --cluster"},
 		{"--cluster n1=h:1,n1=h:2", "listed twice"},
