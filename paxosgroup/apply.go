@@ -185,8 +185,8 @@ func (g *Group) halt(err error) {
 	g.w.state, g.w.lead = raft.StateFollower, 0
 	g.mu.Lock()
 	was := g.mu.leader
-	queue, parked := g.mu.queue, g.mu.parked
-	g.mu.queue, g.mu.parked = nil, nil
+	queue, parked := g.mu.queue, g.unparkLocked()
+	g.mu.queue = nil
 	g.mu.Unlock()
 	if was {
 		g.stepDown()

@@ -699,6 +699,26 @@ func TestProposalBounds(t *testing.T) {
 		if over == 0 || over == 20 {
 			t.Errorf("%d of 20 refused by a budget for about three", over)
 		}
+		// Commands that wait for the lease count as well, until they are through.
+		refused := 0
+		ahead := n.clock.Now().Latest.Add(2 * time.Second)
+		for range 20 {
+			g.Propose(&Proposal{Term: term, Timestamped: true, MinTS: ahead, Data: make([]byte, 1000), Done: done})
+		}
+		for range 20 {
+			switch err := <-errs; {
+			case errors.Is(err, ErrOverloaded):
+				refused++
+			case err != nil:
+				t.Error(err)
+			}
+		}
+		if refused == 0 || refused == 20 {
+			t.Errorf("%d of 20 that had to wait refused by a budget for about three", refused)
+		}
+		if n := g.inflight.Load(); n != 0 {
+			t.Errorf("%d bytes in flight when nothing is", n)
+		}
 		// A timestamp beyond the lease end waits for the lease to get there.
 		min := n.clock.Now().Latest.Add(2 * time.Second)
 		start := time.Now()

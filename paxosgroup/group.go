@@ -259,7 +259,7 @@ func (g *Group) Propose(p *Proposal) {
 	g.mu.Lock()
 	err, wait := g.assignLocked(p, g.host.clock.Now())
 	if wait {
-		g.mu.parked = append(g.mu.parked, parked{p, time.Now().Add(g.host.cfg.LeaseDuration)})
+		g.parkLocked(parked{p, time.Now().Add(g.host.cfg.LeaseDuration)})
 	}
 	wake := err == nil && g.mu.quiesced
 	if wake {
@@ -283,7 +283,7 @@ func (g *Group) assignLocked(p *Proposal, now truetime.Interval) (err error, wai
 	if err != nil {
 		return err, false
 	}
-	size := len(p.Data) + 64
+	size := p.size()
 	if n := g.inflight.Load(); n > 0 && n+int64(size) > int64(g.budget) {
 		return ErrOverloaded, false
 	}
@@ -313,15 +313,30 @@ func (g *Group) assignLocked(p *Proposal, now truetime.Interval) (err error, wai
 	return nil, false
 }
 
+// parkLocked has a command wait for the lease; it counts as queued.
+func (g *Group) parkLocked(k parked) {
+	g.inflight.Add(int64(k.p.size()))
+	g.mu.parked = append(g.mu.parked, k)
+}
+
+// unparkLocked takes out all that wait.
+func (g *Group) unparkLocked() []parked {
+	ks := g.mu.parked
+	g.mu.parked = nil
+	for _, k := range ks {
+		g.inflight.Add(-int64(k.p.size()))
+	}
+	return ks
+}
+
 // retryParked takes up commands whose timestamp the lease may have reached.
 func (g *Group) retryParked() {
 	g.mu.Lock()
-	waiting := g.mu.parked
+	waiting := g.unparkLocked()
 	if len(waiting) == 0 {
 		g.mu.Unlock()
 		return
 	}
-	g.mu.parked = nil
 	now, iv := time.Now(), g.host.clock.Now()
 	type failed struct {
 		p   *Proposal
@@ -336,7 +351,7 @@ func (g *Group) retryParked() {
 		case wait && now.After(k.until):
 			fails = append(fails, failed{k.p, g.notLeader()})
 		case wait:
-			g.mu.parked = append(g.mu.parked, k)
+			g.parkLocked(k)
 		}
 	}
 	again := len(g.mu.parked) > 0
@@ -348,6 +363,9 @@ func (g *Group) retryParked() {
 		g.host.await(g)
 	}
 }
+
+// size is what the command counts for in the group's budget.
+func (p *Proposal) size() int { return len(p.Data) + 64 }
 
 func (p *Proposal) fail(err error) {
 	if p.Done != nil {

@@ -497,8 +497,8 @@ func (g *Group) stepDown() {
 		g.safe.Store(max(g.safe.Load(), int64(g.leaderSafeLocked())))
 	}
 	g.leadTerm.Store(0)
-	queue, flights, parked := g.mu.queue, g.mu.flights, g.mu.parked
-	g.mu.queue, g.mu.flights, g.mu.parked, g.mu.takenMin = nil, nil, nil, 0
+	queue, flights, parked := g.mu.queue, g.mu.flights, g.unparkLocked()
+	g.mu.queue, g.mu.flights, g.mu.takenMin = nil, nil, 0
 	g.mu.leader, g.mu.releasing = false, false
 	// All that was promised lies at or below. A sleeper's lease alone would not do: other
 	// groups of its bucket computed theirs while its own stayed as it was.

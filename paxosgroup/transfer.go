@@ -77,8 +77,7 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 	g.wakeLocked()
 	g.leadTerm.Store(0)
 	g.mu.releasing = true
-	floor, term, parked := g.mu.floor, g.mu.term, g.mu.parked
-	g.mu.parked = nil
+	floor, term, parked := g.mu.floor, g.mu.term, g.unparkLocked()
 	g.mu.Unlock()
 	for _, k := range parked {
 		k.p.fail(g.notLeader())
