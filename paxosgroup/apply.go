@@ -344,7 +344,7 @@ func (g *Group) inherit(c GroupConfig) {
 	case c.InheritedHolder == 0:
 	case c.InheritedHolder == g.host.node:
 		g.w.ownBound = c.InheritedUntil
-		g.w.heirTries = heirTries
+		g.w.heir, g.w.heirTries = true, heirTries
 	default:
 		p := g.host.peer(c.InheritedHolder)
 		g.w.support = support{node: p.node, peer: p, term: startTerm, epoch: p.currentEpoch(), also: c.InheritedUntil}

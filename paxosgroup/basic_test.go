@@ -705,6 +705,9 @@ func TestProposalBounds(t *testing.T) {
 		for range 20 {
 			g.Propose(&Proposal{Term: term, Timestamped: true, MinTS: ahead, Data: make([]byte, 1000), Done: done})
 		}
+		if len(errs) == 0 {
+			t.Error("nothing that had to wait was refused at once")
+		}
 		for range 20 {
 			switch err := <-errs; {
 			case errors.Is(err, ErrOverloaded):

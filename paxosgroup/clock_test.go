@@ -234,3 +234,35 @@ func TestServesUnderTheLargestClockError(t *testing.T) {
 		})
 	}
 }
+
+// B1: an heir that cannot lead, on a node that lives, lets others lead once what it
+// inherited is over, also those that open the child late.
+func TestB1_HeirThatCannotLeadGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		time.Sleep(time.Second)
+		until := n.groups[1].PromisedUntil()
+		w.promise(2, until)
+		for _, m := range []*node{n, w.nodes[2], w.nodes[3]} {
+			s := GroupConfig{ID: 2, Replica: keys.ReplicaID(200 + uint64(m.id)), Replicas: w.replicas(2),
+				InheritedHolder: n.id, InheritedUntil: m.groups[1].PromisedUntil(), Incomplete: m == n}
+			m.specs = append(m.specs, s)
+			m.open(s)
+			time.Sleep(700 * time.Millisecond)
+		}
+		at := time.Now()
+		m := w.leader(2)
+		if m == n || !truetime.After(m.clock, until) {
+			t.Errorf("B1: node %d leads, %v after what it inherited", m.id, m.clock.Now().Earliest.Sub(until))
+		}
+		if d := time.Since(at); d > 4*time.Second {
+			t.Errorf("nobody led for %v", d)
+		}
+		if _, err := m.propose(2, "x"); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

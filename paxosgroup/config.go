@@ -194,7 +194,8 @@ type GroupConfig struct {
 
 	// InheritedHolder and InheritedUntil bind a split's child to its parent's lease:
 	// until then (the parent's PromisedUntil on this node), and as long as this node's
-	// promise to the holder lasts, only the holder may be elected (B1). Floor is a timestamp that the parent's
+	// promise to the holder lasts, only the holder may be elected (B1); a holder
+	// that cannot lead the child waives the second. Floor is a timestamp that the parent's
 	// leaders may have promised.
 	InheritedHolder keys.NodeID
 	InheritedUntil  truetime.Timestamp

@@ -137,6 +137,7 @@ type workerState struct {
 
 	campaignAt time.Time
 	doubtAt    time.Time   // until then the leader's node has time to ask for a promise
+	heir       bool        // holder of a split's parent, and the child has not had a leader yet
 	heirTries  int         // attempts left that follow quickly: heir of a split whose voters are still opening
 	timeoutNow *pb.Message // hand-over that waits for the release entry
 

@@ -210,7 +210,14 @@ func (g *Group) leaderLost() {
 // turn, and no promise forbids. Followers are never ticked: when to campaign
 // follows from promises, not from Raft's own timer.
 func (g *Group) maybeCampaign(now time.Time) {
-	if g.w.lead != 0 || g.w.state == raft.StateLeader || g.w.incomplete || g.host.draining.Load() || now.Before(g.w.campaignAt) {
+	if g.w.lead != 0 || g.w.state == raft.StateLeader {
+		return
+	}
+	barred := g.w.incomplete || g.host.draining.Load()
+	if g.w.heir && (barred || g.w.heirTries == 0) {
+		g.disclaim()
+	}
+	if barred || now.Before(g.w.campaignAt) {
 		return
 	}
 	if !g.mayVote(g.host.node, true) {
@@ -227,6 +234,13 @@ const (
 	heirTries = 100
 	heirPause = 5 * time.Millisecond
 )
+
+// disclaim tells the others that they need not wait for the heir, whose node lives on and
+// has their promises. It may say so many times: some may not have applied the split yet.
+func (g *Group) disclaim() {
+	// What an earlier life of this node promised in the parent ended before it could vote.
+	g.announceResign(startTerm, max(g.w.ownBound, g.host.abstainUntil))
+}
 
 // campaignPause separates two attempts. The preferred node tries more often, so
 // that a group settles where it should from the start.
@@ -449,6 +463,7 @@ func (g *Group) roleChanged() {
 func (g *Group) leaderChanged(node keys.NodeID) {
 	h := g.host
 	g.w.doubtAt = time.Time{}
+	g.w.heir = g.w.heir && node == 0
 	switch {
 	case node == 0:
 		g.lookAt(g.w.campaignAt)
