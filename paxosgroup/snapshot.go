@@ -468,6 +468,9 @@ func (w *window) wait() error {
 			if time.Now().After(deadline) {
 				return fmt.Errorf("no progress for %v", h.cfg.SnapshotTimeout)
 			}
+			if !w.s.peer.alive.Load() { // others wait for the turn
+				return fmt.Errorf("node %d is silent", w.s.peer.node)
+			}
 			for _, b := range w.out {
 				h.cfg.Transport.Send(w.s.peer.node, ClassSnapshot, b)
 			}

@@ -265,3 +265,27 @@ func TestLostDataComesBackInEveryGroup(t *testing.T) {
 		}
 	})
 }
+
+// A snapshot whose receiver dies makes room for others before its time is up.
+func TestSnapshotToTheDeadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		w.conf = func(c *Config) { c.TailBudget = 4 << 10 }
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		f := w.nodes[3]
+		f.crash()
+		n.fill(t, 1, 2*fillMiB)
+		n.store.checkpoint(n.host)
+		f.start()
+		for n.host.senders.Load() == 0 {
+			time.Sleep(100 * time.Microsecond)
+		}
+		f.crash()
+		time.Sleep(5 * time.Second)
+		if n.host.senders.Load() != 0 {
+			t.Error("a snapshot is still being sent")
+		}
+	})
+}
