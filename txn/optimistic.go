@@ -30,7 +30,8 @@ import (
 //
 // Whatever does not fit (a scan, a second tablet, a leader on this node) makes the
 // transaction an ordinary one, at once if it has guessed nothing yet, else by
-// ErrUnconfirmed.
+// ErrUnconfirmed. So does whatever cannot be taken back (chunks staged, rows shown):
+// after that nothing is guessed.
 
 // maxExpect bounds what one commit has to confirm.
 const maxExpect = 512

@@ -414,3 +414,40 @@ func optimisticCounters(t *testing.T, w *realWorld) {
 	}
 	w.expectIdle(t)
 }
+
+// What cannot be taken back ends the guessing: a statement that has staged chunks, or
+// has shown a row, is not run again.
+func TestNoGuessAfterWhatStays(t *testing.T) {
+	for name, stay := range map[string]func(context.Context, *Txn, int) error{
+		"staged": func(ctx context.Context, tx *Txn, run int) error {
+			for i := range 100 {
+				if err := tx.Put(ctx, k(fmt.Sprint("run", run, "/", row(i))), make([]byte, 50)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"shown": func(ctx context.Context, tx *Txn, run int) error {
+			if err := tx.Put(ctx, k(fmt.Sprint("run", run)), nil); err != nil {
+				return err
+			}
+			return tx.AwaitVisible(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runReal(t, 1, time.Millisecond, nil, func(t *testing.T, w *realWorld) {
+				w.nodes[3].g.set(t, "a", "1") // node 3 leads
+				runs := 0
+				check(t, w.nodes[1].g.statement(optimistic, func(ctx context.Context, tx *Txn) error {
+					runs++
+					if err := stay(ctx, tx, runs); err != nil {
+						return err
+					}
+					w.nodes[3].g.set(t, "a", fmt.Sprint(runs)) // so that every guess is wrong
+					return add(nil, "a", "missing")(ctx, tx)
+				}))
+				eq(t, runs, 1)
+			}, func(c *Config) { c.StageAfter, c.ChunkBytes, c.InlineBytes = 1000, 200, 100 })
+		})
+	}
+}

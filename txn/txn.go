@@ -131,6 +131,7 @@ func (t *Txn) write(ctx context.Context, k keys.Key, v []byte) error {
 		return ErrUnconfirmed // too much for one request
 	}
 	if t.buf.bytes > t.c.cfg.StageAfter && t.buf.bytes > t.stageAt {
+		t.optimistic = false // what is staged stays, so the statement must not run again
 		return t.stageBuffer(ctx)
 	}
 	return nil
@@ -161,6 +162,7 @@ func (t *Txn) AwaitVisible(ctx context.Context) error {
 	if len(t.expect) > 0 {
 		return ErrUnconfirmed
 	}
+	t.optimistic = false // what is shown stays shown
 	if t.maxSeen == 0 || truetime.After(t.c.cfg.Clock, t.maxSeen) {
 		return nil
 	}

@@ -238,6 +238,7 @@ func (t *Txn) AwaitVisible(ctx context.Context) error {
 	if t.guessed {
 		return kv.ErrUnconfirmed
 	}
+	t.optimistic = false // what is shown stays shown
 	if t.maxSeen == 0 || truetime.After(t.store.clock, t.maxSeen) {
 		return nil
 	}
