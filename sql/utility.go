@@ -348,11 +348,17 @@ func (c *Conn) executeStmt(ctx context.Context, r *request, x *pgast.Execute) (s
 	}
 	tag, err := c.perform(ctx, &inner)
 	r.sink = inner.sink
+	return tag, elsewhere(err)
+}
+
+// elsewhere takes the position off an error in a literal of another statement's text:
+// the one that was prepared, or that declared the cursor.
+func elsewhere(err error) error {
 	var literal *expr.LiteralError
 	if errors.As(err, &literal) {
-		err = literal.Err // its position is one in the prepared text
+		return literal.Err
 	}
-	return tag, err
+	return err
 }
 
 // values evaluates expressions without columns, converted to the wanted types.
@@ -449,7 +455,7 @@ func (c *Conn) fetchStmt(ctx context.Context, r *request, x *pgast.Fetch) (strin
 		max = 0
 	}
 	got, _, err := c.fetch(ctx, p, max, s)
-	return tag + strconv.FormatInt(got, 10), err
+	return tag + strconv.FormatInt(got, 10), elsewhere(err)
 }
 
 func (c *Conn) closeStmt(x *pgast.Close) (string, error) {
