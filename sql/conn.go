@@ -43,6 +43,7 @@ type Conn struct {
 	portals map[string]*portal
 
 	free    *exec.Context // an idle execution context
+	memory  *exec.Account // what its statements and cursors collect
 	spare   portal        // the unnamed portal, again and again
 	key     []byte        // scratch for plan cache keys
 	stmtCtx context.Context
@@ -138,6 +139,7 @@ func (c *Conn) Close() {
 	c.Cancel()
 	c.closePortals()
 	c.rollback()
+	c.memory.Close()
 	c.cancelMu.Lock()
 	if c.cancelMu.cancel != nil {
 		c.cancelMu.cancel(nil)
@@ -229,6 +231,7 @@ func (c *Conn) execContext(ctx context.Context) *exec.Context {
 		x = new(exec.Context)
 	}
 	x.Init(ctx, c)
+	x.Account = c.memory
 	x.View, x.DB, x.Txn = c.txn.view, c.db, c.locking()
 	x.Bulk = &c.txn.bulk
 	x.Lock = tablet.LockShared

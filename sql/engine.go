@@ -10,6 +10,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/catalog"
+	"github.com/spandb/spand/sql/exec"
 	"github.com/spandb/spand/sql/parse"
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
@@ -27,6 +28,10 @@ type Config struct {
 	Logger  *slog.Logger   // nil: discard
 	Views   []View         // beside those of RegisterView
 	Version string         // of spand, for version()
+
+	// Memory bounds the rows that all statements together collect, in bytes; 0:
+	// exec.DefaultNodeMemory.
+	Memory int64
 
 	// LeaseDuration, GCHorizon and CleanEvery override the catalog's; see catalog.Config.
 	LeaseDuration, GCHorizon, CleanEvery time.Duration
@@ -58,6 +63,7 @@ type Engine struct {
 	views   *plan.Registry
 	parse   *parse.Cache
 	plans   planCache
+	memory  *exec.Memory
 	rowIDs  rowIDs
 	started time.Time
 
@@ -89,7 +95,10 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: cfg, kv: cfg.KV, clock: cfg.Clock, log: cfg.Logger, views: plan.NewRegistry(), started: time.Now()}
+	if cfg.Memory == 0 {
+		cfg.Memory = exec.DefaultNodeMemory
+	}
+	e := &Engine{cfg: cfg, memory: exec.NewMemory(cfg.Memory), kv: cfg.KV, clock: cfg.Clock, log: cfg.Logger, views: plan.NewRegistry(), started: time.Now()}
 	e.catalog = catalog.NewManager(catalog.Config{
 		KV: cfg.KV, Peers: cfg.Peers, Logger: cfg.Logger, Lived: cfg.Lived,
 		LeaseDuration: cfg.LeaseDuration, GCHorizon: cfg.GCHorizon, CleanEvery: cfg.CleanEvery,
@@ -152,7 +161,7 @@ func (e *Engine) HandleRevoke(ctx context.Context) error { return e.catalog.Hand
 
 // NewSession makes a session for a client.
 func (e *Engine) NewSession(ctx context.Context, o SessionOptions) (Session, error) {
-	c := &Conn{eng: e, opts: o, stmts: make(map[string]*prepared), portals: make(map[string]*portal)}
+	c := &Conn{eng: e, opts: o, memory: e.memory.NewAccount(), stmts: make(map[string]*prepared), portals: make(map[string]*portal)}
 	c.dbName = o.Database
 	if c.dbName == "" {
 		c.dbName = o.User

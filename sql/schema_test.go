@@ -353,3 +353,35 @@ func TestF1StoreErrors(t *testing.T) {
 	expect(t, s, "select count(*) from c", "[count]\n0\nSELECT 1")
 	noneOpen(t, store.Store)
 }
+
+// What all statements of a node collect has one bound; a cursor holds its share until
+// it ends, however it ends.
+func TestStatementsShareMemory(t *testing.T) {
+	clock := truetime.NewManual(truetime.ManualOptions{})
+	e, err := sql.NewEngine(sql.Config{KV: kvmem.New(clock), Node: 1, Memory: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	const collect = "select g from generate_series(1, 100000) g order by -g"
+	b := newSession(t, e)
+	for name, end := range map[string]func(a sql.Session){
+		"close":    func(a sql.Session) { must(t, a, "close c") },
+		"rollback": func(a sql.Session) { must(t, a, "rollback") },
+		"error":    func(a sql.Session) { run(a, "select 1/0"); run(a, "rollback") },
+		"gone":     func(a sql.Session) { a.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newSession(t, e)
+			must(t, a, "begin; declare c cursor for "+collect+"; fetch 1 from c")
+			if out := run(b, collect); !strings.Contains(out, "ERROR 53200: out of memory") || !strings.Contains(out, "of this node together") {
+				t.Errorf("beside a cursor that holds most of the memory: %.100s", out)
+			}
+			end(a)
+			must(t, b, collect)
+		})
+	}
+}

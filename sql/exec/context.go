@@ -8,13 +8,9 @@ import (
 	"github.com/spandb/spand/sql/expr"
 	"github.com/spandb/spand/sql/kv"
 	"github.com/spandb/spand/sql/plan"
-	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/tablet"
 )
-
-// DefaultMemory is what one statement may collect, in bytes.
-const DefaultMemory = 256 << 20
 
 // Context is one execution of a statement.
 type Context struct {
@@ -24,8 +20,10 @@ type Context struct {
 	DB   *catalog.Database
 	// Lock is what plain reads take: LockNone in a read-only transaction, else LockShared.
 	Lock tablet.LockStrength
-	// Memory left for what collects rows.
-	Memory int64
+	// Memory left for what collects rows; Account, if set, bounds it together with
+	// what others collect.
+	Memory  int64
+	Account *Account
 	// Bulk says how rows get into tables made by this transaction; nil: ordinarily.
 	Bulk *Bulk
 	// Stats, when not nil, counts rows per operator (EXPLAIN ANALYZE).
@@ -57,29 +55,6 @@ func (c *Context) Init(ctx context.Context, session expr.Session) {
 func (c *Context) ctx() context.Context { return c.Eval.Ctx }
 
 var hashSeed = maphash.MakeSeed()
-
-// budget is what one operator has taken of the statement's memory.
-type budget struct {
-	c    *Context
-	used int64
-}
-
-// release gives it all back.
-func (b *budget) release() {
-	b.c.Memory += b.used
-	b.used = 0
-}
-
-// charge takes n bytes.
-func (b *budget) charge(n int64) error {
-	b.used += n
-	if b.c.Memory -= n; b.c.Memory < 0 {
-		return sqlstate.Newf(sqlstate.OutOfMemory, "out of memory").
-			WithDetail("The statement collects more than %d MB of rows.", DefaultMemory>>20).
-			WithHint("Add an index that avoids the sort or hash, or a LIMIT.")
-	}
-	return nil
-}
 
 // step is called once per row of a loop that may not touch the store: it notices
 // that the statement was cancelled.

@@ -6,7 +6,8 @@
 // buffers, which stay valid until the transaction ends.
 //
 // Memory is bounded: scans stream, and what collects rows (sort, hash, DISTINCT,
-// materialised inputs) charges a budget and fails with 53200 when it is used up.
+// materialised inputs) charges a budget, of the statement and of all the node's
+// together, and fails with 53200 when one is used up (memory.go).
 //
 // Locks (X2): reads of a read-write transaction take the context's default lock,
 // shared; UPDATE, DELETE and FOR UPDATE scan with exclusive locks; INSERT takes
