@@ -522,6 +522,40 @@ func TestPreferredNodeGetsLeadershipBack(t *testing.T) {
 	})
 }
 
+// A node that has just come back may not campaign yet: neither balance nor a node that
+// leaves hands it anything before it may, so that somebody serves all the time.
+func TestNothingIsHandedToWhoAbstains(t *testing.T) {
+	for _, drain := range []bool{false, true} {
+		t.Run(fmt.Sprintf("drain=%v", drain), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 7, 3)
+				w.conf = func(c *Config) {
+					if !drain {
+						c.BalanceInterval = 200 * time.Millisecond
+					}
+				}
+				defer w.close()
+				w.start(1)
+				w.leader(1).crash()
+				n := w.leader(1)
+				time.Sleep(4 * time.Second)
+				w.nodes[1].start()
+				time.Sleep(500 * time.Millisecond) // heard of, level, and preferred
+				if drain {
+					w.nodes[5-n.id].store.setDelay(5 * time.Millisecond) // so that node 1 is ahead of it
+					go n.host.Drain(context.Background())
+				}
+				if gap := w.leaderless(1, 4*time.Second); gap > 100*time.Millisecond {
+					t.Errorf("nobody led for %v", gap)
+				}
+				if m := w.leader(1); m == n || m.id != 1 && !drain {
+					t.Errorf("node %d leads", m.id)
+				}
+			})
+		})
+	}
+}
+
 // A preferred node that has just died is not handed anything: the group would
 // be without a leader until Raft gives the hand-over up.
 func TestNothingIsHandedToTheDead(t *testing.T) {
@@ -535,20 +569,14 @@ func TestNothingIsHandedToTheDead(t *testing.T) {
 		for round := range 30 {
 			time.Sleep(4 * time.Second) // another one leads and is settled
 			w.nodes[1].start()
-			time.Sleep(time.Duration(40*round) * time.Millisecond)
+			time.Sleep(1500*time.Millisecond + time.Duration(40*round)*time.Millisecond) // it abstains before
 			n := w.serving(1)
 			w.nodes[1].crash()
 			if n == nil || n.id == 1 {
-				continue // handed over already
+				continue // handed over, or just being so
 			}
 			died++
-			since, gap := time.Now(), time.Duration(0)
-			for end := since.Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-				if w.serving(1) != nil {
-					since = time.Now()
-				}
-				gap = max(gap, time.Since(since))
-			}
+			gap := w.leaderless(1, 3*time.Second)
 			if gap > 3*150*time.Millisecond+100*time.Millisecond {
 				t.Errorf("round %d: nobody led for %v after the death of a node that did not lead", round, gap)
 			}

@@ -348,6 +348,7 @@ func (p *peer) meet(inc uint64) bool {
 	if inc > p.mu.inc {
 		if p.mu.inc != 0 {
 			p.endEpochLocked()
+			p.mu.since = time.Now()
 		}
 		p.mu.inc, p.mu.pinged, p.mu.draining = inc, 0, false
 	}

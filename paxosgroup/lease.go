@@ -57,7 +57,8 @@ type peer struct {
 
 	mu struct {
 		sync.Mutex
-		inc uint64 // the peer's incarnation, 0 before its first frame
+		inc   uint64    // the peer's incarnation, 0 before its first frame
+		since time.Time // when this life replaced another, zero: it is the first we know
 
 		// Our promise to the peer.
 		epoch   uint64             // of the promises we make now; from 1

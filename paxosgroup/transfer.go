@@ -65,7 +65,7 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 		answer(nil)
 		return
 	}
-	if g.bestTarget(to, maxLag) == nil {
+	if g.bestTarget(to, maxLag, false) == nil {
 		answer(fmt.Errorf("paxosgroup: no replica of group %d on node %d is ready to lead", g.id, to))
 		return
 	}
@@ -93,12 +93,14 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 }
 
 // bestTarget returns the replica on node to, or for 0 the one that is most up to
-// date, if its node answers and it lags at most maxLag entries.
-func (g *Group) bestTarget(to keys.NodeID, maxLag uint64) *member {
+// date, if its node answers and it lags at most maxLag entries; one that abstains
+// only if abstaining.
+func (g *Group) bestTarget(to keys.NodeID, maxLag uint64, abstaining bool) *member {
 	var best *member
 	var high uint64
 	g.progress(func(m *member, match uint64) {
-		if m.peer == nil || to != 0 && m.Node != to || match+maxLag < g.w.lastIndex || !g.host.answers(m.peer) || m.peer.isDraining() {
+		if m.peer == nil || to != 0 && m.Node != to || match+maxLag < g.w.lastIndex || !g.host.answers(m.peer) || m.peer.isDraining() ||
+			!abstaining && g.host.abstains(m.peer) {
 			return
 		}
 		if best == nil || match > high || match == high && m.Node == g.preferred {
@@ -115,6 +117,15 @@ func (h *Host) answers(p *peer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Since(p.mu.lastPong) <= 3*h.cfg.HeartbeatInterval
+}
+
+// abstains reports whether the peer's life is so young that it may not campaign yet
+// (R2): a hand-over would pass it by.
+func (h *Host) abstains(p *peer) bool {
+	now := h.clock.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.mu.since) <= h.cfg.LeaseDuration+now.Latest.Sub(now.Earliest)
 }
 
 func (p *peer) isDraining() bool {
@@ -145,11 +156,13 @@ func (g *Group) tickTransfer(now time.Time) {
 		return
 	}
 	var m *member
-	if tr.attempts == 0 {
-		m = g.bestTarget(tr.to, 1<<62)
-	}
-	if m == nil {
-		m = g.bestTarget(0, 1<<62)
+	for _, abstaining := range []bool{false, true} {
+		if m == nil && tr.attempts == 0 {
+			m = g.bestTarget(tr.to, 1<<62, abstaining)
+		}
+		if m == nil {
+			m = g.bestTarget(0, 1<<62, abstaining)
+		}
 	}
 	if m == nil {
 		return

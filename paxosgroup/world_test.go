@@ -166,6 +166,18 @@ func (w *world) serving(g keys.GroupID) *node {
 	return nil
 }
 
+// leaderless watches g for d and returns the longest time without a leader.
+func (w *world) leaderless(g keys.GroupID, d time.Duration) (longest time.Duration) {
+	since := time.Now()
+	for end := since.Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if w.serving(g) != nil {
+			since = time.Now()
+		}
+		longest = max(longest, time.Since(since))
+	}
+	return longest
+}
+
 // propose replicates a command and waits for its outcome.
 func (n *node) propose(g keys.GroupID, data string) (truetime.Timestamp, error) {
 	type res struct {
