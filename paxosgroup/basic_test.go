@@ -623,6 +623,45 @@ func TestBalanceHasPatience(t *testing.T) {
 	})
 }
 
+// The patience with a busy machine begins anew after it was not busy, and after its
+// preferred node was away.
+func TestBalancePatienceBeginsAnew(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 7, 3)
+				w.conf = func(c *Config) { c.BalanceInterval, c.BalancePatience = time.Second, 20*time.Second }
+				defer w.close()
+				w.start(1)
+				w.leader(1).crash()
+				n := w.leader(1)
+				n.toys[1].busy.Store(true)
+				w.nodes[1].start()
+				time.Sleep(8 * time.Second)
+				if away {
+					w.nodes[1].crash()
+				} else { // nor does it go then
+					n.groups[1].ask(func() { n.groups[1].w.leadSince = time.Now().Add(5 * time.Second) })
+					n.toys[1].busy.Store(false)
+				}
+				time.Sleep(4 * time.Second)
+				n.toys[1].busy.Store(true)
+				if away {
+					w.nodes[1].start()
+				}
+				time.Sleep(16 * time.Second)
+				if m := w.leader(1); m != n {
+					t.Fatal("a busy group was handed over without patience")
+				}
+				time.Sleep(8 * time.Second)
+				if m := w.leader(1); m.id != 1 {
+					t.Errorf("node %d still leads the busy group", m.id)
+				}
+			})
+		})
+	}
+}
+
 // When the target of a hand-over is gone, or leaves, by the time that the release is
 // applied, another replica takes over.
 func TestHandOverToALostTarget(t *testing.T) {

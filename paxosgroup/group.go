@@ -121,7 +121,8 @@ type workerState struct {
 	outcomes  []outcome
 	synced    hardState // term and vote last given to the log
 	leadSince time.Time
-	// busySince is when a hand-over for balance was first put off, zero: it was not.
+	// busySince is when a hand-over for balance was first put off for a machine that has
+	// been busy ever since, zero: it was not.
 	busySince time.Time
 
 	gen         int // of rn: acknowledgements to an earlier one are void

@@ -303,6 +303,9 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 		}
 	}
 	p.mu.lastPong, p.mu.ponged = time.Now(), max(p.mu.ponged, po.seq)
+	if !p.alive.Load() {
+		p.mu.back = p.mu.lastPong
+	}
 	p.mu.Unlock()
 	if h.draining.Load() {
 		select {

@@ -71,8 +71,9 @@ type peer struct {
 		sent     [16]sentPing
 		ponged   uint64 // highest of our pings that was answered
 		lastPong time.Time
-		draining bool   // the peer
-		farewell uint64 // our first ping that said that we drain, 0: none yet
+		back     time.Time // when it answered for the first time since it was last not alive
+		draining bool      // the peer
+		farewell uint64    // our first ping that said that we drain, 0: none yet
 		// announce holds the notes that ride every ping until one is acknowledged.
 		announced map[keys.GroupID]*announcement
 	}

@@ -128,6 +128,13 @@ func (h *Host) abstains(p *peer) bool {
 	return time.Since(p.mu.since) <= h.cfg.LeaseDuration+now.Latest.Sub(now.Earliest)
 }
 
+// backSince returns since when the peer has been alive.
+func (p *peer) backSince() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.back
+}
+
 func (p *peer) isDraining() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -222,9 +229,11 @@ func (h *Host) balance(time.Time) {
 // balance, on the worker, hands the group to its preferred node unless the machine
 // is busy: looked at again by the next round, with patience that ends.
 func (g *Group) balance() {
-	if g.w.led && g.machine.Busy() {
+	if !g.w.led || !g.machine.Busy() {
+		g.w.busySince = time.Time{}
+	} else {
 		now := time.Now()
-		if g.w.busySince.IsZero() {
+		if s := g.w.busySince; s.IsZero() || s.Before(g.host.peer(g.preferred).backSince()) {
 			g.w.busySince = now
 		}
 		if now.Sub(g.w.busySince) < g.host.cfg.BalancePatience {
