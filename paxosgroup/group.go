@@ -121,6 +121,7 @@ type workerState struct {
 	outcomes  []outcome
 	synced    hardState // term and vote last given to the log
 	leadSince time.Time
+	ledFrom   uint64 // last index of the log when this replica was last elected
 	// busySince is when a hand-over for balance was first put off for a machine that has
 	// been busy ever since, zero: it was not.
 	busySince time.Time

@@ -486,6 +486,7 @@ func (g *Group) becomeLeader() {
 	floor, term := g.mu.floor, g.mu.term
 	g.mu.Unlock()
 	g.w.termStarted, g.w.idle, g.w.leadSince, g.w.busySince = false, 0, time.Now(), time.Time{}
+	g.w.ledFrom = g.w.lastIndex
 	g.w.support = support{} // its own leadership supersedes what it attested to others
 	g.host.activate(g)
 	g.finishTransfer(g.notLeader()) // it came back

@@ -84,9 +84,19 @@ func (g *Group) claims() (useless uint64) {
 		if m.peer == nil {
 			return
 		}
-		at := max(match, g.w.pins[uint64(m.ID)].index)
-		if at == 0 {
-			at = t.prev // not heard of in this term: it may lack anything
+		p, pinned := g.w.pins[uint64(m.ID)]
+		at := max(match, p.index)
+		switch {
+		case g.lacking(m): // whatever Raft believes of it
+			if !pinned {
+				return
+			}
+			at = p.index
+		case at == 0: // not heard of in this term: it may lack anything, but has nothing of it
+			if t.prev > g.w.ledFrom {
+				return
+			}
+			at = t.prev
 		}
 		if at >= t.prev { // else only a snapshot helps it
 			had = min(had, at)

@@ -125,3 +125,64 @@ func TestTailsShareOneBudget(t *testing.T) {
 		came(1)
 	})
 }
+
+// A replica that only a snapshot can help makes no claim: the tail is spare, for others.
+func TestNoTailIsKeptForWhoCannotUseIt(t *testing.T) {
+	const budget = 2 << 20
+	check := func(t *testing.T, n *node) {
+		t.Helper()
+		time.Sleep(300 * time.Millisecond) // a few ticks
+		tail := &n.groups[1].w.tail
+		if kept, spare := tail.kept.Load(), tail.spare.Load(); kept == 0 || spare != kept {
+			t.Errorf("of %d bytes kept only %d are spare", kept, spare)
+		}
+	}
+	begin := func(t *testing.T) (*world, *node) {
+		w := newWorld(t, 1, 3)
+		w.conf = func(c *Config) { c.TailBudget = budget }
+		w.start(1)
+		n := w.leader(1)
+		n.fill(t, 1, 1)
+		time.Sleep(time.Second)
+		return w, n
+	}
+	t.Run("dead since before the election", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, dead := begin(t)
+			defer w.close()
+			dead.crash()
+			n := w.leader(1)
+			n.fill(t, 1, 1)
+			time.Sleep(300 * time.Millisecond)
+			if tail := &n.groups[1].w.tail; tail.spare.Load() != 0 {
+				t.Error("nothing is kept for who was dead when the leader was elected")
+			}
+			n.fill(t, 1, 3*fillMiB)
+			check(t, n)
+			dead.start()
+			time.Sleep(10 * time.Second)
+			w.converged(1)
+			sameData(t, n, dead)
+		})
+	})
+	t.Run("waits for its turn", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, n := begin(t)
+			defer w.close()
+			n.host.senders.Add(maxSenders) // others have it
+			f := w.nodes[3]
+			f.crash()
+			f.store.close()
+			f.store = newFakeStore(time.Millisecond)
+			f.specs[0].Incomplete = true
+			f.start()
+			time.Sleep(5 * time.Second)
+			n.fill(t, 1, fillMiB)
+			check(t, n)
+			n.host.senders.Add(-maxSenders)
+			time.Sleep(10 * time.Second)
+			w.converged(1)
+			sameData(t, n, f)
+		})
+	})
+}
