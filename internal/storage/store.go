@@ -118,6 +118,7 @@ type Store struct {
 	waiting       atomic.Int32 // how many wait for the semaphore
 	source        atomic.Pointer[Source]
 	checkpointing atomic.Bool
+	sleeping      atomic.Int32  // writers that let checkpoints catch up
 	kicked        chan struct{} // capacity 1
 	quit          chan struct{}
 	done          sync.WaitGroup

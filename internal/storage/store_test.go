@@ -8,7 +8,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -544,6 +546,31 @@ func TestDelay(t *testing.T) {
 			t.Errorf("%d keys at load %v: %v, want %v", c.keys, c.load, got, c.want)
 		}
 	}
+}
+
+// TestSleeps: the goroutines that apply for all groups are never all in a long sleep.
+func TestSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Store
+		const long = 100 * time.Millisecond
+		for range 2 { // the second time as the first
+			began := time.Now()
+			var short atomic.Int32
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					s.sleep(long)
+					if time.Since(began) == shortSleep {
+						short.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			if n := short.Load(); n != 4-longSleeps || time.Since(began) != long {
+				t.Errorf("%d of 4 sleeps were short, the longest took %v", n, time.Since(began))
+			}
+		}
+	})
 }
 
 func TestCheckpointWithoutSource(t *testing.T) {

@@ -85,8 +85,7 @@ func (s *Store) Apply(b *Batch) error {
 	if load >= 1 {
 		s.kick()
 		if d := delay(load, len(b.ops)); d > 0 && s.checkpointing.Load() {
-			s.stats.delayed.Add(int64(d))
-			time.Sleep(d)
+			s.sleep(d)
 		}
 	}
 	return nil
@@ -101,8 +100,24 @@ func delay(load float64, keys int) time.Duration {
 	if load <= 2 {
 		return 0
 	}
-	per := min(20*time.Millisecond, time.Duration((load-2)*float64(5*time.Millisecond)))
+	per := min(shortSleep, time.Duration((load-2)*float64(5*time.Millisecond)))
 	return min(100*time.Millisecond, max(per, per*time.Duration(keys)/1000))
+}
+
+// No more than longSleeps exceed shortSleep at once: who calls Apply has few goroutines
+// for all groups, and those that load nothing must not wait for a load in all of them.
+const (
+	longSleeps = 2
+	shortSleep = 20 * time.Millisecond
+)
+
+func (s *Store) sleep(d time.Duration) {
+	if s.sleeping.Add(1) > longSleeps {
+		d = min(d, shortSleep)
+	}
+	s.stats.delayed.Add(int64(d))
+	time.Sleep(d)
+	s.sleeping.Add(-1)
 }
 
 // Applied returns the index of the last command of g that Apply has seen since
