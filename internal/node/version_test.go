@@ -212,6 +212,25 @@ func TestClusterVersionIsRaisedOnceAllCanRunIt(t *testing.T) {
 	}
 }
 
+// Programs that do not run version 1 any more begin a cluster, and come back to it.
+func TestClusterOfProgramsWithoutVersion1(t *testing.T) {
+	configs := testCluster(t, 3)
+	for i := range configs {
+		configs[i].versions = version.Range{Min: 2, Max: 3}
+	}
+	nodes := startAll(t, configs)
+	has := func(n *Node) {
+		t.Helper()
+		eventually(t, n.cfg.Node+" has version 3", func() bool { return n.version.Active() == 3 })
+	}
+	for _, n := range nodes {
+		has(n)
+	}
+	nodes[2].Close()
+	nodes[2] = startAll(t, configs[2:])[0]
+	has(nodes[2])
+}
+
 // A store of one node has its program's version at once.
 func TestClusterVersionOfOneNode(t *testing.T) {
 	c := testConfig(t.TempDir(), "n1")

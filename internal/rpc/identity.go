@@ -18,7 +18,7 @@ import (
 )
 
 // protocolVersion of the streams between nodes; another one is refused.
-const protocolVersion = "2"
+const protocolVersion = "3"
 
 // What the header of every stream states.
 const (
@@ -28,7 +28,7 @@ const (
 	mdTo          = "spand-to"
 	mdIncarnation = "spand-incarnation" // of the sender
 	mdVersions    = "spand-versions"    // of the cluster that the sender's program can run
-	mdVersion     = "spand-version"     // of the cluster, as the sender knows it
+	mdVersion     = "spand-version"     // of the cluster, as the sender knows it; 0: not yet
 )
 
 // outgoing adds this node's identity to a stream to node to.
@@ -40,7 +40,7 @@ func (n *Network) outgoing(ctx context.Context, to keys.NodeID) context.Context 
 		mdTo, strconv.FormatUint(uint64(to), 10),
 		mdIncarnation, strconv.FormatUint(n.cfg.Incarnation, 10),
 		mdVersions, n.cfg.Versions.String(),
-		mdVersion, strconv.FormatUint(uint64(n.cfg.Version.Active()), 10))
+		mdVersion, strconv.FormatUint(uint64(n.cfg.Version.Known()), 10))
 }
 
 // sender checks a stream's identity and returns who opened it.
@@ -81,11 +81,16 @@ func (n *Network) sender(ctx context.Context) (keys.NodeID, error) {
 	if err != nil {
 		return 0, status.Errorf(codes.InvalidArgument, "no cluster version in the stream's header")
 	}
-	if err := can.Check(n.cfg.Version.Active()); err != nil {
-		return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", from, err)
+	// Who does not know the cluster's version yet learns it over these streams.
+	if v := n.cfg.Version.Known(); v != 0 {
+		if err := can.Check(v); err != nil {
+			return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", from, err)
+		}
 	}
-	if err := n.cfg.Versions.Check(version.Version(theirs)); err != nil {
-		return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", n.cfg.Self, err)
+	if v := version.Version(theirs); v != 0 {
+		if err := n.cfg.Versions.Check(v); err != nil {
+			return 0, status.Errorf(codes.FailedPrecondition, "node %d: %v", n.cfg.Self, err)
+		}
 	}
 	if !p.met(inc, can) {
 		return 0, status.Errorf(codes.FailedPrecondition, "a later life of node %d has been here", from)

@@ -46,7 +46,7 @@ type Config struct {
 	// Incarnation is above that of every earlier life of this node.
 	Incarnation uint64
 	// Versions of the cluster that the program can run (zero: version.Binary), and the
-	// cluster's (nil: version.V1): peers of which one cannot run what the other says
+	// cluster's (nil: never known): peers of which one cannot run what the other says
 	// the cluster has do not talk.
 	Versions version.Range
 	Version  *version.Gate

@@ -52,10 +52,15 @@ type Gate struct{ active atomic.Uint32 }
 
 // Active returns the version.
 func (g *Gate) Active() Version {
+	return max(V1, g.Known())
+}
+
+// Known returns the version that the node has learnt, 0 for none yet.
+func (g *Gate) Known() Version {
 	if g == nil {
-		return V1
+		return 0
 	}
-	return max(V1, Version(g.active.Load()))
+	return Version(g.active.Load())
 }
 
 // Raise opens the gate for everything up to v.
