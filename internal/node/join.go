@@ -63,6 +63,9 @@ func (n *Node) join(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.outlive(answers); err != nil {
+		return err
+	}
 	if lost := lostTablets(answers, n.self); len(lost) > 0 {
 		n.lived = true
 		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "tablets", len(lost))
@@ -79,6 +82,23 @@ func (n *Node) join(ctx context.Context) error {
 		}
 	}
 	return n.store.PutNode(membersKey, []byte(n.list))
+}
+
+// outlive numbers this life above those whose record went with this node's data. The
+// clock alone would not do: an earlier life's may have been ahead.
+func (n *Node) outlive(answers map[keys.NodeID]*adminpb.WelcomeResponse) (err error) {
+	met := uint64(0)
+	for _, a := range answers {
+		met = max(met, a.Incarnation)
+	}
+	if met < n.life {
+		return nil
+	}
+	if n.life, err = n.store.NextIncarnation(met + 1); err != nil {
+		return err
+	}
+	n.net.SetIncarnation(n.life)
+	return nil
 }
 
 // askAround asks every other member until all have answered, and those that
@@ -211,7 +231,7 @@ func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminp
 	if string(first) == string(req.Token) {
 		return &adminpb.WelcomeResponse{Version: may}, nil
 	}
-	out := &adminpb.WelcomeResponse{Version: may, Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}}
+	out := &adminpb.WelcomeResponse{Version: may, Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}, Incarnation: n.net.Incarnation(id)}
 	for _, r := range n.replicas.All() {
 		out.Tablets = append(out.Tablets, tabletStatus(r))
 	}

@@ -117,6 +117,19 @@ func (p *netPeer) met(inc uint64, can version.Range) bool {
 	}
 }
 
+// Incarnation returns the latest that a peer has connected with, 0 for none yet.
+func (n *Network) Incarnation(id keys.NodeID) uint64 {
+	if p := n.peers[id]; p != nil {
+		if m := p.last.Load(); m != nil {
+			return m.incarnation
+		}
+	}
+	return 0
+}
+
+// SetIncarnation replaces this node's own. It must not be called after Start.
+func (n *Network) SetIncarnation(inc uint64) { n.cfg.Incarnation = inc }
+
 // Versions returns the range of cluster versions that a member's program can run;
 // ok is false for a peer that has not connected to this node yet.
 func (n *Network) Versions(id keys.NodeID) (can version.Range, ok bool) {

@@ -126,6 +126,7 @@ type WelcomeResponse struct {
 	Tablets       []*Tablet              `protobuf:"bytes,3,rep,name=tablets,proto3" json:"tablets,omitempty"`                                                                          // when known
 	Tokens        map[uint32][]byte      `protobuf:"bytes,4,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // when known: by node id, what this member remembers, its own included
 	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                                                                         // highest that the cluster may have, as far as this member knows; 0: none was agreed on
+	Incarnation   uint64                 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                                                                 // when known: of the latest life that this member has met, 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +192,13 @@ func (x *WelcomeResponse) GetTokens() map[uint32][]byte {
 func (x *WelcomeResponse) GetVersion() uint32 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *WelcomeResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -808,13 +816,14 @@ const file_admin_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\fR\x05token\"\x89\x02\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\"\xab\x02\n" +
 	"\x0fWelcomeResponse\x12\x14\n" +
 	"\x05known\x18\x01 \x01(\bR\x05known\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x120\n" +
 	"\atablets\x18\x03 \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12C\n" +
 	"\x06tokens\x18\x04 \x03(\v2+.spand.admin.v1.WelcomeResponse.TokensEntryR\x06tokens\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\rR\aversion\x1a9\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x1a9\n" +
 	"\vTokensEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"/\n" +
