@@ -3,6 +3,7 @@ package tablet
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spandb/spand/internal/crashpoint"
 	"github.com/spandb/spand/internal/keys"
@@ -124,8 +125,11 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 		if err != nil {
 			return 0, err
 		}
+		if l.splitUnderWay(tx, v) {
+			continue
+		}
 		if l.lt.dividedSince(tx, d.target) {
-			return 0, v.rangeError()
+			return 0, t.m.view.Load().rangeError()
 		}
 		wrote := len(writes) > 0 || staged > 0
 		if !wrote && !d.twoPhase {
@@ -183,6 +187,10 @@ func (l *leader) commitReads(d *decision, tx *txnState) (truetime.Timestamp, err
 	if err != nil {
 		l.lt.setPhase(tx, phaseActive)
 		return 0, err
+	}
+	// A split during the promise has left some of the locks to the child.
+	if l.lt.dividedSince(tx, d.target) {
+		return 0, l.t.m.view.Load().rangeError()
 	}
 	l.lt.finish(tx, false)
 	return s, nil
@@ -335,6 +343,22 @@ func (lt *lockTable) dividedSince(tx *txnState, target Target) bool {
 		lt.setPhase(tx, phaseActive)
 	}
 	return divided
+}
+
+// splitUnderWay reports whether the lock table is of another generation than v: a
+// split that v shows has yet to divide it, or has done so since. A command evaluated
+// under v would lie behind the split, without a word of the locks that go to the child.
+// tx is then as if the request had not come.
+func (l *leader) splitUnderWay(tx *txnState, v *view) bool {
+	l.lt.mu.Lock()
+	settled := l.lt.gen == v.desc.Generation
+	l.lt.mu.Unlock()
+	if settled {
+		return false
+	}
+	l.lt.setPhase(tx, phaseActive)
+	l.pause(time.Millisecond)
+	return true
 }
 
 // announce tells the hook of a decision.

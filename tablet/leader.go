@@ -58,6 +58,7 @@ func newLeader(t *Tablet, lease paxosgroup.Lease) *leader {
 	l.lt = newLockTable(lease.Term, v.desc.Span, lockConfig{
 		grace: t.cfg.WoundGrace, inquireEvery: t.cfg.InquireEvery, patience: t.cfg.Patience, budget: t.cfg.LockBudget, maxWaiting: t.cfg.MaxWaiting,
 	}, &t.stats)
+	l.lt.gen = v.desc.Generation
 	l.lt.inquire = func(id keys.TxnID, _ Anchor, abort bool) { l.inquire(id, abort) }
 	return l
 }

@@ -193,7 +193,7 @@ func (lt *lockTable) splitRight(key keys.Key, generation uint64, err error, deci
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
 	in := &Inheritance{}
-	lt.bounds.End, lt.moved = key, err
+	lt.bounds.End, lt.gen, lt.moved = key, generation, err
 	at := string(key)
 
 	var late []*waiter

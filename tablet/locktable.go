@@ -51,6 +51,7 @@ type lockTable struct {
 	closed   error     // set once: leadership is over
 	bounds   keys.Span // the tablet's span; a split shrinks it
 	moved    error     // what requests outside bounds get
+	gen      uint64    // of the descriptor that bounds are of: a split is in the view first
 	keys     btree.Map[string, *keyLock]
 	granted  intervalTree[*rangeLock]
 	waiting  intervalTree[*waiter] // requests for ranges in the queue

@@ -64,8 +64,11 @@ func (t *Tablet) Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResp
 		if err != nil {
 			return nil, err
 		}
+		if l.splitUnderWay(tx, v) {
+			continue
+		}
 		if l.lt.dividedSince(tx, req.Target) {
-			return nil, v.rangeError()
+			return nil, t.m.view.Load().rangeError()
 		}
 		data, straddles := l.prepareCommand(v, tx, &r)
 		if at := l.splitAt.Load(); data == nil || at != nil && straddles(*at) {

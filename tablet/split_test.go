@@ -198,6 +198,86 @@ func TestX2_LocksMovedBySplit(t *testing.T) {
 	})
 }
 
+// TestX2_RequestInTheMiddleOfASplit: the view shows the split, the lock table does not
+// yet. Nothing that has locks on the right may go through without the child.
+func TestX2_RequestInTheMiddleOfASplit(t *testing.T) {
+	ctx := context.Background()
+	for name, request := range map[string]func(*world, Target, TxnRef) error{
+		"commit": func(w *world, at Target, ref TxnRef) error {
+			_, err := w.lead().Commit(ctx, &CommitRequest{Target: at, Txn: ref, Writes: []Write{put("c", "x")}})
+			return err
+		},
+		"prepare": func(w *world, at Target, ref TxnRef) error {
+			_, err := w.lead().Prepare(ctx, &PrepareRequest{Target: at, Txn: ref, Writes: []Write{put("c", "x")}, Coordinator: Anchor{Group: 9, Key: []byte("z")}})
+			return err
+		},
+	} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			ref := w.txn(1)
+			w.locked(&ref, LockShared, "c", "q")
+			left, right := testDescriptor(), testDescriptor()
+			at := Target{Group: left.Group, Generation: left.Generation}
+			left.Generation++
+			right.Group, right.Generation = 8, left.Generation
+			left.Span.End, right.Span.Start = []byte("m"), []byte("m")
+			var child *machine
+			for _, r := range w.g.replicas {
+				child = r.sm.m.splitChild(keys.Key("m"), left, right)
+			}
+			done := async(func() error { return request(w, at, ref) })
+			if ended, err := done(); ended {
+				t.Fatalf("%s: answered in the middle of the split: %v", name, err)
+			}
+			l := w.lead().leader.Load()
+			in := l.splitLocks(keys.Key("m"), w.lead().m, child)
+			time.Sleep(time.Second)
+			var re *RangeError
+			if ended, err := done(); !ended || !errors.As(err, &re) || re.Descriptors[0].Generation != left.Generation {
+				t.Fatalf("%s with a map from before the split: %v %v", name, ended, err)
+			}
+			if in.Len() != 1 || len(in.txns[0].locks) != 1 {
+				t.Fatalf("%s: the child inherits %+v", name, in.txns)
+			}
+		})
+	}
+}
+
+// TestX2_SplitDuringAPromise: a commit of reads that a split overtakes must not leave
+// locks to the child.
+func TestX2_SplitDuringAPromise(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		w.locked(&ref, LockShared, "c", "q")
+		d := w.lead().Descriptor()
+		r := w.g.replicas[0]
+		calls := 0
+		r.onValid = func() {
+			if calls++; calls == 2 { // the first was before evaluation
+				if _, err := w.splitAt("m"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		_, err := w.lead().Commit(context.Background(), &CommitRequest{Target: Target{Group: d.Group, Generation: d.Generation}, Txn: ref})
+		r.onValid = nil
+		var re *RangeError
+		if !errors.As(err, &re) {
+			t.Fatalf("confirmed without the child: %v", err)
+		}
+		c := childOf(w, 0)
+		defer c.close()
+		now := Target{Generation: d.Generation + 1}
+		for _, tb := range []*Tablet{w.lead(), c.lead()} {
+			if _, err := tb.Commit(context.Background(), &CommitRequest{Target: now, Txn: ref}); err != nil {
+				t.Fatal(err)
+			}
+			if n := tb.Stats().LocksHeld.Load(); n != 0 {
+				t.Fatalf("%d locks left", n)
+			}
+		}
+	})
+}
+
 // TestX2_ChildLocksOnlyFromTheFirstLeader: another leader of the child did not
 // know the parent's locks; after it has committed anything they are worthless.
 func TestX2_ChildLocksOnlyFromTheFirstLeader(t *testing.T) {
