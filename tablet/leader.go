@@ -234,7 +234,7 @@ func (lt *lockTable) expire(silence, kept uint32) bool {
 		}
 		switch age := now - tx.tick; {
 		case tx.phase == phaseActive && age > silence && len(tx.points)+len(tx.ranges) == 0:
-			delete(lt.txns, id) // it has lost nothing
+			lt.dropLocked(tx) // it has lost nothing, but a request that holds it must not lock any more
 		case tx.phase == phaseActive && age > silence:
 			lt.stats.Expired.Add(1)
 			lt.killLocked(tx, &AbortedError{Txn: id, Reason: AbortLocksLost})

@@ -33,6 +33,24 @@ func TestX2_SilentGateway(t *testing.T) {
 	})
 }
 
+// TestX2_ForgottenWhileReading: a first request that takes longer than its transaction
+// is remembered without locks gets none afterwards, since nobody would release them.
+func TestX2_ForgottenWhileReading(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		lt := w.lead().leader.Load().lt
+		tx, err := lt.txn(&ref, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.lead().leader.Load().arm()
+		time.Sleep(10 * time.Second) // it looks for its first row
+		_, err = lt.acquire(context.Background(), tx, keys.Span{Start: []byte("k")}, LockExclusive, WaitBlock, false)
+		aborts(t, err, AbortLocksLost)
+		w.commit(w.txn(2), put("k", "1"))
+	})
+}
+
 // TestX2_WoundedReadSeesNothing: who is wounded while it reads must not get what
 // it read, and its commit fails with the reason.
 func TestX2_WoundedCommitFails(t *testing.T) {
