@@ -168,7 +168,8 @@ type Expectation struct {
 
 // CommitResponse carries the commit timestamp. With Term set nothing was committed:
 // under it the transaction now holds exclusive locks on what it expected, and Found
-// are the newest versions there, in order, as many as the answer has room for.
+// are the newest versions there, in order, as many as the answer has room for. With
+// none some locks could not be had in time, and the transaction has to ask for all.
 type CommitResponse struct {
 	TS    truetime.Timestamp
 	Term  uint64

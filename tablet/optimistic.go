@@ -16,8 +16,8 @@ import (
 // now, under these locks. From there on it is an ordinary commit.
 
 // confirmPatience bounds how long an optimistic commit waits for locks: its
-// statement cannot be cancelled meanwhile. Afterwards it is tried again the
-// ordinary way, with its age.
+// statement cannot be cancelled meanwhile. Afterwards it goes on the ordinary way,
+// as the same transaction: a request that asks again in time keeps its place.
 const confirmPatience = time.Second
 
 // guess answers an optimistic read.
@@ -52,24 +52,30 @@ func (t *Tablet) confirm(ctx context.Context, req *CommitRequest) (resp *CommitR
 			return nil, nil, err
 		}
 		l.arm()
-		err = l.lt.lockPatiently(ctx, tx, ks)
+		bounded, cancel := context.WithTimeout(ctx, confirmPatience)
+		err = l.lt.lockPoints(bounded, tx, ks, LockExclusive)
+		cancel()
 		if err == errFinishing {
 			if err := l.awaitStep(ctx, tx); err != nil {
 				return nil, nil, err
 			}
 			continue
 		}
-		if err != nil {
-			return nil, nil, err
-		}
-		found, seen, err := t.compare(req.Expect)
-		if err != nil {
-			return nil, nil, err
-		}
-		if found == nil {
-			r := *req
-			r.Txn.Term, r.MinTS = l.term, max(req.MinTS, seen+1)
-			return nil, &r, nil
+		var found []Value // none when there was no time to look
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			if err != nil {
+				return nil, nil, err
+			}
+			var seen truetime.Timestamp
+			found, seen, err = t.compare(req.Expect)
+			if err != nil {
+				return nil, nil, err
+			}
+			if found == nil {
+				r := *req
+				r.Txn.Term, r.MinTS = l.term, max(req.MinTS, seen+1)
+				return nil, &r, nil
+			}
 		}
 		if why := l.lt.whyDead(tx); why != nil {
 			return nil, nil, why // wounded meanwhile: it may have read a mixture
@@ -79,21 +85,6 @@ func (t *Tablet) confirm(ctx context.Context, req *CommitRequest) (resp *CommitR
 		}
 		return &CommitResponse{Term: l.term, Found: found}, nil, nil
 	}
-}
-
-// lockPatiently takes exclusive locks for an optimistic commit. The transaction is
-// aborted when one cannot be had in time.
-func (lt *lockTable) lockPatiently(ctx context.Context, tx *txnState, ks []keys.Key) error {
-	bounded, cancel := context.WithTimeout(ctx, confirmPatience)
-	defer cancel()
-	err := lt.lockPoints(bounded, tx, ks, LockExclusive)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		why := &AbortedError{Txn: tx.id, Reason: AbortRefused}
-		if lt.kill(tx, why) {
-			return why
-		}
-	}
-	return err
 }
 
 // compare reads the newest versions of what is expected and returns them, as many
