@@ -172,6 +172,10 @@ func (t *Txn) blind(shares []share) bool {
 	return false
 }
 
+// blindPatience bounds how long a commit waits for the locks of blind writes: nobody
+// can cancel it meanwhile.
+const blindPatience = time.Second
+
 // lockBlind takes the locks of blind writes before the commit, so that their
 // tablets know an elderly transaction when it commits.
 func (t *Txn) lockBlind(ctx context.Context, shares []share) error {
@@ -184,7 +188,20 @@ func (t *Txn) lockBlind(ctx context.Context, shares []share) error {
 			ks = append(ks, shares[i].writes[j].Key)
 		}
 	}
-	return t.getFrom(ctx, ks, nil, make([][]byte, len(ks)), tablet.LockExclusive, tablet.WaitBlock)
+	for start := time.Now(); ; {
+		bounded, cancel := context.WithTimeout(ctx, blindPatience)
+		err := t.getFrom(bounded, ks, nil, make([][]byte, len(ks)), tablet.LockExclusive, tablet.WaitBlock)
+		cancel()
+		var nobody *UnavailableError
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return err
+		case !errors.As(err, &nobody):
+			return &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortRefused, Key: ks[0]}
+		case time.Since(start) > t.c.cfg.RetryTimeout:
+			return nobody
+		}
+	}
 }
 
 // commitOnePhase sends the commit to the only tablet involved.

@@ -406,6 +406,31 @@ func TestX5_IdleTransactionHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// A commit whose blind write is in the way of an older transaction that does nothing
+// ends by itself: it cannot be cancelled.
+func TestX2_BlindCommitDoesNotWaitForTheIdle(t *testing.T) {
+	runReal(t, 1, 0, nil, func(t *testing.T, w *realWorld) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for _, node := range []keys.NodeID{1, 2} {
+			idle := w.nodes[1].g.Begin(ctx, TxnOptions{})
+			get(t, idle, tablet.LockShared, "blind")
+			time.Sleep(time.Millisecond)
+			blind := w.nodes[node].g.Begin(ctx, TxnOptions{})
+			check(t, blind.Put(ctx, k("blind"), []byte("1")))
+			time.Sleep(2 * elderlyAfter)
+			start := time.Now()
+			_, err := blind.Commit(ctx)
+			var aborted *tablet.AbortedError
+			if !errors.As(err, &aborted) || aborted.Reason != tablet.AbortRefused || string(aborted.Key) != string(k("blind")) || time.Since(start) > 2*time.Second {
+				t.Errorf("after %v behind an idle transaction: %v", time.Since(start), err)
+			}
+			must(idle.Commit(ctx))(t)
+		}
+		w.expectIdle(t)
+	})
+}
+
 func TestRealLargeTransactionAndLoad(t *testing.T) {
 	runReal(t, 1, 0, []string{"r0100"}, func(t *testing.T, w *realWorld) {
 		ctx := context.Background()
