@@ -301,17 +301,15 @@ func (t *Tablet) Forget(ctx context.Context, ids []keys.TxnID) error {
 }
 
 // Abort drops an unprepared transaction's locks; its chunks follow. A prepared
-// one is not this request's to end (X3).
+// one is not this request's to end (X3). A sender that does not know of a split which
+// took some of the locks to a child hears of it.
 func (t *Tablet) Abort(ctx context.Context, req *AbortRequest) error {
 	l, err := t.leading()
 	if err != nil {
 		return err
 	}
-	tx, err := l.lt.txn(&req.Txn, false)
-	if err != nil {
-		return nil // nothing here (any more)
-	}
-	if l.lt.kill(tx, &AbortedError{Txn: req.Txn.ID, Reason: AbortLocksLost}) {
+	tx, err := l.lt.txn(&req.Txn, false) // else nothing is here (any more)
+	if err == nil && l.lt.kill(tx, &AbortedError{Txn: req.Txn.ID, Reason: AbortLocksLost}) {
 		t.m.mu.RLock()
 		open := t.openStage(req.Txn.ID)
 		gen := t.m.view.Load().desc.Generation
@@ -319,6 +317,13 @@ func (t *Tablet) Abort(ctx context.Context, req *AbortRequest) error {
 		if open {
 			l.start(&paxosgroup.Proposal{Data: encodeDropStage(gen, req.Txn.ID)}, nil)
 		}
+	}
+	l.lt.mu.Lock()
+	tx = l.lt.txns[req.Txn.ID] // also one that was dead before, by a wound
+	divided := tx != nil && tx.phase == phaseDead && req.Target.Generation < tx.movedAt
+	l.lt.mu.Unlock()
+	if divided {
+		return t.m.view.Load().rangeError()
 	}
 	return nil
 }

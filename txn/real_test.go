@@ -366,6 +366,41 @@ func (w *realWorld) expectIdle(t *testing.T) {
 	}
 }
 
+// A rollback reaches the locks that a split took to a tablet which the transaction has
+// never asked for anything.
+func TestB1_RollbackFollowsASplit(t *testing.T) {
+	for _, wounded := range []bool{false, true} {
+		for _, node := range []keys.NodeID{1, 2} { // where the leader is, and elsewhere
+			runReal(t, 1, 0, nil, func(t *testing.T, w *realWorld) {
+				ctx := context.Background()
+				check(t, w.nodes[1].g.dir.Ensure(ctx))
+				w.nodes[node].g.set(t, "a", "1", "z", "1")
+				older := w.nodes[3].g.Begin(ctx, TxnOptions{})
+				time.Sleep(time.Millisecond)
+				tx := w.nodes[node].g.Begin(ctx, TxnOptions{})
+				get(t, tx, tablet.LockExclusive, "a", "z")
+				check(t, w.nodes[3].g.Split(ctx, k("m")))
+				if wounded {
+					get(t, older, tablet.LockExclusive, "a")
+					if _, err := tx.Get(ctx, []keys.Key{k("a")}, tablet.LockExclusive, tablet.WaitBlock); outcome(err) != "aborted" {
+						t.Errorf("wounded: %v", err)
+					}
+				}
+				tx.Rollback(ctx)
+				older.Rollback(ctx)
+				time.Sleep(100 * time.Millisecond)
+				other := w.nodes[3].g.Begin(ctx, TxnOptions{})
+				if _, err := other.Get(ctx, []keys.Key{k("a"), k("z")}, tablet.LockExclusive, tablet.WaitNoWait); err != nil {
+					t.Errorf("node %d, wounded %v: a lock is left: %v", node, wounded, err)
+				}
+				other.Rollback(ctx)
+				time.Sleep(100 * time.Millisecond)
+				w.expectIdle(t)
+			})
+		}
+	}
+}
+
 func TestX2_RealLocksLostWithTheLeader(t *testing.T) {
 	for _, write := range []string{"a", "z", ""} {
 		runReal(t, 1, 0, []string{"m"}, func(t *testing.T, w *realWorld) {

@@ -282,16 +282,7 @@ func (t *Txn) release() {
 		var wg sync.WaitGroup
 		for i := range parts {
 			wg.Go(func() {
-				p := &parts[i]
-				h := p.hull
-				if h.lo == nil {
-					h.addPoint(p.start) // asked for locks and never heard of them
-				}
-				err := t.c.tablets(ctx, &h, func(desc *keys.Descriptor) error {
-					t.abortAt(ctx, desc, p.term)
-					return nil
-				})
-				if err != nil {
+				if err := t.releasePart(ctx, &parts[i]); err != nil {
 					t.c.cfg.Logger.Debug("txn: rollback", "txn", t.id.String(), "err", err)
 				}
 			})
@@ -320,15 +311,44 @@ func (t *Txn) releaseLocal(parts []part) bool {
 	return true
 }
 
-func (t *Txn) abortAt(ctx context.Context, desc *keys.Descriptor, term uint64) {
+// releasePart aborts at every tablet that p's locks reach into. One that has split
+// since names its children, which have inherited some of them.
+func (t *Txn) releasePart(ctx context.Context, p *part) error {
+	h := p.hull
+	if h.lo == nil {
+		h.addPoint(p.start) // asked for locks and never heard of them
+	}
+	var back backoff
+	for {
+		var divided *tablet.RangeError
+		var asked keys.Descriptor
+		err := t.c.tablets(ctx, &h, func(desc *keys.Descriptor) error {
+			err := t.abortAt(ctx, desc, p.term)
+			if errors.As(err, &divided) {
+				asked = *desc
+				return err
+			}
+			if err != nil {
+				t.c.cfg.Logger.Debug("txn: abort", "txn", t.id.String(), "group", uint64(desc.Group), "err", err)
+			}
+			return nil
+		})
+		if divided == nil {
+			return err
+		}
+		at := h.clip(asked.Span)
+		if err := t.c.learnRange(ctx, at.lo, &asked, divided, &back); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *Txn) abortAt(ctx context.Context, desc *keys.Descriptor, term uint64) error {
 	req := &tablet.AbortRequest{Txn: t.ref(term)}
-	err := t.c.do(ctx, desc, true, func(ctx context.Context, p Participant) error {
+	return t.c.do(ctx, desc, true, func(ctx context.Context, p Participant) error {
 		req.Target = tablet.Target{Group: desc.Group, Generation: desc.Generation}
 		return p.Abort(ctx, req)
 	})
-	if err != nil {
-		t.c.cfg.Logger.Debug("txn: abort", "txn", t.id.String(), "group", uint64(desc.Group), "err", err)
-	}
 }
 
 // spanOf returns scan bounds with a point made a range of one key.
