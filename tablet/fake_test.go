@@ -340,12 +340,10 @@ func (g *fakeGroup) elect(n int, keep bool) {
 	g.mu.Lock()
 	g.term++
 	g.lead = n
+	g.valid = true // before the replica leads: it may propose at once
 	lease := paxosgroup.Lease{Term: g.term, Floor: g.floor}
 	g.mu.Unlock()
 	g.replicas[n].sm.Lead(lease)
-	g.mu.Lock()
-	g.valid = true
-	g.mu.Unlock()
 }
 
 // world is a tablet of some replicas, and the hooks' record of what they heard.
