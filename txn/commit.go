@@ -211,6 +211,8 @@ func (t *Txn) commitOnePhase(ctx context.Context, s *share) (*tablet.CommitRespo
 		Target: s.target(), Txn: t.ref(s.term), Writes: s.writes, Staged: s.staged,
 		MinTS: t.minTS(), MaxTS: t.maxTS, Finished: c.ended(), Expect: t.expect,
 	}
+	// What writes nothing may be repeated: it is confirmed anew.
+	repeatable := len(s.writes) == 0
 	// The usual case without a closure: the leader is here.
 	if c.cfg.Dialer.Leader(s.desc.Group) == c.cfg.Node {
 		if p, err := c.cfg.Dialer.Participant(c.cfg.Node, s.desc.Group); err == nil {
@@ -222,14 +224,13 @@ func (t *Txn) commitOnePhase(ctx context.Context, s *share) (*tablet.CommitRespo
 			switch v := c.judge(ctx, s.desc.Group, &a, err); {
 			case v == final || v == remap:
 				return nil, err
-			case v >= unclear:
+			case v >= unclear && !repeatable:
 				return nil, &unknownError{cause: err, strange: v == strange}
 			}
 		}
 	}
 	var resp *tablet.CommitResponse
-	// What writes nothing may be repeated: it is confirmed anew.
-	err := c.do(ctx, &s.desc, len(s.writes) == 0, func(ctx context.Context, p Participant) (err error) {
+	err := c.do(ctx, &s.desc, repeatable, func(ctx context.Context, p Participant) (err error) {
 		resp, err = p.Commit(ctx, req)
 		return err
 	})

@@ -295,6 +295,32 @@ func TestX5_OneTripFaults(t *testing.T) {
 	}
 }
 
+// A commit of nothing that is cut off has no outcome to be asked for.
+func TestX5_OptimisticCommitOfNothingIsCancelled(t *testing.T) {
+	runReal(t, 1, 0, nil, func(t *testing.T, w *realWorld) {
+		g, other := w.nodes[1].g, w.nodes[3].g
+		other.set(t, "a", "1")
+		w.group(2).lead(2)
+		other.set(t, "a", "1")
+		ctx, cancel := context.WithCancel(context.Background())
+		older := other.Begin(ctx, TxnOptions{})
+		time.Sleep(time.Millisecond)
+		tx := g.Begin(ctx, optimistic)
+		get(t, tx, tablet.LockExclusive, "none")
+		w.group(2).lead(1)
+		g.expect(t, "a", "1")
+		get(t, older, tablet.LockExclusive, "none")
+		time.AfterFunc(100*time.Millisecond, cancel)
+		start := time.Now()
+		if _, err := tx.Commit(ctx); !errors.Is(err, context.Canceled) || outcome(err) == "unknown" || time.Since(start) > time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		older.Rollback(ctx)
+		time.Sleep(time.Second)
+		w.expectIdle(t)
+	})
+}
+
 // The commit waits for locks as a read would: for older transactions, for long only
 // in the statement that is run again, which has kept its place; younger ones are wounded.
 func TestX2_OneTripWaitsForLocks(t *testing.T) {
