@@ -78,6 +78,7 @@ func (l *leader) splitLocks(key keys.Key, m, right *machine) *Inheritance {
 	v := m.view.Load()
 	return l.lt.splitRight(key, v.desc.Generation, v.rangeError(), func(id keys.TxnID) bool {
 		_, ok := m.outcomeLocked(id)
-		return ok
+		s := m.staged[id] // its outcome may be forgotten before its chunks are versions
+		return ok || s != nil && s.status == stageCommitted
 	}, func(id keys.TxnID) bool { return right.prepared[id] != nil })
 }

@@ -3,6 +3,7 @@ package tablet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
 	"testing"
@@ -392,6 +393,50 @@ func TestB1_SplitWaitsForWhatCannotBeDivided(t *testing.T) {
 		defer cancel()
 		if _, err := w.lead().Split(ctx, &SplitRequest{Key: []byte("a"), Child: 9, Replicas: []keys.Replica{{Node: 1, ID: 91}}}); err == nil {
 			t.Fatal("split at the first key")
+		}
+	})
+}
+
+// TestB1_SplitOfCommittedReads: a transaction that has committed, and been declared
+// ended, leaves its locks on the right to nobody, though its chunks are not versions yet.
+func TestB1_SplitOfCommittedReads(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ref := w.txn(1)
+		w.locked(&ref, LockShared, "q")
+		for i := range uint32(4) {
+			w.stage(&ref, i, put(fmt.Sprint("b", i), "v"))
+		}
+		w.g.hold()
+		var requests []func() (bool, error)
+		for _, f := range []func() error{
+			func() error {
+				_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: ref, Staged: 4})
+				return err
+			},
+			func() error {
+				_, err := w.lead().Commit(context.Background(), &CommitRequest{Txn: w.txn(2), Writes: []Write{put("d", "v")}, Finished: ref.ID.Seq + 1})
+				return err
+			},
+			func() error { _, err := w.splitAt("m"); return err },
+		} {
+			done := async(f)
+			done() // proposed
+			requests = append(requests, done)
+		}
+		w.g.pump()
+		for i, done := range requests {
+			if ok, err := done(); !ok || err != nil {
+				t.Fatalf("request %d: %v %v", i, ok, err)
+			}
+		}
+		if s := w.lead().m.staged[ref.ID]; s == nil || s.status != stageCommitted {
+			t.Fatalf("materialised before the split: %+v", s)
+		}
+		w.g.release()
+		c := childOf(w, 0)
+		defer c.close()
+		if n := c.lead().Stats().LocksHeld.Load(); n != 0 {
+			t.Fatalf("the child inherits %d locks of a committed transaction", n)
 		}
 	})
 }
