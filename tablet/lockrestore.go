@@ -94,8 +94,16 @@ func (lt *lockTable) compact(tx *txnState) bool {
 	}
 	slices.SortFunc(all, func(a, b heldLock) int { return strings.Compare(a.start(), b.start()) })
 	before := len(all)
+	gone := make(map[heldLock]struct{})
+	var wide []lockSpec
 	for run := range slices.Chunk(all, compactRun) {
-		lt.joinLocked(tx, run)
+		wide = lt.joinLocked(tx, run, gone, wide)
+	}
+	tx.points = slices.DeleteFunc(tx.points, func(kl *keyLock) bool { _, ok := gone[heldLock{kl: kl}]; return ok })
+	tx.ranges = slices.DeleteFunc(tx.ranges, func(r *rangeLock) bool { _, ok := gone[heldLock{r: r}]; return ok })
+	for _, l := range wide {
+		// Any key of the run may be one that is written.
+		lt.addRangeLocked(tx, string(l.span.Start), string(l.span.End), l.strength, l.strength == LockExclusive)
 	}
 	lt.settleLocked(false)
 	return len(tx.points)+len(tx.ranges) < before
@@ -133,23 +141,22 @@ func (h heldLock) strength(tx *txnState) LockStrength {
 	return LockShared
 }
 
-// joinLocked makes one range of run, or of parts of it, where nobody is in the way.
-func (lt *lockTable) joinLocked(tx *txnState, run []heldLock) {
+// joinLocked lets go of run, or of parts of it, where nobody is in the way of one
+// range around it. It notes the locks that are gone, and adds the ranges to wide.
+func (lt *lockTable) joinLocked(tx *txnState, run []heldLock, gone map[heldLock]struct{}, wide []lockSpec) []lockSpec {
 	if len(run) < 2 {
-		return
+		return wide
 	}
 	start, end, st := run[0].start(), run[0].end(), LockShared
 	for _, h := range run {
 		start, end, st = min(start, h.start()), max(end, h.end()), max(st, h.strength(tx))
 	}
 	if lt.othersIn(tx, start, end, st) {
-		lt.joinLocked(tx, run[:len(run)/2])
-		lt.joinLocked(tx, run[len(run)/2:])
-		return
+		wide = lt.joinLocked(tx, run[:len(run)/2], gone, wide)
+		return lt.joinLocked(tx, run[len(run)/2:], gone, wide)
 	}
-	tx.points = slices.DeleteFunc(tx.points, func(kl *keyLock) bool { return slices.Contains(run, heldLock{kl: kl}) })
-	tx.ranges = slices.DeleteFunc(tx.ranges, func(r *rangeLock) bool { return slices.Contains(run, heldLock{r: r}) })
 	for _, h := range run {
+		gone[h] = struct{}{}
 		if h.kl != nil {
 			lt.removeHolder(h.kl, tx) // nobody else waits here: othersIn
 		} else {
@@ -157,8 +164,7 @@ func (lt *lockTable) joinLocked(tx *txnState, run []heldLock) {
 			lt.stats.LocksHeld.Add(-1)
 		}
 	}
-	// Any key of the run may be one that is written.
-	lt.addRangeLocked(tx, start, end, st, st == LockExclusive)
+	return append(wide, lockSpec{keys.Span{Start: []byte(start), End: []byte(end)}, st})
 }
 
 // Inheritance is the unprepared part of a lock table that a split's child takes
