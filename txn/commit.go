@@ -67,6 +67,7 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	}
 	t.finish()
 	if err == nil {
+		t.releaseRefused()
 		return ts, nil
 	}
 	t.c.count(err)

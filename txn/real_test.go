@@ -401,6 +401,37 @@ func TestB1_RollbackFollowsASplit(t *testing.T) {
 	}
 }
 
+// What a request that timed out has got afterwards does not outlive the commit.
+func TestX2_CommitAfterALockTimeout(t *testing.T) {
+	for _, node := range []keys.NodeID{1, 2} { // where the leader is, and elsewhere
+		runReal(t, 1, 0, []string{"m"}, func(t *testing.T, w *realWorld) {
+			ctx := context.Background()
+			older := w.nodes[3].g.Begin(ctx, TxnOptions{})
+			get(t, older, tablet.LockExclusive, "z")
+			time.Sleep(time.Millisecond)
+			tx := w.nodes[node].g.Begin(ctx, TxnOptions{})
+			get(t, tx, tablet.LockExclusive, "a")
+			bounded, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			defer cancel()
+			if _, err := tx.Get(bounded, []keys.Key{k("z")}, tablet.LockExclusive, tablet.WaitBlock); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("behind an older transaction: %v", err)
+			}
+			must(older.Commit(ctx))(t)
+			time.Sleep(100 * time.Millisecond)
+			check(t, tx.Put(ctx, k("a"), []byte("1")))
+			must(tx.Commit(ctx))(t)
+			time.Sleep(100 * time.Millisecond)
+			other := w.nodes[3].g.Begin(ctx, TxnOptions{})
+			if _, err := other.Get(ctx, []keys.Key{k("z")}, tablet.LockExclusive, tablet.WaitNoWait); err != nil {
+				t.Errorf("node %d: a lock is left: %v", node, err)
+			}
+			other.Rollback(ctx)
+			time.Sleep(100 * time.Millisecond)
+			w.expectIdle(t)
+		})
+	}
+}
+
 func TestX2_RealLocksLostWithTheLeader(t *testing.T) {
 	for _, write := range []string{"a", "z", ""} {
 		runReal(t, 1, 0, []string{"m"}, func(t *testing.T, w *realWorld) {

@@ -281,14 +281,27 @@ func (t *Txn) release() {
 		}
 		var wg sync.WaitGroup
 		for i := range parts {
-			wg.Go(func() {
-				if err := t.releasePart(ctx, &parts[i]); err != nil {
-					t.c.cfg.Logger.Debug("txn: rollback", "txn", t.id.String(), "err", err)
-				}
-			})
+			wg.Go(func() { t.releasePart(ctx, &parts[i]) })
 		}
 		wg.Wait()
 	})
+}
+
+// releaseRefused cleans up behind a commit at tablets that granted nothing and took no
+// part in it: a request whose call has timed out keeps its place there for a while
+// (lock_timeout, with a savepoint), and may have been granted its lock since.
+func (t *Txn) releaseRefused() {
+	if len(t.expect) > 0 {
+		return // all at one tablet, which has answered
+	}
+	t.mu.Lock()
+	parts := t.parts
+	t.mu.Unlock()
+	for i := range parts {
+		if p := &parts[i]; p.term == 0 && p.staged == 0 {
+			t.c.background(t.c.cfg.AttemptTimeout, func(ctx context.Context) { t.releasePart(ctx, p) })
+		}
+	}
 }
 
 // releaseLocal is the usual case, without a goroutine: every tablet is here.
@@ -313,7 +326,10 @@ func (t *Txn) releaseLocal(parts []part) bool {
 
 // releasePart aborts at every tablet that p's locks reach into. One that has split
 // since names its children, which have inherited some of them.
-func (t *Txn) releasePart(ctx context.Context, p *part) error {
+func (t *Txn) releasePart(ctx context.Context, p *part) {
+	failed := func(err error) {
+		t.c.cfg.Logger.Debug("txn: abort", "txn", t.id.String(), "group", uint64(p.group), "err", err)
+	}
 	h := p.hull
 	if h.lo == nil {
 		h.addPoint(p.start) // asked for locks and never heard of them
@@ -329,16 +345,19 @@ func (t *Txn) releasePart(ctx context.Context, p *part) error {
 				return err
 			}
 			if err != nil {
-				t.c.cfg.Logger.Debug("txn: abort", "txn", t.id.String(), "group", uint64(desc.Group), "err", err)
+				failed(err)
 			}
 			return nil
 		})
-		if divided == nil {
-			return err
+		if divided != nil {
+			at := h.clip(asked.Span)
+			err = t.c.learnRange(ctx, at.lo, &asked, divided, &back)
 		}
-		at := h.clip(asked.Span)
-		if err := t.c.learnRange(ctx, at.lo, &asked, divided, &back); err != nil {
-			return err
+		if err != nil {
+			failed(err)
+		}
+		if divided == nil || err != nil {
+			return
 		}
 	}
 }
