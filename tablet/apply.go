@@ -125,9 +125,7 @@ func (t *Tablet) batchVisible() {
 	if len(t.chunks) > 0 {
 		clear(t.chunks)
 	}
-	if n := t.mvcc.collected.Load(); n%2 != 0 {
-		t.mvcc.collected.Store(n + 1)
-	}
+	t.mvcc.collectionVisible()
 	if t.nsettling.Load() != 0 {
 		t.m.mu.Lock()
 		t.settling = nil

@@ -56,7 +56,11 @@ func (t *Tablet) Collect(ctx context.Context) (int, error) {
 		b := appendHeader(make([]byte, 0, len(list)+32), cmdCollect, v.desc.Generation)
 		b = appendTS(b, mark)
 		b = append(appendUvarint(b, uint64(n)), list...)
-		res, _, err := l.propose(ctx, &paxosgroup.Proposal{Data: b}, nil)
+		res, _, err := l.propose(ctx, &paxosgroup.Proposal{Data: b}, func(_ *result, _ truetime.Timestamp, err error) {
+			if err == nil {
+				t.mvcc.collectionVisible() // the next batch may be long in coming
+			}
+		})
 		switch {
 		case err == errInFlight:
 			return total, ctx.Err()

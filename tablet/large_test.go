@@ -275,6 +275,9 @@ func TestCollectKeepsWhatReadersNeed(t *testing.T) {
 		if err != nil || n != 1+2+5001 {
 			t.Fatalf("collected %d: %v", n, err)
 		}
+		if w.lead().mvcc.collected.Load()%2 != 0 {
+			t.Fatal("a collection that can be seen keeps reverse scans in doubt")
+		}
 		if got := get(t, w.lead(), mid, "a1") + get(t, w.lead(), now, "a1") + get(t, w.lead(), mid, "b1") + get(t, w.lead(), mid, "c1") + get(t, w.lead(), mid, "d1"); got != "24-1-" {
 			t.Fatal(got)
 		}

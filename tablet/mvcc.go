@@ -84,6 +84,14 @@ func newMVCC(r storage.Reader) mvcc {
 	return mvcc{r: r, point: p, collected: new(atomic.Uint64)}
 }
 
+// collectionVisible notes that whatever has been applied can be seen. Called by who
+// applies, between batches.
+func (m mvcc) collectionVisible() {
+	if n := m.collected.Load(); n%2 != 0 {
+		m.collected.CompareAndSwap(n, n+1)
+	}
+}
+
 func errDamaged(ek []byte) error { return fmt.Errorf("tablet: damaged version at engine key %x", ek) }
 
 // get returns the newest version of k with a timestamp <= t. The value's bytes
