@@ -49,8 +49,8 @@
 //     apply and evaluated again. Transactions that cannot be divided (prepared on
 //     both sides, large and decided but not yet versions) hold a split up, new ones
 //     of the kind are refused meanwhile. Unprepared locks go to the child, valid if
-//     its first leader is on the same node. A commit, prepare or heartbeat of a
-//     transaction with such locks must come from a sender who knows of the split.
+//     its first leader is on the same node. A commit, prepare, heartbeat or abort
+//     of a transaction with such locks must come from a sender who knows of the split.
 //
 // # What a batch makes visible
 //
