@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -300,9 +301,12 @@ func TestR1_OpenSyncsWhatItReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	killed := func(when Op, file string) { // from when on, the process does nothing more
-		dead := false
+		var dead atomic.Bool
 		m.disk.Inject(func(op Op, name string) error {
-			if dead = dead || op == when && strings.Contains(name, file); dead {
+			if op == when && strings.Contains(name, file) {
+				dead.Store(true)
+			}
+			if dead.Load() {
 				return errCrashed
 			}
 			return nil
@@ -319,8 +323,11 @@ func TestR1_OpenSyncsWhatItReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.store.Close()
+	var mu sync.Mutex // guards did
 	var did []string
 	m.disk.Inject(func(op Op, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
 		switch base := filepath.Base(name); {
 		case op == OpSync && base == boltName, op == OpRemove && strings.HasPrefix(base, "log-"):
 			did = append(did, string(op))
@@ -330,9 +337,11 @@ func TestR1_OpenSyncsWhatItReads(t *testing.T) {
 	if err := m.boot(); err != nil {
 		t.Fatal(err)
 	}
+	mu.Lock()
 	if len(did) < 2 || did[0] != string(OpSync) || did[1] != string(OpRemove) {
 		t.Errorf("bbolt's file and the log's segments: %v", did)
 	}
+	mu.Unlock()
 
 	killed(OpSync, "log-")
 	if err := m.append(1, 1, 8000); !errors.Is(err, errCrashed) {
