@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -69,15 +70,19 @@ func testCluster(t *testing.T, n int) []Config {
 	dir := t.TempDir()
 	var list []string
 	configs := make([]Config, n)
-	for i := range configs {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for i := 0; i < n; {
+		// Below the ports that the system gives to whoever asks for any, other nodes'
+		// listeners among them.
+		addr := fmt.Sprint("127.0.0.1:", 20000+rand.IntN(12000))
+		ln, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Fatal(err)
+			continue // taken
 		}
+		defer ln.Close() // after all are chosen, so that they differ
 		configs[i] = testConfig(dir, fmt.Sprint("n", i+1))
-		configs[i].RPCAddr = ln.Addr().String()
-		list = append(list, configs[i].Node+"="+configs[i].RPCAddr)
-		ln.Close()
+		configs[i].RPCAddr = addr
+		list = append(list, configs[i].Node+"="+addr)
+		i++
 	}
 	for i := range configs {
 		configs[i].Cluster = strings.Join(list, ",")
