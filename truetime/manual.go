@@ -36,6 +36,7 @@ type Manual struct {
 		epsilon  time.Duration
 		earliest Timestamp // never retreats (T1)
 		err      error
+		held     time.Time // base when Hold was called, zero: it was not
 	}
 }
 
@@ -56,7 +57,11 @@ func (m *Manual) elapsedLocked() time.Duration {
 	if m.frozen {
 		return 0
 	}
-	d := m.base().Sub(m.mu.since)
+	now := m.mu.held
+	if now.IsZero() {
+		now = m.base()
+	}
+	d := now.Sub(m.mu.since)
 	if m.mu.ppm == 0 {
 		return d
 	}
@@ -100,7 +105,7 @@ func (m *Manual) sleepFor(d time.Duration) (time.Duration, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	pace := 1 + m.mu.ppm/1e6
-	if m.frozen || pace <= 0 {
+	if m.frozen || pace <= 0 || !m.mu.held.IsZero() {
 		return 0, false
 	}
 	if m.mu.ppm == 0 {
@@ -135,12 +140,23 @@ func (m *Manual) Offset() time.Duration {
 func (m *Manual) SetDrift(ppm float64) {
 	m.change(func() {
 		d := m.elapsedLocked()
-		m.mu.since = m.base()
+		if m.mu.held.IsZero() {
+			m.mu.since = m.base()
+		} else {
+			m.mu.since = m.mu.held
+		}
 		m.mu.mono += d
 		m.mu.wall = m.mu.wall.Add(d)
 		m.mu.ppm = ppm
 	})
 }
+
+// Hold stops the clock as a stopped process sees it: it answers what it answered, and
+// nobody's wait ends, until Release, when it is where it would be.
+func (m *Manual) Hold() { m.change(func() { m.mu.held = m.base() }) }
+
+// Release ends Hold.
+func (m *Manual) Release() { m.change(func() { m.mu.held = time.Time{} }) }
 
 // SetEpsilon sets the bound that the clock claims.
 func (m *Manual) SetEpsilon(d time.Duration) { m.change(func() { m.mu.epsilon = max(0, d) }) }

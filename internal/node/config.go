@@ -34,6 +34,9 @@ type Config struct {
 	LogLevel      string
 	LogFormat     string // "", "text" or "json"
 
+	// Around is not for operators: tests put a node into surroundings of their own.
+	Around Surroundings
+
 	versions version.Range // set by tests: another program's
 }
 

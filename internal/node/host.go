@@ -20,7 +20,7 @@ func (n *Node) openHost(ctx context.Context) error {
 		ids[i] = m.ID
 	}
 	boot := directory.Bootstrap(ids)
-	host, err := paxosgroup.NewHost(paxosgroup.Config{
+	groups := paxosgroup.Config{
 		Node: n.self, Incarnation: n.life, FirstLife: !n.lived, Cluster: n.cluster, Nodes: ids,
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
@@ -28,7 +28,10 @@ func (n *Node) openHost(ctx context.Context) error {
 			n.fail(fmt.Errorf("replica of tablet %d stopped: %w", g, err), "tablet", g)
 		},
 		UnknownGroup: n.unknownGroup,
-	})
+	}
+	tuning := &n.cfg.Around.Tune
+	tune(tuning.Groups, &groups)
+	host, err := paxosgroup.NewHost(groups)
 	if err != nil {
 		return err
 	}
@@ -41,16 +44,20 @@ func (n *Node) openHost(ctx context.Context) error {
 
 	n.dir = directory.New(directory.Config{Node: n.self, Clock: n.clock, Dialer: n.replicas.Directory(), Logger: n.log.With("room", "directory"), Boot: boot})
 	n.cache = directory.NewCache(n.dir, 0, boot...)
-	n.client = txn.NewClient(txn.Config{
+	client := txn.Config{
 		Node: n.self, Clock: n.clock, Router: n.cache, Dialer: n.replicas, Directory: n.dir, Logger: n.log.With("room", "txn"),
-	})
+	}
+	tune(tuning.Txn, &client)
+	n.client = txn.NewClient(client)
 	n.closers = append(n.closers, n.client.Close)
 	n.publisher = directory.NewPublisher(n.dir)
 	n.closers = append(n.closers, n.publisher.Close)
 	recovery := txn.NewRecovery(n.client)
 	hooks := recovery.Hooks()
 	hooks.SplitApplied = n.splitApplied
-	if err := n.replicas.Open(host, tablet.Config{Reader: n.store, Hooks: hooks, Version: &n.version}, boot); err != nil {
+	tablets := tablet.Config{Reader: n.store, Hooks: hooks, Version: &n.version}
+	tune(tuning.Tablets, &tablets)
+	if err := n.replicas.Open(host, tablets, boot); err != nil {
 		return err
 	}
 	return n.replicas.CheckStart(ctx)
@@ -86,7 +93,14 @@ func (n *Node) unknownGroup(g keys.GroupID, r keys.ReplicaID, from keys.NodeID) 
 const collectEvery = 5 * time.Minute
 
 func (n *Node) collectVersions(ctx context.Context) {
-	tick := time.NewTicker(collectEvery)
+	every := n.cfg.Around.Tune.CollectEvery
+	switch {
+	case every < 0:
+		return
+	case every == 0:
+		every = collectEvery
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {

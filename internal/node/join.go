@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/storage"
@@ -114,7 +111,9 @@ func (n *Node) askAround(ctx context.Context, token []byte) (map[keys.NodeID]*ad
 				continue
 			}
 			if a := answers[m.ID]; a == nil || a.Known && !a.Ready {
-				a, err := askWelcome(ctx, m.Addr, req)
+				attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+				a, err := n.net.Welcome(attempt, m.ID, req)
+				cancel()
 				if err != nil {
 					missing = append(missing, fmt.Sprintf("%s at %s (%v)", m.Name, m.Addr, err))
 					continue
@@ -138,17 +137,6 @@ func (n *Node) askAround(ctx context.Context, token []byte) (map[keys.NodeID]*ad
 			return nil, ctx.Err()
 		}
 	}
-}
-
-func askWelcome(ctx context.Context, addr string, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	return adminpb.NewAdminClient(conn).Welcome(ctx, req)
 }
 
 // lostTablets merges what the others know, none if this node is new to them: of
@@ -209,8 +197,11 @@ func (n *Node) reopenLost(lost []*adminpb.Tablet) error {
 }
 
 // Welcome implements spand.admin.v1.Admin.
-func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
-	n := a.n
+func (a *admin) Welcome(ctx context.Context, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
+	return a.n.welcomeMember(ctx, req)
+}
+
+func (n *Node) welcomeMember(_ context.Context, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
 	id := keys.NodeID(req.NodeId)
 	switch {
 	case string(req.ClusterId) != string(n.cluster[:]):
@@ -218,8 +209,8 @@ func (a *admin) Welcome(_ context.Context, req *adminpb.WelcomeRequest) (*adminp
 	case len(req.Token) != 16 || id == n.self || n.nameOf(id) == "":
 		return nil, fmt.Errorf("node %d is not another member of this cluster", id)
 	}
-	n.welcome.Lock()
-	defer n.welcome.Unlock()
+	n.welcome <- struct{}{}
+	defer func() { <-n.welcome }()
 	if err := n.remember(id, req.Token); err != nil {
 		return nil, err
 	}

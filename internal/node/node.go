@@ -16,15 +16,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/spandb/spand/internal/keys"
-	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/replicas"
-	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
@@ -55,8 +49,8 @@ type Node struct {
 	clock     *truetime.Adjustable
 	source    string // of the clock, for people
 	store     *storage.Store
-	net       *rpc.Network
-	grpc      *grpc.Server
+	net       Network
+	grpc      *grpcNetwork // nil in surroundings with another network
 	host      *paxosgroup.Host
 	replicas  *replicas.Set
 	dir       *directory.Directory
@@ -66,10 +60,9 @@ type Node struct {
 	engine    *sql.Engine
 	wire      *pgwire.Server
 	http      *http.Server
-	health    *health.Server
 
-	welcome sync.Mutex  // serialises Welcome's look and note
-	opened  atomic.Bool // the replicas that the data directory knows are open
+	welcome chan struct{} // capacity 1, taken: a member's welcome is looked up and noted
+	opened  atomic.Bool   // the replicas that the data directory knows are open
 
 	wg         sync.WaitGroup
 	background context.Context // of what Start begins; ends with Close
@@ -109,7 +102,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, failed: make(chan error, 1), versions: version.Binary, versionTold: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: log, failed: make(chan error, 1), versions: version.Binary, versionTold: make(chan struct{}, 1), welcome: make(chan struct{}, 1)}
 	if cfg.versions != (version.Range{}) {
 		n.versions = cfg.versions
 	}
@@ -133,7 +126,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 	if err := n.openPorts(); err != nil {
 		return err
 	}
-	if n.cfg.Cluster == "" {
+	if n.cfg.Cluster == "" && n.ports.rpc != nil {
 		n.members[0].Addr = n.Addrs().RPC // port 0 has become one
 	}
 	if err := n.openClock(); err != nil {
@@ -155,7 +148,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	n.openNetwork()
 	n.replicas = replicas.New(replicas.Config{Node: n.self, Clock: n.clock, Caller: n.net, Logger: n.log, Recovered: recovered})
-	n.serveRPC()
+	n.net.Listen()
 	n.lived = !fresh
 	if fresh {
 		if err := n.join(ctx); err != nil {
@@ -170,15 +163,20 @@ func (n *Node) open(ctx context.Context) (err error) {
 	}
 	n.net.HandleCalls(n.handleCall)
 	n.registerMetrics(reg)
-	n.http = newHTTP(reg, n.serving.get)
-	n.wg.Go(func() { n.http.Serve(n.ports.http) })
-	n.closers = append(n.closers, func() { n.http.Close() })
+	if n.ports.http != nil {
+		n.http = newHTTP(reg, n.serving.get)
+		n.wg.Go(func() { n.http.Serve(n.ports.http) })
+		n.closers = append(n.closers, func() { n.http.Close() })
+	}
 	if err := n.net.Start(); err != nil {
 		return err
 	}
 	n.host.Start()
 	n.store.Start()
 	n.opened.Store(true)
+	if n.cfg.Around.Opened != nil {
+		n.cfg.Around.Opened(n)
+	}
 
 	if err := n.awaitCluster(ctx); err != nil {
 		return err
@@ -195,21 +193,34 @@ func (n *Node) open(ctx context.Context) (err error) {
 			n.fail(fmt.Errorf("serving SQL: %w", err))
 		}
 	})
-	n.serving.set(nil)
-	n.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	n.serve(nil)
 	return nil
+}
+
+// serve tells those who ask for the node's health: nil, it serves.
+func (n *Node) serve(not error) {
+	n.serving.set(not)
+	if n.grpc != nil {
+		n.grpc.serving(not == nil)
+	}
 }
 
 // openPorts listens before anything else is touched.
 func (n *Node) openPorts() error {
+	around := &n.cfg.Around
+	n.ports.sql = around.SQL
 	for _, p := range []struct {
 		flag, addr string
 		ln         *net.Listener
+		unused     bool
 	}{
-		{"--sql-addr", n.cfg.SQLAddr, &n.ports.sql},
-		{"--rpc-addr", n.cfg.RPCAddr, &n.ports.rpc},
-		{"--http-addr", n.cfg.HTTPAddr, &n.ports.http},
+		{"--sql-addr", n.cfg.SQLAddr, &n.ports.sql, around.SQL != nil},
+		{"--rpc-addr", n.cfg.RPCAddr, &n.ports.rpc, around.Network != nil},
+		{"--http-addr", n.cfg.HTTPAddr, &n.ports.http, around.Network != nil},
 	} {
+		if p.unused {
+			continue
+		}
 		ln, err := net.Listen("tcp", p.addr)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s %s: %w; is another spand running? stop it or choose another port", p.flag, p.addr, err)
@@ -224,6 +235,10 @@ func (n *Node) openPorts() error {
 }
 
 func (n *Node) openClock() error {
+	if c := n.cfg.Around.Clock; c != nil {
+		n.clock, n.source = truetime.NewAdjustable(c), n.cfg.Around.ClockSource
+		return nil
+	}
 	bound, kernel, err := n.cfg.ClockBound()
 	if err != nil {
 		return err
@@ -287,7 +302,12 @@ func (n *Node) openStore() (recovered map[keys.GroupID]storage.Recovered, fresh 
 		}
 		list = strings.Join(names, ",")
 	}
-	n.store, recovered, err = storage.Open(storage.Options{Dir: n.cfg.DataDir, Identity: id, Versions: n.versions, Logger: n.log.With("room", "storage")})
+	o := storage.Options{
+		FS: n.cfg.Around.FS, Dir: n.cfg.DataDir, Identity: id, Versions: n.versions, Logger: n.log.With("room", "storage"),
+		Fatal: n.cfg.Around.Exit,
+	}
+	tune(n.cfg.Around.Tune.Storage, &o)
+	n.store, recovered, err = storage.Open(o)
 	if err != nil {
 		return nil, false, err
 	}
@@ -301,27 +321,13 @@ func (n *Node) openStore() (recovered map[keys.GroupID]storage.Recovered, fresh 
 }
 
 func (n *Node) openNetwork() {
-	addrs := map[keys.NodeID]string{}
-	for _, m := range n.members {
-		addrs[m.ID] = m.Addr
+	if make := n.cfg.Around.Network; make != nil {
+		n.net = make(NetworkConfig{Self: n.self, Incarnation: n.life, Versions: n.versions, Welcome: n.welcomeMember})
+	} else {
+		n.grpc = n.newGRPC()
+		n.net = n.grpc
 	}
-	n.net = rpc.New(rpc.Config{
-		Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc"),
-		Incarnation: n.life, Versions: n.versions, Version: &n.version,
-	})
 	n.closers = append(n.closers, n.net.Close)
-}
-
-func (n *Node) serveRPC() {
-	n.grpc = grpc.NewServer(rpc.ServerOptions(n.cfg.Insecure)...)
-	n.net.Register(n.grpc)
-	adminpb.RegisterAdminServer(n.grpc, &admin{n: n})
-	n.health = health.NewServer()
-	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
-	healthpb.RegisterHealthServer(n.grpc, n.health)
-	reflection.Register(n.grpc)
-	n.wg.Go(func() { n.grpc.Serve(n.ports.rpc) })
-	n.closers = append(n.closers, n.grpc.Stop)
 }
 
 // awaitCluster returns when the directory and the catalog answer: when this node
@@ -358,9 +364,15 @@ func (n *Node) fail(err error, args ...any) {
 // Failed yields the error that ended the node from within.
 func (n *Node) Failed() <-chan error { return n.failed }
 
-// Addrs returns the addresses that the node listens on.
+// Addrs returns the addresses that the node listens on, "" where it does not.
 func (n *Node) Addrs() Addrs {
-	return Addrs{SQL: n.ports.sql.Addr().String(), RPC: n.ports.rpc.Addr().String(), HTTP: n.ports.http.Addr().String()}
+	addr := func(ln net.Listener) string {
+		if ln == nil {
+			return ""
+		}
+		return ln.Addr().String()
+	}
+	return Addrs{SQL: addr(n.ports.sql), RPC: addr(n.ports.rpc), HTTP: addr(n.ports.http)}
 }
 
 // Shutdown drains: statements under way get a moment, leaderships are handed over.
@@ -370,8 +382,7 @@ func (n *Node) Addrs() Addrs {
 // Shutdown returns ctx's error when that took too long; the node is closed either
 // way, and nothing acknowledged is lost.
 func (n *Node) Shutdown(ctx context.Context) error {
-	n.serving.set(errors.New("shutting down"))
-	n.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	n.serve(errors.New("shutting down"))
 	// SQL first, while the node can still finish what clients are in the middle
 	// of; a third of the time each, so that handing over gets its turn.
 	third := func() (context.Context, context.CancelFunc) {

@@ -19,6 +19,7 @@ func (n *Node) openSQL(reg *prometheus.Registry) error {
 	if len(n.members) > 1 {
 		cfg.Peers, cfg.Lived = schemaPeers{n}, n.lived
 	}
+	tune(n.cfg.Around.Tune.SQL, &cfg)
 	engine, err := sql.NewEngine(cfg)
 	if err != nil {
 		return fmt.Errorf("opening SQL: %w", err)

@@ -3,6 +3,7 @@ package sim
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node"
+	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/paxosgroup"
 )
 
@@ -31,6 +34,7 @@ type Network struct {
 	stalled map[keys.NodeID]bool
 	changed chan struct{} // closed and renewed when a stall ends
 	ends    map[keys.NodeID]*Endpoint
+	met     map[keys.NodeID]uint64 // highest incarnation so far
 	links   map[linkID]*link
 	closed  bool
 }
@@ -61,7 +65,7 @@ type linkID struct {
 func NewNetwork(seed uint64, base Noise) *Network {
 	return &Network{
 		seed: seed, base: base, quit: make(chan struct{}), cut: map[pair]bool{}, stalled: map[keys.NodeID]bool{},
-		changed: make(chan struct{}), ends: map[keys.NodeID]*Endpoint{}, links: map[linkID]*link{},
+		changed: make(chan struct{}), ends: map[keys.NodeID]*Endpoint{}, met: map[keys.NodeID]uint64{}, links: map[linkID]*link{},
 	}
 }
 
@@ -100,11 +104,7 @@ func (n *Network) Close() {
 	n.wg.Wait()
 }
 
-// CallHandler serves calls; see txn.Serve.
-type CallHandler func(ctx context.Context, from keys.NodeID, method byte, payload []byte) []byte
-
-// Endpoint is a node's end for one life of it. It implements
-// paxosgroup.Transport and txn.Caller.
+// Endpoint is a node's end for one life of it. It implements node.Network.
 type Endpoint struct {
 	net    *Network
 	node   keys.NodeID
@@ -115,7 +115,9 @@ type Endpoint struct {
 	mu      sync.Mutex
 	dead    bool
 	frames  func(keys.NodeID, paxosgroup.Class, []byte)
-	calls   CallHandler
+	calls   rpc.CallHandler
+	life    node.NetworkConfig
+	listens bool
 	nextID  uint64
 	waiting map[uint64]*outCall
 	serving map[inCall]context.CancelFunc
@@ -138,12 +140,13 @@ type answer struct {
 
 // Attach gives a node its end. Messages under way to an earlier one are lost; what
 // the earlier one sent may still arrive.
-func (n *Network) Attach(node keys.NodeID) *Endpoint {
-	e := &Endpoint{net: n, node: node, waiting: map[uint64]*outCall{}, serving: map[inCall]context.CancelFunc{}}
+func (n *Network) Attach(life node.NetworkConfig) *Endpoint {
+	e := &Endpoint{net: n, node: life.Self, life: life, waiting: map[uint64]*outCall{}, serving: map[inCall]context.CancelFunc{}}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	n.meet(e.node, life.Incarnation)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.ends[node] = e
+	n.ends[e.node] = e
 	return e
 }
 
@@ -167,7 +170,7 @@ func (e *Endpoint) Detach() {
 	e.mu.Unlock()
 	e.cancel()
 	for _, c := range waiting {
-		c.ch <- answer{err: &UnreachableError{Node: c.to, Sent: true, Why: "this node has died"}}
+		c.ch <- answer{err: unreachable(c.to, true, "this node has died")}
 	}
 	for _, o := range others {
 		o.lose(e.node)
@@ -187,7 +190,7 @@ func (e *Endpoint) lose(to keys.NodeID) {
 	}
 	e.mu.Unlock()
 	for _, c := range broken {
-		c.ch <- answer{err: &UnreachableError{Node: to, Sent: true, Why: "connection broke"}}
+		c.ch <- answer{err: unreachable(to, true, "connection broke")}
 	}
 }
 
@@ -202,7 +205,7 @@ func (e *Endpoint) Handle(f func(keys.NodeID, paxosgroup.Class, []byte)) {
 }
 
 // HandleCalls registers the server of calls.
-func (e *Endpoint) HandleCalls(h CallHandler) {
+func (e *Endpoint) HandleCalls(h rpc.CallHandler) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.calls = h
@@ -223,17 +226,9 @@ func (e *Endpoint) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
 	})
 }
 
-// UnreachableError of a call. NotSent follows internal/rpc's.
-type UnreachableError struct {
-	Node keys.NodeID
-	Sent bool
-	Why  string
+func unreachable(node keys.NodeID, sent bool, why string) error {
+	return &rpc.UnreachableError{Node: node, Sent: sent, Err: errors.New(why)}
 }
-
-func (e *UnreachableError) Error() string { return fmt.Sprintf("sim: node %d: %s", e.Node, e.Why) }
-
-// NotSent reports that the request was certainly not executed.
-func (e *UnreachableError) NotSent() bool { return !e.Sent }
 
 // Call implements txn.Caller.
 func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payload []byte) ([]byte, error) {
@@ -247,7 +242,7 @@ func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payloa
 	e.mu.Lock()
 	if e.dead {
 		e.mu.Unlock()
-		return nil, &UnreachableError{Node: to, Why: "this node is dead"}
+		return nil, unreachable(to, false, "this node is dead")
 	}
 	e.nextID++
 	id := e.nextID
@@ -257,7 +252,7 @@ func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payloa
 	if !e.net.send(e, to, classCall, body, func(dst *Endpoint) { dst.serve(e, id, method, left, body) }) && id%2 == 0 {
 		// Nobody there, and the operating system says so.
 		e.forget(id)
-		return nil, &UnreachableError{Node: to, Why: "no connection"}
+		return nil, unreachable(to, false, "no connection")
 	}
 	select {
 	case a := <-c.ch:
@@ -279,7 +274,11 @@ func (e *Endpoint) forget(id uint64) {
 func (e *Endpoint) serve(from *Endpoint, id uint64, method byte, left time.Duration, payload []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.dead || e.calls == nil {
+	h := e.calls
+	if method == methodWelcome {
+		h = e.welcome
+	}
+	if e.dead || h == nil || method == methodWelcome && !e.listens {
 		return
 	}
 	ctx, cancel := e.ctx, context.CancelFunc(nil)
@@ -290,7 +289,6 @@ func (e *Endpoint) serve(from *Endpoint, id uint64, method byte, left time.Durat
 	}
 	key := inCall{from.node, id}
 	e.serving[key] = cancel
-	h := e.calls
 	own := append([]byte(nil), payload...) // a duplicate must find it untouched
 	e.wg.Go(func() {
 		defer cancel()

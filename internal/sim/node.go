@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
-	"github.com/spandb/spand/tablet/directory"
 	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
 )
@@ -25,18 +26,18 @@ import (
 type Node struct {
 	w    *World
 	id   keys.NodeID
-	disk *storage.MemFS
+	name string
 	torn *rand.Rand    // of crashes; for who has the turn
-	turn chan struct{} // capacity 1: starting, draining or crashing
-
-	lived bool // it has run before; for who has the turn
+	turn chan struct{} // capacity 1: booting, draining or crashing
 
 	mu     sync.Mutex // a leaf
-	life   *Life      // nil: down
+	disk   *storage.MemFS
+	life   *Life // nil: down
 	slow   time.Duration
 	fails  bool // every sync fails
 	failed bool // one has, in this life
 	clock  clockError
+	paused chan struct{} // closed when the process goes on; nil: it runs
 }
 
 // clockError is how far a machine's clock is off.
@@ -50,32 +51,40 @@ func (c clockError) now() time.Duration {
 	return c.err + time.Duration(float64(time.Since(c.at))*c.ppm/1e6)
 }
 
-// Life is a node between a start and a crash, assembled like internal/node.Node,
-// its replicas by the same code (internal/replicas).
+// Life is a node's process, from boot to death.
 type Life struct {
 	n     *Node
-	log   *slog.Logger
 	clock *truetime.Manual
-	store *storage.Store
-	end   *Endpoint
-	host  *paxosgroup.Host
-	dir   *directory.Directory
-	cache *directory.Cache
-	txns  *txn.Client
-	pub   *directory.Publisher
-	set   *replicas.Set
+	end   atomic.Pointer[Endpoint] // nil before the store is open
+	door  *door
 
-	ctx    context.Context // ends with the life
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	dead   atomic.Bool
+	// Once open: the rooms of the node.
+	opened atomic.Bool
+	node   *node.Node
+	store  *storage.Store
+	txns   *txn.Client
+	set    *replicas.Set
 
-	mu    sync.RWMutex
+	ctx     context.Context // ends with the life
+	cancel  context.CancelFunc
+	started chan struct{} // closed when node.Start has returned
+	dead    atomic.Bool
+	wg      sync.WaitGroup // of what runs in the life
+
+	mu    sync.Mutex
 	ended bool // nothing is spawned any more
 }
 
-// current returns the node's life, nil while it is down.
+// current returns the node's life once its groups run, nil while it is down.
 func (n *Node) current() *Life {
+	if l := n.process(); l != nil && l.opened.Load() {
+		return l
+	}
+	return nil
+}
+
+// process returns the node's life, booting or not, nil while it is down.
+func (n *Node) process() *Life {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.life
@@ -88,9 +97,12 @@ func (n *Node) inject(op storage.Op, _ string) error {
 		return nil
 	}
 	n.mu.Lock()
-	d := n.w.plan.DiskLatency + n.slow
+	d, paused := n.w.plan.DiskLatency+n.slow, n.paused
 	n.mu.Unlock()
 	time.Sleep(d + time.Duration(n.id)) // a nanosecond of its own
+	if paused != nil {
+		<-paused
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fails && op == storage.OpSync {
@@ -113,6 +125,61 @@ func (n *Node) setSlow(d time.Duration) {
 	n.slow = d
 }
 
+// diskSpace is what an empty disk of a machine has, reserve what is kept free of it.
+const (
+	diskSpace = 1 << 40
+	reserve   = 8 << 20
+)
+
+// setFull fills the disk to below the reserve, or empties it.
+func (n *Node) setFull(full bool) {
+	n.mu.Lock()
+	disk := n.disk
+	n.mu.Unlock()
+	free := int64(diskSpace)
+	if full {
+		free = reserve / 2
+	}
+	disk.SetFree(free)
+}
+
+// wipe replaces the disk of a node that is down by an empty one.
+func (n *Node) wipe(temp string) {
+	disk := storage.NewMemFS(temp)
+	disk.Inject(n.inject)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disk = disk
+}
+
+// setPaused stops the process, or lets it go on: its clock stands still for it, disk
+// and clients wait. The world stalls its network.
+func (n *Node) setPaused(paused bool) {
+	n.mu.Lock()
+	was, l := n.paused, n.life
+	switch {
+	case paused && was == nil:
+		n.paused = make(chan struct{})
+	case !paused && was != nil:
+		n.paused = nil
+	}
+	n.mu.Unlock()
+	switch {
+	case paused == (was != nil):
+	case paused:
+		if l != nil {
+			l.clock.Hold()
+			l.door.stop()
+		}
+	default:
+		if l != nil {
+			l.clock.Release()
+			l.door.proceed()
+		}
+		close(was)
+	}
+}
+
 // setClock moves the machine's clock to an error of e that drifts by ppm.
 func (n *Node) setClock(e time.Duration, ppm float64) {
 	n.mu.Lock()
@@ -126,147 +193,134 @@ func (n *Node) setClock(e time.Duration, ppm float64) {
 	}
 }
 
-// start boots the node.
-func (n *Node) start() error {
+// boot starts the node's process and does not wait.
+func (n *Node) boot() {
 	n.turn <- struct{}{}
 	defer func() { <-n.turn }()
-	if n.current() != nil {
-		return nil
+	if n.process() != nil {
+		return
 	}
-	w := n.w
-	l := &Life{n: n, log: w.trace.logger(w.opts.logLevel()).With("node", n.id)}
+	l := &Life{n: n, door: newDoor(), started: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
 	n.fails, n.failed = false, false // it was not the disk's last life
 	e := n.clock.now()
 	ppm := n.clock.ppm
-	n.mu.Unlock()
-	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: w.plan.Epsilon})
-	l.clock.SetDrift(ppm)
-	p := &w.plan
-	store, recovered, err := storage.Open(storage.Options{
-		FS: n.disk.Boot(), Dir: "/data", Logger: l.log.With("room", "storage"),
-		Identity:       storage.Identity{Node: n.id, Name: fmt.Sprint("n", n.id), Cluster: clusterID},
-		CheckpointKeys: p.CheckpointKeys, CheckpointInterval: p.CheckpointInterval, CheckpointSegments: 2,
-		SegmentBytes: p.SegmentBytes, Gather: -1, MapBytes: 64 << 20, Reserve: -1,
-		Fatal: func(err error) {
-			n.mu.Lock()
-			expected := n.failed
-			n.mu.Unlock()
-			switch {
-			case l.dead.Load():
-			case expected:
-				// What the process would do at once; it cannot wait for itself.
-				w.trace.Addf("node %d exits: %v", n.id, err)
-				w.exits.Go(func() { n.crash(true) })
-			default:
-				w.violate("R1", "node %d: the store failed: %v", n.id, err)
-			}
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("opening the store: %w", err)
-	}
-	l.store, l.end = store, w.net.Attach(n.id)
-	l.set = replicas.New(replicas.Config{Node: n.id, Clock: l.clock, Caller: l.end, Logger: l.log, Recovered: recovered})
-	l.end.HandleCalls(func(ctx context.Context, _ keys.NodeID, method byte, payload []byte) []byte {
-		return txn.Serve(ctx, l.set, method, payload)
-	})
-	if err := l.openHost(); err != nil {
-		l.end.Detach()
-		l.stop()
-		return err
-	}
-	n.lived = true
-	l.host.Start()
-	l.store.Start()
-	l.wg.Go(func() {
-		if err := l.dir.Ensure(l.ctx); err != nil && l.ctx.Err() == nil {
-			l.log.Warn("could not publish the first tablets", "err", err)
-		}
-	})
-	if p.VersionHorizon > 0 {
-		l.wg.Go(l.collect)
-	}
-	n.mu.Lock()
 	n.life = l
+	disk := n.disk
 	n.mu.Unlock()
-	return nil
+	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: n.w.plan.Epsilon})
+	l.clock.SetDrift(ppm)
+	cfg := l.config(disk)
+	log := n.w.trace.logger(n.w.opts.logLevel()).With("node", n.id)
+	l.wg.Go(func() { l.run(cfg, log) })
 }
 
-var clusterID = [16]byte{'s', 'i', 'm'}
+// run is the process's main: it returns when the node serves or has given up, and then
+// reports what ends the node from within.
+func (l *Life) run(cfg node.Config, log *slog.Logger) {
+	nd, err := node.Start(l.ctx, cfg, log)
+	w := l.n.w
+	if err != nil {
+		if !l.dead.Load() && l.ctx.Err() == nil {
+			if w.opts.LyingClocks {
+				w.trace.Addf("node %d does not start: %v", l.n.id, err)
+			} else {
+				w.violate("F1", "node %d does not start: %v", l.n.id, err)
+			}
+			w.exits.Go(func() { l.n.crash(false) })
+		}
+		close(l.started)
+		return
+	}
+	l.node = nd
+	close(l.started)
+	select {
+	case err := <-nd.Failed():
+		if !l.dead.Load() {
+			w.violate("R4", "node %d failed: %v", l.n.id, err)
+		}
+	case <-l.ctx.Done():
+	}
+}
 
-func (l *Life) openHost() error {
-	w, self := l.n.w, l.n.id
-	boot := directory.Bootstrap(w.ids)
-	inc, err := l.store.NextIncarnation(uint64(l.clock.Now().Latest))
-	if err != nil {
-		return err
-	}
-	host, err := paxosgroup.NewHost(paxosgroup.Config{
-		Node: self, Incarnation: inc, FirstLife: !l.n.lived, Cluster: clusterID, Nodes: w.ids, Clock: l.clock, Store: l.store, Transport: l.end,
-		Logger: l.log, Workers: w.plan.Workers, TailBudget: w.plan.TailBudget, Rand: rand.New(rand.NewPCG(w.plan.Seed, uint64(self))),
-		ClockSuspect: func(err error) {
-			if !w.opts.LyingClocks {
-				w.violate("T2", "node %d suspects an honest clock: %v", self, err)
-			}
-		},
-		GroupFailed: func(g keys.GroupID, err error) {
-			if !l.dead.Load() {
-				w.violate("R4", "node %d: replica of group %d stopped: %v", self, g, err)
-			}
-		},
-		UnknownGroup: l.unknownGroup,
-	})
-	if err != nil {
-		return err
-	}
-	l.host = host
-	l.store.SetSource(host)
-	l.dir = directory.New(directory.Config{Node: self, Clock: l.clock, Dialer: l.set.Directory(), Logger: l.log.With("room", "directory"), Boot: boot})
-	l.cache = directory.NewCache(l.dir, 0, boot...)
+// config is the node as the plan wants it, in the world's surroundings.
+func (l *Life) config(disk *storage.MemFS) node.Config {
+	n, w := l.n, l.n.w
 	p := &w.plan
-	l.txns = txn.NewClient(txn.Config{
-		Node: self, Clock: l.clock, Router: l.cache, Dialer: l.set, Directory: l.dir, Logger: l.log.With("room", "txn"),
-		StageAfter: p.StageAfter, ChunkBytes: p.ChunkBytes, InlineBytes: p.InlineBytes,
-	})
-	hooks := txn.NewRecovery(l.txns).Hooks()
-	l.pub = directory.NewPublisher(l.dir)
-	hooks.SplitApplied = func(_ *tablet.Tablet, s tablet.SplitApplied) {
-		if s.Holder == self {
-			l.pub.Enqueue(s.Parent, s.Child)
-		}
-		if err := l.set.OpenChild(s); err != nil && !l.dead.Load() {
-			w.violate("B1", "node %d: opening the child of a split: %v", self, err)
-		}
+	var list []string
+	for _, o := range w.nodes {
+		list = append(list, fmt.Sprintf("%s=%s:1", o.name, o.name))
 	}
-	tablets := tablet.Config{Reader: l.store, Hooks: hooks, InDoubtAfter: p.InDoubtAfter, VersionHorizon: p.VersionHorizon}
-	if err := l.set.Open(host, tablets, boot); err != nil {
-		return err
+	cfg := node.Default()
+	cfg.Node, cfg.DataDir, cfg.Cluster, cfg.Insecure = n.name, "/data", strings.Join(list, ","), true
+	cfg.Around = node.Surroundings{
+		Clock: l.clock, ClockSource: "simulated", FS: disk.Boot(), SQL: l.door, Exit: l.exit, Opened: l.open,
+		Network: func(c node.NetworkConfig) node.Network {
+			e := w.net.Attach(c)
+			l.end.Store(e)
+			return e
+		},
+		Tune: node.Tuning{
+			CollectEvery: -1, // the world does it, and takes notes
+			Storage: func(o *storage.Options) {
+				o.CheckpointKeys, o.CheckpointInterval, o.CheckpointSegments = p.CheckpointKeys, p.CheckpointInterval, 2
+				o.SegmentBytes, o.Gather, o.MapBytes, o.Reserve = p.SegmentBytes, -1, 64<<20, reserve
+			},
+			Groups: func(c *paxosgroup.Config) {
+				c.Workers, c.TailBudget = p.Workers, p.TailBudget
+				c.Rand = rand.New(rand.NewPCG(p.Seed, uint64(n.id)))
+				tell := c.ClockSuspect
+				c.ClockSuspect = func(err error) {
+					if !w.opts.LyingClocks {
+						w.violate("T2", "node %d suspects an honest clock: %v", n.id, err)
+					}
+					tell(err)
+				}
+			},
+			Txn: func(c *txn.Config) {
+				c.StageAfter, c.ChunkBytes, c.InlineBytes = p.StageAfter, p.ChunkBytes, p.InlineBytes
+			},
+			Tablets: func(c *tablet.Config) { c.InDoubtAfter, c.VersionHorizon = p.InDoubtAfter, p.VersionHorizon },
+		},
 	}
-	return l.set.CheckStart(l.ctx)
+	return cfg
 }
 
-// unknownGroup is told that node from has sent something for a replica that is not
-// open here.
-func (l *Life) unknownGroup(g keys.GroupID, r keys.ReplicaID, from keys.NodeID) {
-	l.n.w.spawn(l, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if err := l.set.OpenMissing(ctx, g, r, from); err != nil {
-			l.log.Debug("missing replica not opened", "group", uint64(g), "err", err)
-		}
-	})
+// open takes the rooms of a node whose groups run.
+func (l *Life) open(nd *node.Node) {
+	r := nd.Rooms()
+	l.store, l.txns, l.set = r.Store, r.Client, r.Replicas
+	if l.n.w.plan.VersionHorizon > 0 {
+		l.n.w.spawn(l, l.collect)
+	}
+	l.opened.Store(true)
+}
+
+// exit is what the process would do at once; it cannot wait for itself.
+func (l *Life) exit(err error) {
+	n, w := l.n, l.n.w
+	n.mu.Lock()
+	expected := n.failed
+	n.mu.Unlock()
+	switch {
+	case l.dead.Load():
+	case expected:
+		w.trace.Addf("node %d exits: %v", n.id, err)
+		w.exits.Go(func() { n.crash(true) })
+	default:
+		w.violate("R1", "node %d: the store failed: %v", n.id, err)
+	}
 }
 
 // collect drops old versions now and then, as internal/node does. What is there
 // before is noted for the judgement.
-func (l *Life) collect() {
+func (l *Life) collect(ctx context.Context) {
 	tick := time.NewTicker(700*time.Millisecond + time.Duration(l.n.id))
 	defer tick.Stop()
 	for {
 		select {
-		case <-l.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
@@ -279,8 +333,8 @@ func (l *Life) collect() {
 				return // the store is closed
 			}
 			l.n.w.keep(kvs)
-			if _, err := r.Tablet.Collect(l.ctx); err != nil {
-				l.log.Debug("collecting", "group", uint64(r.Tablet.Group()), "err", err)
+			if _, err := r.Tablet.Collect(ctx); err != nil {
+				l.n.w.trace.Addf("    collecting at group %d: %v", r.Tablet.Group(), err)
 			}
 		}
 	}
@@ -291,26 +345,33 @@ func (n *Node) crash(torn bool) {
 	n.turn <- struct{}{}
 	defer func() { <-n.turn }()
 	n.mu.Lock()
-	l := n.life
+	l, disk := n.life, n.disk
 	n.life, n.fails = nil, false
 	n.mu.Unlock()
 	if l == nil {
 		return
 	}
 	l.dead.Store(true)
-	l.end.Detach()
+	l.cancel()
+	if e := l.end.Load(); e != nil {
+		e.Detach()
+	}
+	l.door.cut()
 	var r *rand.Rand
 	if torn {
 		r = n.torn
 	}
-	if err := n.disk.Crash(r); err != nil {
+	if err := disk.Crash(r); err != nil {
 		n.w.violate("R1", "node %d: the simulated disk failed: %v", n.id, err)
 	}
+	n.setPaused(false) // nobody is left to be stopped
 	l.stop()
 }
 
-// drain shuts the node down cleanly: it hands its leaderships over and takes a
-// checkpoint, as far as a moment allows.
+// drainTime is how long a clean shutdown may take.
+const drainTime = 3 * time.Second
+
+// drain shuts the node down cleanly, as SIGTERM does.
 func (n *Node) drain() error {
 	n.turn <- struct{}{}
 	defer func() { <-n.turn }()
@@ -318,44 +379,44 @@ func (n *Node) drain() error {
 	if l == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, time.Second)
+	select {
+	case <-l.started:
+	default:
+		return errors.New("it has not started yet")
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, drainTime)
 	defer cancel()
-	err := l.host.Drain(ctx)
-	err = errors.Join(err, l.store.Checkpoint(ctx))
+	l.dead.Store(true) // what clients are told from now on is an exit's doing
+	var err error
+	if l.node != nil {
+		err = l.node.Shutdown(ctx)
+	}
 	n.mu.Lock()
 	n.life = nil
 	n.mu.Unlock()
-	l.dead.Store(true)
-	l.end.Detach()
+	l.cancel()
+	l.door.cut()
 	l.stop()
 	return err
 }
 
-// stop ends the goroutines of a detached life.
+// stop ends the goroutines of a dead life.
 func (l *Life) stop() {
 	l.mu.Lock()
 	l.ended = true
 	l.mu.Unlock()
-	l.cancel()
-	if l.pub != nil {
-		l.pub.Close()
+	<-l.started
+	if l.node != nil {
+		l.node.Close()
 	}
-	if l.txns != nil {
-		l.txns.Close()
-		st, w := l.txns.Stats(), l.n.w
-		w.mu.Lock()
-		w.stats.TwoPhase += st.TwoPhase.Load()
-		w.stats.Inquired += st.Inquired.Load()
-		w.stats.Staged += st.Staged.Load()
-		w.mu.Unlock()
-	}
-	if l.host != nil {
-		l.host.Close()
-		l.set.Close()
-	}
-	l.end.Wait()
 	l.wg.Wait()
-	if err := l.store.Close(); err != nil {
-		l.log.Debug("closing the store", "err", err)
+	if !l.opened.Load() {
+		return
 	}
+	st, w := l.txns.Stats(), l.n.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.TwoPhase += st.TwoPhase.Load()
+	w.stats.Inquired += st.Inquired.Load()
+	w.stats.Staged += st.Staged.Load()
 }

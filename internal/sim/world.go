@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
-	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
 )
@@ -145,19 +144,23 @@ func (w *World) run(temp []string) {
 	d := newDraw(p.Seed, streamPlan+200)
 	for i := range p.Nodes {
 		id := keys.NodeID(i + 1)
-		n := &Node{w: w, id: id, turn: make(chan struct{}, 1), disk: storage.NewMemFS(temp[i]), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
+		n := &Node{w: w, id: id, name: fmt.Sprint("n", id), turn: make(chan struct{}, 1), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
+		n.wipe(temp[i])
 		e, ppm := p.honestClock(d)
 		n.clock = clockError{time.Now(), e, ppm}
-		n.disk.Inject(n.inject)
 		w.ids, w.nodes = append(w.ids, id), append(w.nodes, n)
 	}
 	defer w.close()
 	for _, n := range w.nodes {
-		if err := n.start(); err != nil {
-			w.violate("F1", "node %d does not start: %v", n.id, err)
-			return
-		}
+		n.boot()
 		time.Sleep(1_000_037 * time.Nanosecond) // so that the nodes' timers never coincide
+	}
+	for _, n := range w.nodes {
+		l := n.process()
+		if l == nil {
+			return // and a violation says why
+		}
+		<-l.started
 	}
 	if !w.setup() {
 		return
@@ -397,16 +400,14 @@ func (w *World) restart(active map[*Fault]bool) {
 		}
 	}
 	for _, n := range w.nodes {
-		if down[n.id] || n.current() != nil {
+		if down[n.id] || n.process() != nil {
 			continue
 		}
 		if d := (draw{n.torn}); !w.opts.LyingClocks && !w.opts.FixedClocks && d.IntN(2) == 0 {
 			n.setClock(w.plan.honestClock(d)) // booting has set it anew
 		}
 		w.trace.Addf("node %d starts", n.id)
-		if err := n.start(); err != nil {
-			w.violate("R1", "node %d does not start again: %v", n.id, err)
-		}
+		n.boot()
 	}
 }
 

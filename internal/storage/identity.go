@@ -130,9 +130,9 @@ func (id Identity) check(dir string, want Identity, can version.Range) error {
 // RaiseVersion notes, durably, that the cluster may have version v: from now on
 // no program that cannot run it opens the directory.
 func (s *Store) RaiseVersion(v version.Version) error {
-	s.identity.Lock()
-	defer s.identity.Unlock()
-	id := s.identity.Identity
+	s.raising <- struct{}{}
+	defer func() { <-s.raising }()
+	id := s.Identity()
 	if v <= id.Version {
 		return nil
 	}
@@ -143,7 +143,9 @@ func (s *Store) RaiseVersion(v version.Version) error {
 	if err := writeFileSync(s.opts.FS, filepath.Join(s.opts.Dir, identityName), encodeIdentity(id)); err != nil {
 		return fmt.Errorf("storage: noting the cluster's version: %w", err)
 	}
+	s.identity.Lock()
 	s.identity.Identity = id
+	s.identity.Unlock()
 	return nil
 }
 

@@ -111,7 +111,8 @@ type Store struct {
 		sync.Mutex
 		m map[keys.GroupID]*pendingInstall
 	}
-	identity struct { // held across the writing of the file
+	raising  chan struct{} // capacity 1, taken: the identity is being changed
+	identity struct {
 		sync.Mutex
 		Identity
 	}
@@ -201,7 +202,7 @@ func Open(o Options) (_ *Store, _ map[keys.GroupID]Recovered, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s.identity.Identity = s.opts.Identity
+	s.identity.Identity, s.raising = s.opts.Identity, make(chan struct{}, 1)
 	rec, err := s.recover()
 	if err != nil {
 		return nil, nil, err

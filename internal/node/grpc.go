@@ -1,0 +1,80 @@
+package node
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/rpc"
+)
+
+// grpcNetwork is the way to the peers over gRPC, and the server on --rpc-addr: streams
+// between nodes, admin, health, reflection.
+type grpcNetwork struct {
+	*rpc.Network
+	n      *Node
+	server *grpc.Server
+	health *health.Server
+}
+
+func (n *Node) newGRPC() *grpcNetwork {
+	addrs := map[keys.NodeID]string{}
+	for _, m := range n.members {
+		addrs[m.ID] = m.Addr
+	}
+	g := &grpcNetwork{
+		Network: rpc.New(rpc.Config{
+			Self: n.self, Cluster: n.cluster, Addrs: addrs, Logger: n.log.With("room", "rpc"),
+			Incarnation: n.life, Versions: n.versions, Version: &n.version, Dial: n.cfg.Around.Dial,
+		}),
+		n:      n,
+		server: grpc.NewServer(rpc.ServerOptions(n.cfg.Insecure)...),
+		health: health.NewServer(),
+	}
+	g.Register(g.server)
+	adminpb.RegisterAdminServer(g.server, &admin{n: n})
+	healthpb.RegisterHealthServer(g.server, g.health)
+	g.serving(false)
+	reflection.Register(g.server)
+	return g
+}
+
+// Listen implements Network.
+func (g *grpcNetwork) Listen() { g.n.wg.Go(func() { g.server.Serve(g.n.ports.rpc) }) }
+
+// serving is what the health service tells.
+func (g *grpcNetwork) serving(yes bool) {
+	st := healthpb.HealthCheckResponse_NOT_SERVING
+	if yes {
+		st = healthpb.HealthCheckResponse_SERVING
+	}
+	g.health.SetServingStatus("", st)
+}
+
+// Close implements Network.
+func (g *grpcNetwork) Close() {
+	g.server.Stop()
+	g.Network.Close()
+}
+
+// Welcome implements Network. It makes a connection for the question: streams do not
+// stand before there is an answer.
+func (g *grpcNetwork) Welcome(ctx context.Context, to keys.NodeID, req *adminpb.WelcomeRequest) (*adminpb.WelcomeResponse, error) {
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy()}
+	if dial := g.n.cfg.Around.Dial; dial != nil {
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, addr) }))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+g.Addr(to), opts...)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return adminpb.NewAdminClient(conn).Welcome(ctx, req)
+}
