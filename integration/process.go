@@ -27,6 +27,8 @@ type Options struct {
 	ClockError string
 	// Binary is the spand to run; by default it is built from this module, once.
 	Binary string
+	// Proxy has the nodes reach each other through a Proxy.
+	Proxy bool
 	// Args are further flags for every node.
 	Args []string
 	// Dir is where the data directories and logs are made; a temporary one by default.
@@ -36,6 +38,7 @@ type Options struct {
 // Cluster is a running cluster. Its nodes are stopped when the test ends.
 type Cluster struct {
 	Nodes []*Node
+	Proxy *Proxy // if asked for
 	dir   string
 }
 
@@ -94,11 +97,25 @@ func Start(t testing.TB, o Options) *Cluster {
 		members = append(members, n.Name+"="+n.RPCAddr)
 		c.Nodes = append(c.Nodes, n)
 	}
+	var names, targets []string
 	for _, n := range c.Nodes {
+		names, targets = append(names, n.Name), append(targets, n.RPCAddr)
+	}
+	if o.Proxy {
+		var err error
+		if c.Proxy, err = NewProxy(targets); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Proxy.Close)
+	}
+	for i, n := range c.Nodes {
 		n.args = []string{"start", "--node", n.Name, "--data-dir", n.DataDir, "--sql-addr", n.SQLAddr,
 			"--rpc-addr", n.RPCAddr, "--http-addr", n.HTTPAddr, "--max-clock-error", o.ClockError, "--log-format", "text"}
 		if o.Nodes > 1 {
 			n.args = append(n.args, "--cluster", strings.Join(members, ","))
+		}
+		if o.Proxy {
+			n.args = append(n.args, "--dial", c.Proxy.dialList(i, names))
 		}
 		n.args = append(n.args, o.Args...)
 		log, err := os.Create(filepath.Join(c.dir, n.Name+".log"))

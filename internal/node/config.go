@@ -28,6 +28,7 @@ type Config struct {
 	RPCAddr       string
 	HTTPAddr      string
 	Cluster       string // n1=HOST:PORT,n2=HOST:PORT…; empty: a store of one node
+	Dial          string // n2=HOST:PORT…: where to reach members, if not at the addresses of Cluster
 	Join          string
 	MaxClockError string // "", "kernel" or a duration
 	Insecure      bool
@@ -69,6 +70,7 @@ func (c *Config) flags(out io.Writer) (*flag.FlagSet, *string) {
 	fs.StringVar(&c.RPCAddr, "rpc-addr", c.RPCAddr, "address of gRPC: nodes, lock service, admin")
 	fs.StringVar(&c.HTTPAddr, "http-addr", c.HTTPAddr, "address of /metrics, /healthz, /debug/pprof")
 	fs.StringVar(&c.Cluster, "cluster", c.Cluster, "n1=HOST:PORT,n2=HOST:PORT,…: rpc addresses of a new cluster's first nodes, the same on all of them")
+	fs.StringVar(&c.Dial, "dial", c.Dial, "n2=HOST:PORT,…: reach these members at other addresses than the list's (address translation, proxies); may differ from node to node")
 	fs.StringVar(&c.Join, "join", c.Join, "HOST:PORT,…: join a running cluster")
 	fs.StringVar(&c.MaxClockError, "max-clock-error", c.MaxClockError, "bound that you vouch for between this clock and true time (4ms), or kernel; default: 0 for one node, kernel in a cluster")
 	fs.BoolVar(&c.Insecure, "insecure", c.Insecure, "allow unauthenticated SQL and RPC beyond loopback")
@@ -238,30 +240,42 @@ func (c *Config) ClockBound() (bound time.Duration, kernel bool, err error) {
 type Member struct {
 	ID   keys.NodeID
 	Name string
-	Addr string
+	Addr string // the list's, part of the cluster's identity
+	Dial string // where this node reaches it: as --dial says, else Addr
 }
 
 // Members returns the cluster's nodes, ids given by the order of their names,
 // so that every node numbers them alike. Without --cluster it is this node alone.
 func (c *Config) Members() ([]Member, error) {
 	if c.Cluster == "" {
-		return []Member{{ID: 1, Name: c.Node, Addr: c.RPCAddr}}, nil
+		if c.Dial != "" {
+			return nil, usagef("--dial: a store of one node reaches nobody; it goes with --cluster")
+		}
+		return []Member{{ID: 1, Name: c.Node, Addr: c.RPCAddr, Dial: c.RPCAddr}}, nil
 	}
-	var members []Member
-	names, addrs := map[string]bool{}, map[string]bool{}
-	for _, part := range strings.Split(c.Cluster, ",") {
-		name, addr, ok := strings.Cut(strings.TrimSpace(part), "=")
-		if !ok || name == "" {
-			return nil, usagef("--cluster: %q is not NAME=HOST:PORT", part)
+	members, err := parseMembers("--cluster", c.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, m := range members {
+		names[m.Name] = true
+	}
+	if c.Dial != "" {
+		elsewhere, err := parseMembers("--dial", c.Dial)
+		if err != nil {
+			return nil, err
 		}
-		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" || port == "0" {
-			return nil, usagef("--cluster: %q is not NAME=HOST:PORT", part)
+		for _, e := range elsewhere {
+			if !names[e.Name] {
+				return nil, usagef("--dial: %s is not in --cluster %s", e.Name, c.Cluster)
+			}
+			for i := range members {
+				if members[i].Name == e.Name {
+					members[i].Dial = e.Addr
+				}
+			}
 		}
-		if names[name] || addrs[addr] {
-			return nil, usagef("--cluster: %q is listed twice", part)
-		}
-		names[name], addrs[addr] = true, true
-		members = append(members, Member{Name: name, Addr: addr})
 	}
 	sort.Slice(members, func(i, j int) bool { return naturalLess(members[i].Name, members[j].Name) })
 	for i := range members {
@@ -269,6 +283,28 @@ func (c *Config) Members() ([]Member, error) {
 	}
 	if !names[c.Node] {
 		return nil, usagef("--node %s is not in --cluster %s: name this node as the list does", c.Node, c.Cluster)
+	}
+	return members, nil
+}
+
+// parseMembers reads NAME=HOST:PORT,…, in which nothing may be listed twice.
+func parseMembers(flag, list string) ([]Member, error) {
+	var members []Member
+	names, addrs := map[string]bool{}, map[string]bool{}
+	for _, part := range strings.Split(list, ",") {
+		name, addr, ok := strings.Cut(strings.TrimSpace(part), "=")
+		if !ok || name == "" {
+			return nil, usagef("%s: %q is not NAME=HOST:PORT", flag, part)
+		}
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil || port == "" || port == "0" {
+			return nil, usagef("%s: %q is not NAME=HOST:PORT", flag, part)
+		}
+		if names[name] || addrs[addr] {
+			return nil, usagef("%s: %q is listed twice", flag, part)
+		}
+		names[name], addrs[addr] = true, true
+		members = append(members, Member{Name: name, Addr: addr, Dial: addr})
 	}
 	return members, nil
 }

@@ -43,6 +43,11 @@ func TestConfigMistakesNameTheSetting(t *testing.T) {
 		{"--cluster n2=h:1,n3=h:2", "--node n1 is not in --cluster"},
 		{"--cluster n1=h:1,n1=h:2", "listed twice"},
 		{"--join h:1", "--join"},
+		{"--dial n2=h:1", "--cluster"},
+		{"--cluster n1=h:1,n2=h:2 --dial n3=h:3", "--dial: n3 is not in --cluster"},
+		{"--cluster n1=h:1,n2=h:2 --dial n2", "--dial: \"n2\" is not NAME=HOST:PORT"},
+		{"--cluster n1=h:1,n2=h:2 --dial n2=h", "--dial: \"n2=h\" is not NAME=HOST:PORT"},
+		{"--cluster n1=h:1,n2=h:2 --dial n2=h:3,n2=h:4", "--dial: \"n2=h:4\" is listed twice"},
 		{"--log-level loud", "--log-level"},
 		{"--log-format xml", "--log-format"},
 		{"--http-addr 0.0.0.0:80", "--http-addr"},
@@ -70,6 +75,29 @@ func TestMembersAreNumberedAlikeEverywhere(t *testing.T) {
 		if len(m) != 3 || m[0].Name != "n1" || m[1].Name != "n2" || m[2].Name != "n10" || m[2].ID != 3 {
 			t.Errorf("%s: %+v", list, m)
 		}
+	}
+}
+
+// What a node dials is its own affair: the cluster's identity is the list.
+func TestDialIsNotPartOfTheList(t *testing.T) {
+	c := Default()
+	c.Cluster = "n1=a:1,n2=b:2"
+	plain, err := c.Members()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err = Load([]string{"--cluster", c.Cluster}, []string{"SPAND_DIAL=n2=proxy:9"}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Members()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m[0].Dial != "a:1" || m[1].Addr != "b:2" || m[1].Dial != "proxy:9" {
+		t.Errorf("members %+v", m)
+	}
+	if clusterID(m) != clusterID(plain) {
+		t.Error("--dial made another cluster")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 type grpcNetwork struct {
 	*rpc.Network
 	n      *Node
+	addrs  map[keys.NodeID]string // of members
 	server *grpc.Server
 	health *health.Server
 }
@@ -27,7 +28,7 @@ type grpcNetwork struct {
 func (n *Node) newGRPC() *grpcNetwork {
 	addrs := map[keys.NodeID]string{}
 	for _, m := range n.members {
-		addrs[m.ID] = m.Addr
+		addrs[m.ID] = m.Dial
 	}
 	g := &grpcNetwork{
 		Network: rpc.New(rpc.Config{
@@ -35,6 +36,7 @@ func (n *Node) newGRPC() *grpcNetwork {
 			Incarnation: n.life, Versions: n.versions, Version: &n.version, Dial: n.cfg.Around.Dial,
 		}),
 		n:      n,
+		addrs:  addrs,
 		server: grpc.NewServer(rpc.ServerOptions(n.cfg.Insecure)...),
 		health: health.NewServer(),
 	}
@@ -71,7 +73,7 @@ func (g *grpcNetwork) Welcome(ctx context.Context, to keys.NodeID, req *adminpb.
 	if dial := g.n.cfg.Around.Dial; dial != nil {
 		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, addr) }))
 	}
-	conn, err := grpc.NewClient("passthrough:///"+g.Addr(to), opts...)
+	conn, err := grpc.NewClient("passthrough:///"+g.addrs[to], opts...)
 	if err != nil {
 		return nil, err
 	}

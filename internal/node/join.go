@@ -115,7 +115,7 @@ func (n *Node) askAround(ctx context.Context, token []byte) (map[keys.NodeID]*ad
 				a, err := n.net.Welcome(attempt, m.ID, req)
 				cancel()
 				if err != nil {
-					missing = append(missing, fmt.Sprintf("%s at %s (%v)", m.Name, m.Addr, err))
+					missing = append(missing, fmt.Sprintf("%s at %s (%v)", m.Name, m.Dial, err))
 					continue
 				}
 				answers[m.ID] = a

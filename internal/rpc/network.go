@@ -41,7 +41,7 @@ const (
 type Config struct {
 	Self    keys.NodeID
 	Cluster [16]byte
-	Addrs   map[keys.NodeID]string // every member's RPC address, this node's included
+	Addrs   map[keys.NodeID]string // where every member is dialled; this node's own is not used
 	Logger  *slog.Logger
 	// Incarnation is above that of every earlier life of this node.
 	Incarnation uint64
@@ -136,9 +136,6 @@ func (n *Network) Connected(to keys.NodeID) bool {
 
 // CallsRefused counts the calls of peers that were beyond their budgets.
 func (n *Network) CallsRefused() uint64 { return n.refused.Load() }
-
-// Addr returns a member's RPC address.
-func (n *Network) Addr(id keys.NodeID) string { return n.cfg.Addrs[id] }
 
 // netPeer is one other node: a connection, and the queues of the streams that
 // this node opened to it.
