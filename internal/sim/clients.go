@@ -121,9 +121,14 @@ func (w *World) Nodes() int { return len(w.nodes) }
 
 // Connect opens a SQL connection to node i, from 0.
 func (w *World) Connect(ctx context.Context, i int) (*pgx.Conn, error) {
+	return pgx.ConnectConfig(ctx, w.Config(i))
+}
+
+// Config is how pgx connects to node i, from 0, inside the bubble.
+func (w *World) Config(i int) *pgx.ConnConfig {
 	cfg, err := pgx.ParseConfig("postgres://root@" + w.nodes[i].name + "/spand?sslmode=disable")
 	if err != nil {
-		return nil, err
+		panic(err) // of a constant
 	}
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -133,5 +138,5 @@ func (w *World) Connect(ctx context.Context, i int) (*pgx.Conn, error) {
 		}
 		return l.door.DialContext(ctx)
 	}
-	return pgx.ConnectConfig(ctx, cfg)
+	return cfg
 }

@@ -212,7 +212,11 @@ func (n *Node) boot() {
 	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: n.w.plan.Epsilon})
 	l.clock.SetDrift(ppm)
 	cfg := l.config(disk)
-	log := n.w.trace.logger(n.w.opts.logLevel()).With("node", n.id)
+	log := n.w.opts.Logger
+	if log == nil {
+		log = n.w.trace.logger(n.w.opts.logLevel())
+	}
+	log = log.With("node", n.name)
 	l.wg.Go(func() { l.run(cfg, log) })
 }
 

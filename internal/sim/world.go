@@ -31,6 +31,8 @@ type Options struct {
 	FixedClocks bool
 	// Log adds the rooms' log lines to the trace; LogDebug their debug lines too.
 	Log, LogDebug bool
+	// Logger takes the rooms' log lines instead of the trace.
+	Logger *slog.Logger
 }
 
 func (o *Options) logLevel() slog.Level {
@@ -140,29 +142,9 @@ func (w *World) run(temp []string) {
 	w.history = &History{trace: w.trace}
 	p := &w.plan
 	w.trace.Addf("seed %d: ε=%v %v disk=%v checkpoints at %d keys or %v, segments %d, tails %d, staging from %d bytes", p.Seed, p.Epsilon, p.Noise, p.DiskLatency, p.CheckpointKeys, p.CheckpointInterval, p.SegmentBytes, p.TailBudget, p.StageAfter)
-	w.net = NewNetwork(p.Seed, p.Noise)
-	d := newDraw(p.Seed, streamPlan+200)
-	for i := range p.Nodes {
-		id := keys.NodeID(i + 1)
-		n := &Node{w: w, id: id, name: fmt.Sprint("n", id), turn: make(chan struct{}, 1), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
-		n.wipe(temp[i])
-		e, ppm := p.honestClock(d)
-		n.clock = clockError{time.Now(), e, ppm}
-		w.ids, w.nodes = append(w.ids, id), append(w.nodes, n)
-	}
+	w.build(temp)
 	defer w.close()
-	for _, n := range w.nodes {
-		n.boot()
-		time.Sleep(1_000_037 * time.Nanosecond) // so that the nodes' timers never coincide
-	}
-	for _, n := range w.nodes {
-		l := n.process()
-		if l == nil {
-			return // and a violation says why
-		}
-		<-l.started
-	}
-	if !w.setup() {
+	if !w.bootAll() || !w.setup() {
 		return
 	}
 	until := time.Now().Add(p.Duration)
@@ -186,6 +168,37 @@ func (w *World) run(temp []string) {
 	w.stats.Virtual = time.Since(w.trace.start)
 	w.stats.Snapshots, w.stats.Missing = w.trace.count("installed a snapshot"), w.trace.count("opened a missing replica")
 	w.stats.Leads = w.trace.count("leading")
+}
+
+// build makes the network and the machines, whose bbolt files lie in temp.
+func (w *World) build(temp []string) {
+	p := &w.plan
+	w.net = NewNetwork(p.Seed, p.Noise)
+	d := newDraw(p.Seed, streamPlan+200)
+	for i := range p.Nodes {
+		id := keys.NodeID(i + 1)
+		n := &Node{w: w, id: id, name: fmt.Sprint("n", id), turn: make(chan struct{}, 1), torn: newDraw(p.Seed, streamTorn+1000*uint64(id)).Rand}
+		n.wipe(temp[i])
+		e, ppm := p.honestClock(d)
+		n.clock = clockError{time.Now(), e, ppm}
+		w.ids, w.nodes = append(w.ids, id), append(w.nodes, n)
+	}
+}
+
+// bootAll boots all nodes and waits until they serve.
+func (w *World) bootAll() bool {
+	for _, n := range w.nodes {
+		n.boot()
+		time.Sleep(1_000_037 * time.Nanosecond) // so that the nodes' timers never coincide
+	}
+	for _, n := range w.nodes {
+		l := n.process()
+		if l == nil {
+			return false // and a violation says why
+		}
+		<-l.started
+	}
+	return true
 }
 
 // close ends everything in the bubble.
@@ -477,7 +490,7 @@ func (w *World) leaderOf(k string) keys.NodeID {
 
 // tempDir is where bbolt's files lie: in memory where the system has such a
 // place, because their syncs cost real time and prove nothing here.
-func tempDir(t *testing.T) string {
+func tempDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "spand-sim-")
 	if err != nil {
 		return t.TempDir()
