@@ -42,6 +42,7 @@ var rooms = []struct {
 	{"internal/sim", []string{"..."}},
 	{"cmd/spand", []string{"internal/node", "internal/node/adminpb"}},
 	{"cmd/spansql", nil},
+	{"integration/check", nil},
 	{"integration/...", []string{"..."}},
 }
 
@@ -51,6 +52,8 @@ var owners = []struct{ library, room string }{
 	{"go.etcd.io/bbolt", "internal/storage"},
 	{"github.com/pingcap/tidb/pkg/parser", "sql/parse/..."},
 	{"go.opentelemetry.io/otel", "internal/tracing"},
+	{"github.com/anishathalye/porcupine", "integration/check"},
+	{"github.com/anishathalye/porcupine", "internal/sim"},
 	{"github.com/jackc/pgx/v5/pgproto3", "pgwire/..."},
 	{"github.com/jackc/pgx/v5/pgproto3", "cmd/spansql"}, // the client's half of the protocol
 }
