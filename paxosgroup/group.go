@@ -405,6 +405,15 @@ func (g *Group) safeLocked() truetime.Timestamp {
 	return safe
 }
 
+// keepSafeLocked makes the safe time outlive what it rests on now: a quiesced leader's
+// word, a term. What is closed and applied stays so, whoever leads next (R3), and the
+// last replica alive can answer from it.
+func (g *Group) keepSafeLocked() {
+	if s := int64(g.safeLocked()); s > g.safe.Load() {
+		g.safe.Store(s)
+	}
+}
+
 // leaderSafeLocked: below the floor nothing is assigned any more, and what is in
 // flight below it is the oldest flight and its followers, in timestamp order.
 func (g *Group) leaderSafeLocked() truetime.Timestamp {
@@ -456,6 +465,7 @@ func (g *Group) closeLocked(now truetime.Interval) closing {
 func (g *Group) noteClosed(c closing) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.keepSafeLocked()
 	g.mu.quiet = quiet{}
 	if c.ts == 0 || c.term != g.mu.term || g.mu.leader {
 		return

@@ -271,12 +271,23 @@ func (h *Host) receivePing(p *peer, inc uint64, pg ping) {
 		case noteResign:
 			g.mu.Lock()
 			if g.mu.quiet.peer == p {
+				g.keepSafeLocked()
 				g.mu.quiet = quiet{}
 			}
 			g.mu.Unlock()
 			g.in.post(func() { g.heardResign(p, n) })
 			h.sched.enqueue(g)
 		}
+	}
+	if c := p.closed.Load(); c != nil && c.inc != inc {
+		// What its earlier life has closed stays closed.
+		h.eachGroup(func(g *Group) {
+			g.mu.Lock()
+			if g.mu.quiet.peer == p {
+				g.keepSafeLocked()
+			}
+			g.mu.Unlock()
+		})
 	}
 	// After the notes: it is for the groups that are quiesced according to them.
 	p.closed.Store(&nodeClosed{inc, pg.closed})
@@ -301,6 +312,9 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 		if a.first != 0 && po.seq >= a.first {
 			delete(p.mu.announced, id)
 		}
+	}
+	if s.seq == po.seq && now.Latest != truetime.Max {
+		p.measure(now.Latest.Sub(s.at.Latest))
 	}
 	p.mu.lastPong, p.mu.ponged = time.Now(), max(p.mu.ponged, po.seq)
 	if !p.alive.Load() {

@@ -52,6 +52,8 @@ type peer struct {
 	// closed is the timestamp closed by the peer for the groups it quiesced.
 	closed atomic.Pointer[nodeClosed]
 	alive  atomic.Bool // answered our pings lately
+	// trip is the smoothed time from a ping to its pong in nanoseconds, 0: none yet.
+	trip atomic.Int64
 	// changing is set while the groups that rely on granted are being woken.
 	changing atomic.Bool
 

@@ -263,6 +263,7 @@ func (g *Group) heardQuiesce(p *peer, inc uint64, n note) bool {
 	ok := g.mu.term == n.term && !g.mu.leader && g.Leader() == p.node &&
 		g.mu.applied > 0 // nothing is applied by an incomplete replica, which has to ask for a snapshot
 	if ok {
+		g.keepSafeLocked()
 		g.mu.quiet = quiet{peer: p, inc: inc, term: n.term, index: n.index}
 	}
 	behind := g.mu.applied < n.index

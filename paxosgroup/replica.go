@@ -441,6 +441,7 @@ func (g *Group) roleChanged() {
 	}
 	if !same {
 		g.mu.Lock()
+		g.keepSafeLocked()
 		g.mu.term = g.w.hs.term
 		g.mu.Unlock()
 		if g.w.timeoutNow != nil && g.w.timeoutNow.GetTerm() != g.w.hs.term {
@@ -509,9 +510,7 @@ func (g *Group) stepDown() {
 	g.mu.Lock()
 	g.wakeLocked() // what was closed for it while it slept becomes its floor
 	term := g.mu.term
-	if g.leadTerm.Load() != 0 {
-		g.safe.Store(max(g.safe.Load(), int64(g.leaderSafeLocked())))
-	}
+	g.keepSafeLocked()
 	g.leadTerm.Store(0)
 	queue, flights, parked := g.mu.queue, g.mu.flights, g.unparkLocked()
 	g.mu.queue, g.mu.flights, g.mu.takenMin = nil, nil, 0

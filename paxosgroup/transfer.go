@@ -75,6 +75,7 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 	}
 	g.mu.Lock()
 	g.wakeLocked()
+	g.keepSafeLocked()
 	g.leadTerm.Store(0)
 	g.mu.releasing = true
 	floor, term, parked := g.mu.floor, g.mu.term, g.unparkLocked()

@@ -258,12 +258,13 @@ func (lt *lockTable) readBlocker(sp keys.Span, t truetime.Timestamp) (b blocker,
 	if hit == nil {
 		return blocker{}, false, nil
 	}
-	return blocker{id: hit.id, phase: hit.phase, coordinator: hit.coordinator, event: lt.eventLocked(hit)}, true, nil
+	return blocker{id: hit.id, ts: truetime.Timestamp(hit.s.Load()), phase: hit.phase, coordinator: hit.coordinator, event: lt.eventLocked(hit)}, true, nil
 }
 
 // blocker is what a reader waits for.
 type blocker struct {
 	id          keys.TxnID
+	ts          truetime.Timestamp // of its write or prepare
 	phase       txnPhase
 	coordinator Anchor
 	event       <-chan struct{}

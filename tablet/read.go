@@ -193,12 +193,7 @@ func (t *Tablet) clearAt(sp keys.Span, at truetime.Timestamp) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, p := range m.prepared {
-		if p.ts > at {
-			continue
-		}
-		hit := false
-		eachWrite(p.writes, func(k, _ []byte) { hit = hit || sp.Contains(k) })
-		if hit {
+		if p.ts <= at && writesInto(p.writes, sp) {
 			return false
 		}
 	}

@@ -28,6 +28,12 @@ type Config struct {
 	Directory Directory // for Split; nil: Split is refused
 	Logger    *slog.Logger
 
+	// Fresh returns the newest timestamp at which the replicas on this node answer
+	// reads of spans by themselves; nil: they always do.
+	Fresh func(spans []keys.Span) truetime.Timestamp
+	// Distance of a node, for reads that any replica may answer; nil: all are as far.
+	Distance func(keys.NodeID) time.Duration
+
 	// RetryTimeout bounds waiting for an unavailable tablet when the caller's
 	// context has no deadline; default 30 s.
 	RetryTimeout time.Duration
@@ -89,6 +95,9 @@ type Stats struct {
 	RolledBack               atomic.Uint64
 	Inquired, UnknownOutcome atomic.Uint64
 	Staged, Loaded           atomic.Uint64 // bytes
+	// Reads in the past, by who answered: this node's replica, another that does not
+	// lead, a leader elsewhere.
+	PastHere, PastOther, PastLeader atomic.Uint64
 }
 
 // Client is a node's gateway to transactions. All methods may be called
@@ -227,7 +236,7 @@ func (c *Client) ReadOnly(_ context.Context, at truetime.Timestamp) *Txn {
 	if at == 0 {
 		t.at = now.Latest
 	} else {
-		t.follower = at < now.Earliest
+		t.past = at < now.Earliest
 	}
 	return t
 }

@@ -219,6 +219,9 @@ func (t *Txn) readGroups(ctx context.Context, groups []getGroup, lock tablet.Loc
 func (t *Txn) read(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadRequest) (*tablet.ReadResponse, error) {
 	c := t.c
 	req.Target = tablet.Target{Group: desc.Group, Generation: desc.Generation}
+	if t.past {
+		return t.readPast(ctx, desc, req)
+	}
 	// The usual case without a closure: the leader is here.
 	if c.cfg.Dialer.Leader(desc.Group) == c.cfg.Node {
 		if p, err := c.cfg.Dialer.Participant(c.cfg.Node, desc.Group); err == nil {
@@ -235,10 +238,6 @@ func (t *Txn) read(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadR
 				return nil, ctx.Err()
 			}
 		}
-	} else if t.follower {
-		if resp := t.readFollower(ctx, desc, req); resp != nil {
-			return resp, nil
-		}
 	}
 	return c.readElsewhere(ctx, *desc, req)
 }
@@ -252,14 +251,6 @@ func (c *Client) readElsewhere(ctx context.Context, desc keys.Descriptor, req *t
 		return err
 	})
 	return resp, err
-}
-
-// readFollower asks this node's replica for a read in the past (X4); nil when
-// there is none, or it has not applied enough.
-func (t *Txn) readFollower(ctx context.Context, desc *keys.Descriptor, req *tablet.ReadRequest) *tablet.ReadResponse {
-	local := *req
-	local.Follower = true
-	return t.readReplica(ctx, desc, &local)
 }
 
 // readReplica asks this node's replica, nil when there is none or it refuses.

@@ -21,7 +21,7 @@ type Txn struct {
 	c        *Client
 	id       keys.TxnID
 	ro       bool
-	follower bool // any replica may answer (a read-only transaction in the past)
+	past     bool // any replica may answer (a read-only transaction in the past)
 	finished bool
 	at       truetime.Timestamp // of a read-only transaction
 

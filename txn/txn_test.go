@@ -392,33 +392,6 @@ func TestX4_ReadOnlyIsASnapshot(t *testing.T) {
 	})
 }
 
-func TestX4_StaleReadsStayLocal(t *testing.T) {
-	run(t, time.Millisecond, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
-		ctx := context.Background()
-		s1 := g.set(t, "z", "1")
-		time.Sleep(time.Second)
-		g.value(t, "z") // raises what the tablet has promised
-		other := newGateway(w, 3, tabletsAt("m"))
-		defer other.Close()
-		var asked []keys.NodeID
-		w.setFault(func(c call) error {
-			if !c.after {
-				asked = append(asked, c.to)
-			}
-			return nil
-		})
-		eq(t, get(t, other.ReadOnly(ctx, s1), tablet.LockNone, "z"), "[1]")
-		eq(t, asked, "[3]")
-		// Too fresh for a follower: the leader answers.
-		time.Sleep(time.Second)
-		asked = nil
-		at := w.clock.Now().Earliest - 1
-		time.Sleep(time.Second)
-		eq(t, get(t, other.ReadOnly(ctx, at), tablet.LockNone, "z"), "[1]")
-		eq(t, asked, "[3 2]")
-	})
-}
-
 func TestLockPolicies(t *testing.T) {
 	run(t, 0, nil, func(t *testing.T, w *world, g *gateway) {
 		ctx := context.Background()

@@ -44,8 +44,10 @@ func (n *Node) openHost(ctx context.Context) error {
 
 	n.dir = directory.New(directory.Config{Node: n.self, Clock: n.clock, Dialer: n.replicas.Directory(), Logger: n.log.With("room", "directory"), Boot: boot})
 	n.cache = directory.NewCache(n.dir, 0, boot...)
+	n.cache.UseLocal(n.replicas.Holding)
 	client := txn.Config{
 		Node: n.self, Clock: n.clock, Router: n.cache, Dialer: n.replicas, Directory: n.dir, Logger: n.log.With("room", "txn"),
+		Fresh: n.replicas.Freshest, Distance: host.Distance,
 	}
 	tune(tuning.Txn, &client)
 	n.client = txn.NewClient(client)

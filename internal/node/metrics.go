@@ -1,6 +1,8 @@
 package node
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/spandb/spand/tablet"
@@ -71,6 +73,11 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 	tx := n.client.Stats()
 	counter("transactions_begun_total", "Read-write transactions begun at this gateway.", func() float64 { return float64(tx.Begun.Load()) })
 	counter("transactions_read_only_total", "Read-only transactions at this gateway.", func() float64 { return float64(tx.ReadOnly.Load()) })
+	for by, n := range map[string]*atomic.Uint64{"here": &tx.PastHere, "replica": &tx.PastOther, "leader": &tx.PastLeader} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "spand", Name: "past_reads_total", ConstLabels: prometheus.Labels{"by": by},
+			Help: "Reads of this gateway at a timestamp in the past, by who answered: a replica here, one elsewhere, a leader elsewhere."},
+			func() float64 { return float64(n.Load()) }))
+	}
 	counter("transactions_one_phase_total", "Commits in one phase.", func() float64 { return float64(tx.OnePhase.Load()) })
 	counter("transactions_two_phase_total", "Commits in two phases.", func() float64 { return float64(tx.TwoPhase.Load()) })
 	counter("transactions_aborted_total", "Transactions ended by a retryable conflict.", func() float64 { return float64(tx.Aborted.Load()) })

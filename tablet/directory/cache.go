@@ -22,6 +22,9 @@ type Source interface {
 type Cache struct {
 	src     Source
 	timeout time.Duration
+	// local, if set, finds a tablet among the replicas on this node, by the key it
+	// holds or (before) the greatest keys below.
+	local func(key keys.Key, before bool) (keys.Descriptor, bool)
 
 	// view is never changed in place: a look-up loads it and searches, lock-free.
 	// Sorted by Span.End, no two overlap.
@@ -54,6 +57,16 @@ func NewCache(src Source, timeout time.Duration, descs ...keys.Descriptor) *Cach
 	c.Update(descs...)
 	return c
 }
+
+// UseLocal has look-ups that the source leaves waiting for a second answered by what
+// this node knows of its own replicas, so that reads in the past need no majority. What
+// it knows may be old, as anything cached may. Call it before the first look-up.
+func (c *Cache) UseLocal(find func(key keys.Key, before bool) (keys.Descriptor, bool)) {
+	c.local = find
+}
+
+// sourceAlone is how long the source has until local is asked.
+const sourceAlone = time.Second
 
 // Lookup returns the descriptor of the tablet that holds key.
 func (c *Cache) Lookup(ctx context.Context, key keys.Key) (keys.Descriptor, error) {
@@ -119,7 +132,7 @@ func (c *Cache) miss(ctx context.Context, key keys.Key, before bool) (keys.Descr
 func (c *Cache) fly(ctx context.Context, fk flightKey, f *flight) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	f.descs, f.err = c.src.Find(ctx, keys.Key(fk.key), fk.before)
+	f.descs, f.err = c.find(ctx, keys.Key(fk.key), fk.before)
 	if f.err == nil {
 		c.Update(f.descs...)
 	}
@@ -127,6 +140,22 @@ func (c *Cache) fly(ctx context.Context, fk flightKey, f *flight) {
 	delete(c.flights, fk)
 	c.mu.Unlock()
 	close(f.done)
+}
+
+func (c *Cache) find(ctx context.Context, key keys.Key, before bool) ([]keys.Descriptor, error) {
+	if c.local == nil {
+		return c.src.Find(ctx, key, before)
+	}
+	short, cancel := context.WithTimeout(ctx, min(c.timeout, sourceAlone))
+	descs, err := c.src.Find(short, key, before)
+	cancel()
+	if err == nil {
+		return descs, nil
+	}
+	if d, ok := c.local(key, before); ok {
+		return []keys.Descriptor{d}, nil
+	}
+	return c.src.Find(ctx, key, before)
 }
 
 // Update learns descriptors. One that overlaps a cached one of the same or a
