@@ -43,6 +43,8 @@ type Config struct {
 	Store     Store
 	Transport Transport // nil only when Nodes has no other node
 	Logger    *slog.Logger
+	// Name tells a node's name, for people; nil: "node 1".
+	Name func(keys.NodeID) string
 
 	// Incarnation grows with every start of the node; 0 takes Clock's Latest.
 	Incarnation uint64
@@ -92,6 +94,10 @@ type Config struct {
 	// ClockSuspect is told of a peer whose interval cannot agree with ours (T2);
 	// at most one call per ping. May be nil.
 	ClockSuspect func(error)
+	// ClockOutvoted is told, with a *truetime.OutvotedError, that the clock disagrees with
+	// those of a majority of Nodes, so that it must vouch for nothing any more: whoever
+	// owns the clock sees to that, else the call is repeated. May be nil.
+	ClockOutvoted func(error)
 	// GroupFailed is told when a replica stopped itself. May be nil.
 	GroupFailed func(keys.GroupID, error)
 	// UnknownGroup is told, at most once a second per group, of messages for a

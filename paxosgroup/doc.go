@@ -27,8 +27,9 @@
 //     proposed again; proposals are not forwarded. Lead is called after an entry
 //     of the own term is applied and the lease is valid.
 //   - T1, T2: a clock that does not vouch makes no promise, counts none and
-//     casts no vote. Pongs show whether two clocks can both be right; entries and
-//     closed timestamps far ahead of the own clock are refused.
+//     casts no vote. Pongs show whether two clocks can both be right, and a node that a
+//     majority contradicts is told so (clocks.go); entries and closed timestamps far
+//     ahead of the own clock are refused.
 //   - B1: a split's child is bound to its parent's lease holder from birth.
 //   - X4: a closed timestamp is used by a follower once it has applied the index
 //     that came with it, in the term that it came in.

@@ -241,14 +241,25 @@ func (h *Host) beat(now time.Time) {
 }
 
 // receivePing answers with a promise. A ping of an earlier incarnation or
-// sequence is dropped: its notes are out of date.
+// sequence is dropped: its notes are out of date. One with an implausible timestamp is
+// answered with nothing but the time (epoch 0), which tells the sender how far apart
+// the clocks are.
 func (h *Host) receivePing(p *peer, inc uint64, pg ping) {
 	if err := truetime.CheckReceived(h.clock, pg.closed, h.cfg.Tolerance); err != nil {
 		h.stats.implausible.Add(1)
-		h.log.Warn("refused a heartbeat", "peer", p.node, "err", err)
+		p.mu.Lock()
+		said := p.mu.refused
+		p.mu.refused = true
+		p.mu.Unlock()
+		if !said {
+			h.log.Warn("refuse heartbeats", "peer", p.name, "err", err)
+		}
+		answer := pong{seq: pg.seq, inc: inc, interval: h.clock.Now()}
+		h.cfg.Transport.Send(p.node, ClassHeartbeat, answer.append(h.header(framePong, p.node).append(nil)))
 		return
 	}
 	p.mu.Lock()
+	p.mu.refused = false
 	if pg.seq <= p.mu.pinged {
 		p.mu.Unlock()
 		return
@@ -306,6 +317,10 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 		return // an answer to an earlier life of this node
 	}
 	now := h.clock.Now()
+	// Promises between two clocks of which one is wrong prove nothing.
+	if !h.compareClocks(p, &po, now) || po.epoch == 0 {
+		return
+	}
 	p.mu.Lock()
 	s := p.mu.sent[po.seq%uint64(len(p.mu.sent))]
 	for id, a := range p.mu.announced {
@@ -325,17 +340,6 @@ func (h *Host) receivePong(p *peer, inc uint64, po pong) {
 		select {
 		case h.ponged <- struct{}{}:
 		default:
-		}
-	}
-	if s.seq == po.seq && now.Latest != truetime.Max && po.interval.Latest != truetime.Max {
-		if err := truetime.CheckPeer(h.nodeName(p.node), s.at, now, po.interval); err != nil {
-			h.stats.clockSuspect.Add(1)
-			h.log.Error("clocks disagree", "peer", p.node, "err", err)
-			if f := h.cfg.ClockSuspect; f != nil {
-				f(err)
-			}
-			// Promises between two clocks of which one is wrong prove nothing.
-			return
 		}
 	}
 	old := p.granted.Load()

@@ -245,7 +245,7 @@ func (h *Host) peer(n keys.NodeID) *peer {
 	h.peers.Lock()
 	defer h.peers.Unlock()
 	if p = h.peers.m[n]; p == nil {
-		p = newPeer(n)
+		p = newPeer(n, h.nodeName(n))
 		h.peers.m[n] = p
 		h.peers.l = append(h.peers.l[:len(h.peers.l):len(h.peers.l)], p)
 	}
@@ -258,7 +258,12 @@ func (h *Host) allPeers() []*peer {
 	return h.peers.l
 }
 
-func (h *Host) nodeName(n keys.NodeID) string { return fmt.Sprintf("node %d", n) }
+func (h *Host) nodeName(n keys.NodeID) string {
+	if f := h.cfg.Name; f != nil {
+		return f(n)
+	}
+	return fmt.Sprintf("node %d", n)
+}
 
 func (h *Host) header(k frameKind, to keys.NodeID) frameHeader {
 	return frameHeader{kind: k, cluster: h.cluster, from: h.node, to: to, inc: h.cfg.Incarnation}

@@ -45,6 +45,7 @@ import (
 // peer is another node as the host sees it, in both roles.
 type peer struct {
 	node keys.NodeID
+	name string // for people
 
 	// granted is the peer's latest promise to us; see heartbeat.go for the order
 	// of its publication.
@@ -74,6 +75,8 @@ type peer struct {
 		ponged   uint64 // highest of our pings that was answered
 		lastPong time.Time
 		back     time.Time // when it answered for the first time since it was last not alive
+		clock    PeerClock // what its latest pong told; see clocks.go
+		refused  bool      // its latest ping, for an implausible timestamp
 		draining bool      // the peer
 		farewell uint64    // our first ping that said that we drain, 0: none yet
 		// announce holds the notes that ride every ping until one is acknowledged.
@@ -105,8 +108,8 @@ type nodeClosed struct {
 // fort is a group's record of a peer's attestation.
 type fort struct{ inc, epoch uint64 }
 
-func newPeer(n keys.NodeID) *peer {
-	p := &peer{node: n}
+func newPeer(n keys.NodeID, name string) *peer {
+	p := &peer{node: n, name: name}
 	p.mu.epoch = 1
 	p.mu.announced = make(map[keys.GroupID]*announcement)
 	return p

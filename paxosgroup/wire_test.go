@@ -230,7 +230,7 @@ func TestR2_PromiseAndReleaseExclude(t *testing.T) {
 		ts := truetime.Timestamp(ms) * truetime.Timestamp(time.Millisecond)
 		return truetime.Interval{Earliest: ts, Latest: ts}
 	}
-	p := newPeer(2)
+	p := newPeer(2, "n2")
 	e1, until := p.promise(at(1000), time.Second)
 	if until != at(2000).Earliest {
 		t.Fatal(until)
@@ -255,7 +255,7 @@ func TestR2_PromiseAndReleaseExclude(t *testing.T) {
 		t.Error("released under a live promise")
 	}
 	// Attested but never promised: the vote ends the epoch all the same.
-	q := newPeer(3)
+	q := newPeer(3, "n3")
 	e := q.currentEpoch()
 	if !q.release(e, at(10), true) {
 		t.Error("bound without a promise")
@@ -264,7 +264,7 @@ func TestR2_PromiseAndReleaseExclude(t *testing.T) {
 		t.Error("a promise after the vote covers the group that voted")
 	}
 	// A new incarnation of the peer leads nothing; the old promise ends by itself.
-	r := newPeer(4)
+	r := newPeer(4, "n4")
 	r.meet(1)
 	e, _ = r.promise(at(100), time.Second)
 	r.meet(2)

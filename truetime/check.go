@@ -2,6 +2,7 @@ package truetime
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,35 @@ func (e *PeerError) Error() string {
 		way, gap = "behind", -gap
 	}
 	return fmt.Sprintf("truetime: the clock of %s is %s ours by %v more than both error bounds and a round trip of %v allow", e.Peer, way, gap, e.RoundTrip)
+}
+
+// OutvotedError says that a clock disagrees with those of a majority of the cluster,
+// so that it is this one that is wrong, unless a majority is (T2).
+type OutvotedError struct {
+	Peers   []*PeerError // who disagrees, and by how much
+	Members int          // of the cluster, this node included
+}
+
+func (e *OutvotedError) Error() string {
+	names := make([]string, len(e.Peers))
+	for i, p := range e.Peers {
+		names[i] = p.Peer
+	}
+	return fmt.Sprintf("truetime: this clock disagrees with those of %s, a majority of %d nodes: %s; restart the node once the clock is right",
+		strings.Join(names, " and "), e.Members, e.Gaps())
+}
+
+// Gaps tells the distances to the single peers' clocks.
+func (e *OutvotedError) Gaps() string {
+	gaps := make([]string, len(e.Peers))
+	for i, p := range e.Peers {
+		way, gap := "ahead of", -p.Gap
+		if gap < 0 {
+			way, gap = "behind", -gap
+		}
+		gaps[i] = fmt.Sprintf("it is %s %s's by %v", way, p.Peer, gap.Round(time.Microsecond))
+	}
+	return strings.Join(gaps, ", ") + " more than both error bounds and the round trip allow"
 }
 
 // CheckPeer compares a peer's interval, read between our sending a request at

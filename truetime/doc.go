@@ -4,8 +4,8 @@
 //
 // [System] reads the operating system's clock and vouches for a bound that the
 // operator states; [Kernel] takes the bound from the kernel's own discipline
-// (adjtimex); [Adjustable] adds error to either while it runs; [Manual] is for
-// tests and simulations. All of them serve T1: Now's interval contains true
+// (adjtimex); [Adjustable] adds error to either while it runs; [Manual] and [Skewed],
+// which can lie, are for tests, simulations and demonstrations. All of them serve T1: Now's interval contains true
 // time, or Now answers [earliest, Max], so that every rule that needs an upper
 // bound refuses by itself; Earliest never retreats, whatever the clock below does.
 //
@@ -31,7 +31,9 @@
 //   - The clock runs fast or slow by more than NTP corrects, without steps, beyond ε.
 //     Not seen locally. Peers see it once the intervals no longer overlap beyond what
 //     the round trip allows ([CheckPeer]); which one lies cannot be told from one
-//     pair, so the node that disagrees with a majority should stop. Until then: a
+//     pair. The node that disagrees with a majority of the cluster stops vouching for
+//     good ([OutvotedError], [Adjustable.Distrust]); between two clocks that disagree no
+//     promise counts, so where no majority is to be had neither serves. Until then: a
 //     fast leader ends its lease early (harmless) and assigns timestamps ahead, whose
 //     readers elsewhere may miss a commit acknowledged less than the gap ago; a slow
 //     leader serves reads past its lease, which can be stale by the gap.

@@ -432,3 +432,91 @@ func BenchmarkSystemNow(b *testing.B) {
 		c.Now()
 	}
 }
+
+// A Skewed clock lies by exactly what it is told, and wakes who waits.
+func TestSkewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		below := newSystem(t, Options{Bound: ms})
+		c := NewSkewed(below)
+		check := func(want time.Duration) {
+			t.Helper()
+			b, i := below.Now(), c.Now()
+			if i.Latest != b.Latest.Add(want) || i.Earliest != b.Earliest.Add(want) || c.Offset() != want {
+				t.Errorf("%v over %v, want it moved by %v; Offset %v", i, b, want, c.Offset())
+			}
+		}
+		check(0)
+		c.SetDrift(-1000)
+		time.Sleep(time.Second)
+		check(-ms)
+		c.SetDrift(500)
+		time.Sleep(2 * time.Second)
+		check(0)
+		c.SetOffset(2 * time.Second)
+		check(2 * time.Second)
+		c.SetDrift(0)
+		if below.Err() != nil || c.Err() != nil {
+			t.Error("the clock below took the lie for a step", below.Err())
+		}
+		done := make(chan error, 1)
+		at := c.Now().Earliest.Add(time.Hour)
+		go func() { done <- c.AwaitAfter(context.Background(), at) }()
+		synctest.Wait()
+		c.SetOffset(2 * time.Hour)
+		if err := <-done; err != nil || !After(c, at) {
+			t.Error(err)
+		}
+		last := c.Now().Earliest
+		c.SetOffset(0) // T1 holds as far as a liar can keep it
+		if i := c.Now(); i.Earliest != last || i.Latest < i.Earliest {
+			t.Error("earliest retreated", i, last)
+		}
+	})
+}
+
+// A drifting clock's waits take as long as it takes the clock to get there.
+func TestSkewedSleepsAtItsPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewSkewed(newSystem(t, Options{}))
+		c.SetDrift(-500_000) // half speed
+		begun := time.Now()
+		if err := c.AwaitAfter(t.Context(), c.Now().Latest.Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begun); d < 2*time.Second || d > 2*time.Second+10*time.Microsecond {
+			t.Errorf("a second at half speed took %v", d)
+		}
+	})
+}
+
+// T2: a clock that others have proved wrong vouches for nothing any more, whatever
+// happens to it afterwards.
+func TestT2DistrustIsFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := NewAdjustable(newSystem(t, Options{Bound: ms}))
+		if a.Distrusted() != nil || a.Err() != nil {
+			t.Fatal("distrusted from the start")
+		}
+		last := a.Now().Earliest
+		done := make(chan error, 1)
+		go func() { done <- a.AwaitAfter(context.Background(), last.Add(time.Hour)) }()
+		synctest.Wait()
+		why := &OutvotedError{Members: 3, Peers: []*PeerError{{Peer: "n1", Gap: -2 * time.Second}, {Peer: "n2", Gap: ms}}}
+		if !a.Distrust(why) || a.Distrust(errors.New("another")) {
+			t.Error("Distrust must report its first call alone")
+		}
+		if err := <-done; err != error(why) {
+			t.Error("a waiter was not told:", err)
+		}
+		a.AddError(0)
+		time.Sleep(time.Second)
+		if i := a.Now(); i.Latest != Max || i.Earliest != last || a.Err() != error(why) || a.Distrusted() != error(why) {
+			t.Errorf("T2: %v, %v", i, a.Err())
+		}
+		for _, want := range []string{"n1 and n2", "ahead of n1's by 2s", "behind n2's by 1ms", "restart"} {
+			if !strings.Contains(why.Error(), want) {
+				t.Errorf("%q lacks %q", why, want)
+			}
+		}
+	})
+}
