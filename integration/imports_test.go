@@ -43,6 +43,7 @@ var rooms = []struct {
 	{"cmd/spand", []string{"internal/node", "internal/node/adminpb"}},
 	{"cmd/spansql", nil},
 	{"integration/check", nil},
+	{"integration/workload", []string{"integration/check"}},
 	{"integration/...", []string{"..."}},
 }
 

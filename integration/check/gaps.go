@@ -41,6 +41,9 @@ func Gaps(h *History, groups func(*Txn) []string) map[string]Gap {
 	return out
 }
 
+// ByGroup groups transactions by the parts of the data that they touched.
+func ByGroup(t *Txn) []string { return t.Groups }
+
 // ByNode groups transactions by the node that served them.
 func ByNode(t *Txn) []string { return []string{"node " + show(int64(t.Node))} }
 

@@ -85,8 +85,10 @@ type Txn struct {
 	Stale bool
 	// Final: it began after all others had ended, in a healthy cluster.
 	Final bool
-	Ops   []Op
-	Err   string
+	// Groups are the parts of the data that it touched or tried to, for Gaps.
+	Groups []string
+	Ops    []Op
+	Err    string
 }
 
 // Writes reports whether t changes anything (or would have).
@@ -126,12 +128,20 @@ func (h *History) Begin(client, node int, kind string) *Txn {
 	return t
 }
 
-// End notes that the client of t knows its outcome, or has given up.
+// End notes that the client of t knows its outcome, or has given up. What it learns
+// later without asking for the outcome, as the commit timestamp, it may still write down.
 func (h *History) End(t *Txn, s Status, err error) {
 	t.Status = s
 	if err != nil {
 		t.Err = err.Error()
 	}
+	t.EndedAt = time.Since(h.start)
+	t.End = h.order.Add(1)
+}
+
+// Resolve notes that the client of t, whose outcome was unknown, has been told it now.
+func (h *History) Resolve(t *Txn, s Status) {
+	t.Status = s
 	t.EndedAt = time.Since(h.start)
 	t.End = h.order.Add(1)
 }

@@ -15,7 +15,7 @@ import (
 //	T3 c1 n2 5..9 ok | append x 1; list x [1]
 //
 // its number, client, node, places (5.. if it never ended) and outcome; then, as far as
-// they apply, kind=NAME, ts=NANOSECONDS, at=BEGAN..ENDED (durations; by default a
+// they apply, kind=NAME, groups=NAME,NAME, ts=NANOSECONDS, at=BEGAN..ENDED (durations; by default a
 // millisecond for each place), stale, final, err="…"; behind the bar the
 // micro-operations. Empty lines and lines that begin with # are skipped.
 
@@ -41,6 +41,9 @@ func formatTxn(t *Txn) string {
 	fmt.Fprintf(&b, " %v", t.Status)
 	if t.Kind != "" {
 		fmt.Fprintf(&b, " kind=%s", t.Kind)
+	}
+	if len(t.Groups) > 0 {
+		fmt.Fprintf(&b, " groups=%s", strings.Join(t.Groups, ","))
 	}
 	if t.TS != 0 {
 		fmt.Fprintf(&b, " ts=%d", t.TS)
@@ -177,6 +180,10 @@ func (t *Txn) parseAttribute(a string) error {
 	switch name {
 	case "kind":
 		t.Kind = v
+	case "groups":
+		if v != "" {
+			t.Groups = strings.Split(v, ",")
+		}
 	case "ts":
 		t.TS, err = strconv.ParseInt(v, 10, 64)
 	case "at":
