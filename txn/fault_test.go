@@ -481,3 +481,42 @@ func bank(t *testing.T, seed uint64) {
 		synctest.Wait()
 	})
 }
+
+// A call to a node that answers nothing ends soon after another one is known to lead;
+// what is not known to anybody yet, or was known all along, ends none.
+func TestCallsToADeposedLeaderEnd(t *testing.T) {
+	run(t, 0, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
+		desc := w.twin(2).desc()
+		for _, c := range []struct {
+			name          string
+			before, after keys.NodeID // who is believed to lead when the call is made, and a second later
+			want          time.Duration
+		}{
+			{"deposed", 2, 3, time.Second + leaderWatch},
+			{"unknown, then another", 0, 3, time.Second + leaderWatch},
+			{"forgotten", 2, 0, g.cfg.AttemptTimeout},
+			{"the same", 2, 2, g.cfg.AttemptTimeout},
+		} {
+			dialer{w, 1}.Learned(2, c.before)
+			time.AfterFunc(time.Second, func() { dialer{w, 1}.Learned(2, c.after) })
+			began := time.Now()
+			err := g.try(t.Context(), &desc, &attempt{hint: 2}, func(ctx context.Context, _ Participant) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			if took := time.Since(began); err == nil || took < c.want-leaderWatch || took > c.want {
+				t.Errorf("%s: ended after %v, %v; want %v", c.name, took, err, c.want)
+			}
+		}
+		// Who calls another than the one that is believed to lead has a reason.
+		dialer{w, 1}.Learned(2, 3)
+		began := time.Now()
+		g.try(t.Context(), &desc, &attempt{hint: 2}, func(ctx context.Context, _ Participant) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if took := time.Since(began); took != g.cfg.AttemptTimeout {
+			t.Errorf("a hint followed against belief ended after %v", took)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package txn
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -163,6 +164,8 @@ func (c *Client) do(ctx context.Context, desc *keys.Descriptor, repeatable bool,
 
 // try makes one call. Calls to other nodes are bounded by AttemptTimeout, so
 // that a node that hangs is found out; locks waited for there are asked for again.
+// They end sooner when somebody else leads by then: what a partition swallows
+// or a stopped process has is not answered, and its successor waits for work.
 func (c *Client) try(ctx context.Context, desc *keys.Descriptor, a *attempt, f func(context.Context, Participant) error) error {
 	node := c.pick(desc, a)
 	if node == 0 {
@@ -175,6 +178,7 @@ func (c *Client) try(ctx context.Context, desc *keys.Descriptor, a *attempt, f f
 	if node != c.cfg.Node {
 		actx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 		defer cancel()
+		defer c.watchLeader(desc.Group, node, cancel)()
 		ctx = actx
 	}
 	err = f(ctx, p)
@@ -182,6 +186,41 @@ func (c *Client) try(ctx context.Context, desc *keys.Descriptor, a *attempt, f f
 		c.cfg.Dialer.Learned(desc.Group, node)
 	}
 	return err
+}
+
+// leaderWatch separates looks at who leads while a call is under way.
+const leaderWatch = 100 * time.Millisecond
+
+// watchLeader calls deposed once a node other than the one that was called is known
+// to lead the group, unless it was known before. The caller must call stop.
+func (c *Client) watchLeader(g keys.GroupID, called keys.NodeID, deposed func()) (stop func()) {
+	known := c.cfg.Dialer.Leader(g)
+	var (
+		mu    sync.Mutex // guards both below
+		over  bool
+		timer *time.Timer
+	)
+	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		switch leader := c.cfg.Dialer.Leader(g); {
+		case over:
+		case leader != 0 && leader != called && leader != known:
+			deposed()
+		default:
+			known = leader
+			timer.Reset(leaderWatch)
+		}
+	}
+	mu.Lock()
+	timer = time.AfterFunc(leaderWatch, look)
+	mu.Unlock()
+	return func() {
+		mu.Lock()
+		over = true
+		mu.Unlock()
+		timer.Stop()
+	}
 }
 
 // routed runs f against the tablet that holds key, following splits.
