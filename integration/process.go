@@ -29,6 +29,8 @@ type Options struct {
 	Binary string
 	// Proxy has the nodes reach each other through a Proxy.
 	Proxy bool
+	// Namespaces has each node run in its own.
+	Namespaces *Namespaces
 	// Args are further flags for every node.
 	Args []string
 	// Dir is where the data directories and logs are made; a temporary one by default.
@@ -51,9 +53,9 @@ type Node struct {
 	DataDir  string
 	Env      []string // added to the environment at the next Launch
 
-	binary string
-	args   []string
-	log    *os.File // stderr of all its incarnations
+	program string // that is run: the binary, or what runs it in a namespace
+	args    []string
+	log     *os.File // stderr of all its incarnations
 
 	mu   sync.Mutex // guards proc
 	proc *process
@@ -80,7 +82,9 @@ func Start(t testing.TB, o Options) *Cluster {
 		o.ClockError = "0"
 	}
 	if o.Binary == "" {
-		o.Binary = Binary(t)
+		if o.Binary = os.Getenv(namespaceBinary); o.Binary == "" {
+			o.Binary = Binary(t)
+		}
 	}
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
@@ -90,9 +94,13 @@ func Start(t testing.TB, o Options) *Cluster {
 	for i := range o.Nodes {
 		n := &Node{
 			Name:    fmt.Sprintf("n%d", i+1),
-			SQLAddr: freeAddr(t), RPCAddr: freeAddr(t), HTTPAddr: freeAddr(t),
 			DataDir: filepath.Join(c.dir, fmt.Sprintf("n%d", i+1)),
-			binary:  o.Binary,
+		}
+		if o.Namespaces != nil {
+			host := o.Namespaces.Host(i)
+			n.SQLAddr, n.RPCAddr, n.HTTPAddr = host+":15432", host+":15433", host+":15434"
+		} else {
+			n.SQLAddr, n.RPCAddr, n.HTTPAddr = freeAddr(t), freeAddr(t), freeAddr(t)
 		}
 		members = append(members, n.Name+"="+n.RPCAddr)
 		c.Nodes = append(c.Nodes, n)
@@ -118,6 +126,11 @@ func Start(t testing.TB, o Options) *Cluster {
 			n.args = append(n.args, "--dial", c.Proxy.dialList(i, names))
 		}
 		n.args = append(n.args, o.Args...)
+		n.program = o.Binary
+		if o.Namespaces != nil {
+			n.args = append(n.args, "--insecure") // its clients are not on its loopback
+			n.program, n.args = o.Namespaces.command(i, n.program, n.args)
+		}
 		log, err := os.Create(filepath.Join(c.dir, n.Name+".log"))
 		if err != nil {
 			t.Fatal(err)
@@ -176,7 +189,7 @@ func (n *Node) Log(t testing.TB) string {
 // Launch starts the process and does not wait.
 func (n *Node) Launch(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command(n.binary, n.args...)
+	cmd := exec.Command(n.program, n.args...)
 	cmd.Env = append(os.Environ(), n.Env...)
 	cmd.Stderr = n.log
 	stdout, err := cmd.StdoutPipe()

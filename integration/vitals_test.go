@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"testing"
@@ -85,4 +87,14 @@ func quiet(t testing.TB, n *Node) (most vitals) {
 		}
 	}
 	return most
+}
+
+// descriptors counts the open files of a node's process.
+func descriptors(t testing.TB, n *Node) int {
+	t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.current().cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
 }

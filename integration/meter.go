@@ -1,0 +1,178 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Meter measures how long tablets answer nobody: a client for each of its tablets at
+// each node writes a row there again and again. It owns those goroutines; Stop ends them.
+type Meter struct {
+	c      *Cluster
+	h      *Health
+	began  time.Time
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex // guards all below
+	ok       [][][]time.Time
+	attempts int
+	failed   map[string]int // by SQLSTATE or so
+}
+
+const (
+	meterTablets = 3
+	meterPace    = 25 * time.Millisecond
+	// meterPatience is how long a client waits for an answer before it connects anew:
+	// longer than what it measures may take.
+	meterPatience = 8 * time.Second
+)
+
+// meterKey is the row that the client at a node writes in a tablet.
+func meterKey(tablet, node int) int { return 100*tablet + node }
+
+// StartMeter makes the table `availability`, in tablets of its own, and begins to measure.
+func StartMeter(ctx context.Context, c *Cluster, h *Health) (*Meter, error) {
+	conn, err := pgx.Connect(ctx, c.Nodes[0].URL())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	setup := []string{"create table availability (k int primary key, v bigint not null)"}
+	for t := range meterTablets {
+		setup = append(setup, fmt.Sprintf("split table availability by (%d)", meterKey(t, 0)))
+		for n := range c.Nodes {
+			setup = append(setup, fmt.Sprintf("insert into availability values (%d, 0)", meterKey(t, n)))
+		}
+	}
+	for _, sql := range setup {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return nil, fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	run, cancel := context.WithCancel(context.Background())
+	m := &Meter{c: c, h: h, began: time.Now(), cancel: cancel, ok: make([][][]time.Time, meterTablets), failed: map[string]int{}}
+	for t := range meterTablets {
+		m.ok[t] = make([][]time.Time, len(c.Nodes))
+		for n := range c.Nodes {
+			m.wg.Go(func() { m.probe(run, t, n) })
+		}
+	}
+	return m, nil
+}
+
+func (m *Meter) probe(ctx context.Context, tablet, node int) {
+	n, key := m.c.Nodes[node], meterKey(tablet, node)
+	var conn *pgx.Conn
+	for ctx.Err() == nil {
+		if conn == nil || conn.IsClosed() {
+			attempt, cancel := context.WithTimeout(ctx, time.Second)
+			c, err := pgx.Connect(attempt, n.URL())
+			cancel()
+			if err != nil {
+				conn = nil
+				pause(meterPace, ctx.Done())
+				continue
+			}
+			conn = c
+		}
+		attempt, cancel := context.WithTimeout(ctx, meterPatience)
+		_, err := conn.Exec(attempt, "update availability set v = v + 1 where k = $1", key)
+		cancel()
+		now := time.Now()
+		m.mu.Lock()
+		m.attempts++
+		if err == nil {
+			m.ok[tablet][node] = append(m.ok[tablet][node], now)
+		} else if ctx.Err() == nil {
+			m.failed[kindOf(err)]++
+		}
+		m.mu.Unlock()
+		pause(meterPace, ctx.Done())
+	}
+	if conn != nil {
+		closeConn(conn)
+	}
+}
+
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn.Close(ctx)
+}
+
+// kindOf names an error in a few words: its SQLSTATE, if it has one.
+func kindOf(err error) string {
+	var said interface{ SQLState() string }
+	switch {
+	case errors.As(err, &said):
+		return said.SQLState()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer"
+	}
+	return "connection"
+}
+
+// Availability is what a Meter found.
+type Availability struct {
+	// Worst is the longest outage of each tablet after each fault, longest first: as
+	// long as nobody, at whatever node, had success, while a majority was alive.
+	Worst []Outage
+	// Returns are likewise those that began with the return of a majority.
+	Returns []Outage
+	// Gateways are the longest outages that clients at one live node saw.
+	Gateways          []Outage
+	Writes, Attempts  int
+	FailedByCondition map[string]int
+}
+
+// Stop ends the measurement.
+func (m *Meter) Stop() Availability {
+	now := time.Now()
+	m.cancel()
+	m.wg.Wait()
+	a := Availability{Attempts: m.attempts, FailedByCondition: m.failed}
+	for t, nodes := range m.ok {
+		name := fmt.Sprintf("tablet %d", t+1)
+		var all []time.Time
+		for n, times := range nodes {
+			all = append(all, times...)
+			for _, o := range m.notable(m.h.outages(fmt.Sprintf("%s through %s", name, m.c.Nodes[n].Name), n, times, m.began, now)) {
+				if !o.Return {
+					a.Gateways = append(a.Gateways, o)
+				}
+			}
+		}
+		a.Writes += len(all)
+		slices.SortFunc(all, time.Time.Compare)
+		for _, o := range m.notable(m.h.outages(name, -1, all, m.began, now)) {
+			if o.Return {
+				a.Returns = append(a.Returns, o)
+			} else {
+				a.Worst = append(a.Worst, o)
+			}
+		}
+	}
+	for _, list := range [][]Outage{a.Worst, a.Returns, a.Gateways} {
+		slices.SortFunc(list, func(a, b Outage) int { return int(b.Length() - a.Length()) })
+	}
+	return a
+}
+
+// notable drops what is no longer than a loaded machine takes anyway.
+func (m *Meter) notable(list []Outage) []Outage {
+	const noise = 300 * time.Millisecond
+	for i := range list {
+		if list[i].Length() < noise {
+			return list[:i]
+		}
+		list[i].Cause = m.h.during(list[i].From, list[i].To)
+	}
+	return list
+}
