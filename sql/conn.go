@@ -179,7 +179,7 @@ func (c *Conn) clientError(err error) error {
 	case errors.As(err, &unknown):
 		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
 			Message: "the outcome of transaction " + unknown.Txn.String() + " is not known",
-			Hint:    "The transaction may or may not have committed."}
+			Hint:    "The transaction may or may not have committed." + whereToAsk(err)}
 	case errors.As(err, &aborted):
 		return &sqlstate.Error{Code: sqlstate.SerializationFailure, Cause: err,
 			Message: "could not serialize access: " + aborted.Reason.String(),

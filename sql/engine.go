@@ -15,6 +15,7 @@ import (
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
+	"github.com/spandb/spand/sql/xact"
 	"github.com/spandb/spand/truetime"
 )
 
@@ -35,6 +36,9 @@ type Config struct {
 
 	// LeaseDuration, GCHorizon and CleanEvery override the catalog's; see catalog.Config.
 	LeaseDuration, GCHorizon, CleanEvery time.Duration
+	// KeepOutcomes is how long the outcomes of transactions that asked for their ids
+	// are kept after their commit; 0: an hour. CleanEvery is for them, too.
+	KeepOutcomes time.Duration
 }
 
 // View is a virtual table that the node provides.
@@ -65,6 +69,7 @@ type Engine struct {
 	plans   planCache
 	memory  *exec.Memory
 	rowIDs  rowIDs
+	xacts   *xact.Table
 	started time.Time
 
 	slowSaid atomic.Int64 // when a slow statement was last logged
@@ -103,6 +108,9 @@ func NewEngine(cfg Config) (*Engine, error) {
 		KV: cfg.KV, Peers: cfg.Peers, Logger: cfg.Logger, Lived: cfg.Lived,
 		LeaseDuration: cfg.LeaseDuration, GCHorizon: cfg.GCHorizon, CleanEvery: cfg.CleanEvery,
 	})
+	e.xacts = xact.New(xact.Config{
+		KV: cfg.KV, Clock: cfg.Clock, Node: cfg.Node, Logger: cfg.Logger, Keep: cfg.KeepOutcomes, CleanEvery: cfg.CleanEvery,
+	})
 	e.parse = parse.NewCache(10000, 64<<20)
 	e.plans.init()
 	e.rowIDs.init(int64(cfg.Node), cfg.Clock)
@@ -131,11 +139,13 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err := e.catalog.Bootstrap(ctx); err != nil {
 		return err
 	}
-	// What this node gave out before a restart lies behind what it gives out now.
+	// What this node gave out before a restart, row ids and transaction ids, lies behind
+	// what it gives out now.
 	if err := e.clock.AwaitAfter(ctx, e.clock.Now().Latest.Add(rowIDLead*time.Microsecond)); err != nil {
 		return err
 	}
 	e.catalog.Start()
+	e.xacts.Start()
 	return nil
 }
 
@@ -153,6 +163,7 @@ func (e *Engine) Close() {
 	}
 	e.cancel()
 	e.catalog.Close()
+	e.xacts.Close()
 }
 
 // HandleRevoke drops this node's schema lease at another node's request (B2). It

@@ -11,6 +11,7 @@ import (
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
+	"github.com/spandb/spand/sql/xact"
 )
 
 // userFunction resolves the few functions that package expr leaves to the engine
@@ -64,6 +65,17 @@ func (c *Conn) Extra(ctx context.Context, name string, args []types.Datum) (type
 			return types.Null, true, nil
 		}
 		return types.Timestamp(types.TimestampFromTime(c.lastCommit.Time())), true, nil
+	case "pg_current_xact_id", "txid_current":
+		d, err := c.currentXact(ctx)
+		return d, true, err
+	case "pg_current_xact_id_if_assigned", "txid_current_if_assigned":
+		if id := c.txn.xact.id; id != 0 {
+			return types.Int(int64(id)), true, nil
+		}
+		return types.Null, true, nil
+	case "pg_xact_status", "txid_status":
+		d, err := c.xactStatus(ctx, xact.ID(args[0].Int()))
+		return d, true, err
 	case "nextval", "currval", "lastval", "setval":
 		return types.Null, true, unsupported("sequences are not supported")
 	case "pg_notify":

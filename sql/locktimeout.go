@@ -13,8 +13,10 @@ var errLockTimeout = sqlstate.Newf(sqlstate.LockNotAvailable, "canceling stateme
 
 // locking returns the store's transaction as statements use it: under lock_timeout
 // none of its waits takes longer.
-func (c *Conn) locking() Txn {
-	t := c.txn.kv
+func (c *Conn) locking() Txn { return c.patient(c.txn.kv) }
+
+// patient puts t, which may be nil, under lock_timeout.
+func (c *Conn) patient(t Txn) Txn {
 	if c.set.lockMS == 0 || t == nil || t.ReadOnly() {
 		return t
 	}

@@ -106,6 +106,7 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 			}
 		}
 		if err != nil && t.kv != nil && t.kv.Insist() {
+			c.dropXact()
 			continue // a guess may be to blame
 		}
 		if err == nil {
@@ -182,6 +183,7 @@ func (c *Conn) restart(err error) {
 		t.kv.Rollback(c.ctx)
 		t.kv = nil
 	}
+	c.dropXact()
 	t.view.Abandon()
 	t.view.Reset()
 	t.bulk = exec.Bulk{IsNew: c.isNewPhys}

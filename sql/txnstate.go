@@ -28,6 +28,7 @@ type txnState struct {
 	start    time.Time // of the first statement: now()
 	bulk     exec.Bulk
 	marks    []savepoint
+	xact     xactState // zero: nobody has asked for its id
 
 	settings map[string]string  // as they were before the first SET, for rollback
 	locals   map[string]*string // what SET LOCAL changed: old values
@@ -115,12 +116,19 @@ func (c *Conn) needKV(ctx context.Context, how access) (changed bool, err error)
 // statement: its outcome counts.
 func (c *Conn) commit(ctx context.Context) error {
 	t := &c.txn
+	asked := t.xact.id
+	var err error
+	if asked != 0 {
+		err = c.recordXact(ctx)
+	}
 	if t.kv == nil {
 		t.view.Abandon()
-		c.endTxn(true)
-		return nil
+		c.endTxn(err == nil)
+		return askedFor(asked, err)
 	}
-	err := c.commitKV(ctx)
+	if err == nil {
+		err = c.commitKV(ctx)
+	}
 	if err == kv.ErrUnconfirmed {
 		return err
 	}
@@ -137,7 +145,7 @@ func (c *Conn) commit(ctx context.Context) error {
 		}
 	}
 	c.endTxn(err == nil)
-	return err
+	return askedFor(asked, err)
 }
 
 func (c *Conn) commitKV(ctx context.Context) error {
@@ -179,6 +187,7 @@ func (c *Conn) rollback() {
 	if t.kv != nil {
 		t.kv.Rollback(c.ctx)
 	}
+	c.dropXact()
 	t.view.Abandon()
 	c.endTxn(false)
 }
@@ -258,6 +267,7 @@ func (c *Conn) failTxn() {
 		if t.kv != nil {
 			t.kv.Rollback(c.ctx)
 		}
+		c.dropXact()
 	}
 }
 
