@@ -37,6 +37,7 @@ type Conn struct {
 	inherit    truetime.Timestamp // age for the next transaction after a 40001 (X2)
 	refusedAt  keys.Key           // where the last one was refused in its commit: the next waits there first (X2)
 	lastCommit truetime.Timestamp
+	lastRead   truetime.Timestamp // of the last read-only transaction
 
 	stmts   map[string]*prepared
 	unnamed *prepared
@@ -175,6 +176,7 @@ func (c *Conn) clientError(err error) error {
 	var locked *tablet.LockUnavailableError
 	var unknown *kv.UnknownOutcomeError
 	var corrupt *tablet.CorruptError
+	var tooOld *tablet.TooOldError
 	switch {
 	case errors.As(err, &unknown):
 		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
@@ -191,6 +193,10 @@ func (c *Conn) clientError(err error) error {
 	case errors.Is(err, tablet.ErrDiskFull):
 		return &sqlstate.Error{Code: sqlstate.DiskFull, Cause: err, Message: "could not write: no space left on device",
 			Hint: "Reads go on; writes are accepted again when there is space."}
+	case errors.As(err, &tooOld):
+		e := errTooOld(tooOld.At, tooOld.LowWater)
+		e.Cause = err
+		return e
 	case errors.As(err, &corrupt):
 		return &sqlstate.Error{Code: sqlstate.DataCorrupted, Cause: err, Message: corrupt.Error(),
 			Hint: "Nothing is answered from damaged data; rebuild the node from its peers or a backup."}

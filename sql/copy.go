@@ -181,6 +181,7 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	if _, err := c.needKV(ctx, withLocks); err != nil {
 		return 0, err
 	}
+	t.wrote = true
 	t.view.Used(p.Uses)
 	ec := c.execContext(ctx)
 	defer c.release(ec)
@@ -326,28 +327,27 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 		q = sel
 	}
 	t := &c.txn
-	if err := t.view.Begin(ctx); err != nil {
-		return 0, err
-	}
-	var cp *compiled
-	for {
-		var err error
-		if cp, err = c.compiled(ctx, r.st, q, nil); err != nil {
-			return 0, err
-		}
-		if cp.cols == nil {
-			return 0, sqlstate.Newf(sqlstate.FeatureNotSupported, "COPY query must have a RETURNING clause")
-		}
-		if t.readOnly && cp.plan.Locks {
-			return 0, sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
-		}
-		changed, err := c.needKV(ctx, c.accessOf(r, cp.plan))
+	if r.st.AsOf != nil {
+		leave, err := c.enterAsOf(ctx, r)
 		if err != nil {
 			return 0, err
 		}
-		if !changed {
-			break
+		defer leave()
+	}
+	cp, err := c.plan(ctx, r, q, nil)
+	if err != nil {
+		return 0, err
+	}
+	if cp.cols == nil {
+		return 0, sqlstate.Newf(sqlstate.FeatureNotSupported, "COPY query must have a RETURNING clause")
+	}
+	if t.kv == nil { // no table is read
+		if _, err := c.needKV(ctx, c.accessOf(r, cp.plan)); err != nil {
+			return 0, err
 		}
+	}
+	if cp.plan.Query == nil {
+		t.wrote = true
 	}
 	t.view.Used(cp.plan.Uses)
 	ec := c.execContext(ctx)

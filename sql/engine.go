@@ -181,11 +181,7 @@ func (e *Engine) NewSession(ctx context.Context, o SessionOptions) (Session, err
 	if err := c.initSettings(o); err != nil {
 		return nil, err
 	}
-	view := e.catalog.NewView()
-	if err := view.Begin(ctx); err != nil {
-		return nil, c.clientError(err)
-	}
-	db, err := view.Database(ctx, c.dbName)
+	db, err := c.findDatabase(ctx)
 	if err != nil {
 		return nil, c.clientError(err)
 	}

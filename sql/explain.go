@@ -44,11 +44,15 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 		return unsupported("EXPLAIN of this statement is not supported")
 	}
 	t := &c.txn
-	if err := t.view.Begin(ctx); err != nil {
-		return err
-	}
 	started := time.Now()
-	cp, err := c.compiled(ctx, r.st, tree, nil)
+	if r.st.AsOf != nil {
+		leave, err := c.enterAsOf(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
+	cp, err := c.explained(ctx, r, tree, analyze)
 	if err != nil {
 		return err
 	}
@@ -56,11 +60,8 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 	var stats map[plan.Node]*exec.NodeStats
 	var rows int64
 	if analyze {
-		if t.readOnly && cp.plan.Locks {
-			return sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
-		}
-		if _, err := c.needKV(ctx, withLocks); err != nil {
-			return err
+		if cp.plan.Query == nil {
+			t.wrote = true
 		}
 		t.view.Used(cp.plan.Uses)
 		ec := c.execContext(ctx)
@@ -101,4 +102,16 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 		}
 	}
 	return nil
+}
+
+// explained plans what EXPLAIN is about; for ANALYZE it begins the store's transaction
+// too.
+func (c *Conn) explained(ctx context.Context, r *request, tree pgast.Stmt, analyze bool) (*compiled, error) {
+	if analyze || c.readsPast(r, tree) {
+		return c.plan(ctx, r, tree, nil)
+	}
+	if err := c.txn.view.Begin(ctx); err != nil {
+		return nil, err
+	}
+	return c.compiled(ctx, r.st, tree, nil)
 }

@@ -22,6 +22,9 @@ func (s store) Begin(ctx context.Context, o TxnOptions) Txn {
 func (s store) ReadOnly(ctx context.Context, at truetime.Timestamp) Txn {
 	return storeTxn{s.c.ReadOnly(ctx, at)}
 }
+func (s store) Freshest(spans []keys.Span) truetime.Timestamp {
+	return s.c.Freshest(spans)
+}
 func (s store) Split(ctx context.Context, key keys.Key) error { return s.c.Split(ctx, key) }
 func (s store) Clock() truetime.Clock                         { return s.c.Clock() }
 

@@ -150,14 +150,13 @@ func (c *Conn) describe(ctx context.Context, p *prepared) error {
 	}
 	switch t := p.st.Tree.(type) {
 	case *pgast.Select, *pgast.Insert, *pgast.Update, *pgast.Delete:
-		if err := c.txn.view.Begin(ctx); err != nil {
+		return c.glance(ctx, p.st, t, func() error {
+			cp, err := c.compiled(ctx, p.st, t, p)
+			if err == nil {
+				p.params, p.cols = cp.params, cp.cols
+			}
 			return err
-		}
-		cp, err := c.compiled(ctx, p.st, p.st.Tree, p)
-		if err != nil {
-			return err
-		}
-		p.params, p.cols = cp.params, cp.cols
+		})
 	case *pgast.ShowVar:
 		cols, err := c.showColumns(t)
 		p.cols = cols

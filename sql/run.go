@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/spandb/spand/sql/plan"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
+	"github.com/spandb/spand/truetime"
 )
 
 // request is one statement to run.
@@ -30,6 +32,8 @@ type request struct {
 	maxRows   int     // of the portal; -1: only open it
 	suspended bool
 	quiet     bool // no Complete: the caller reports it
+
+	asOf truetime.Timestamp // of its AS OF TIMESTAMP clauses, 0: it has none
 }
 
 // maxAttempts bounds how often a statement that the client has seen nothing of is
@@ -80,7 +84,7 @@ func shift(err error, query string, from int) error {
 // dispatch runs one statement in the transaction it belongs to, and reports its end.
 func (c *Conn) dispatch(ctx context.Context, r *request) error {
 	if tc, ok := r.tree.(*pgast.Transaction); ok {
-		err := c.clientError(c.control(ctx, tc, &r.sink))
+		err := c.clientError(c.control(ctx, tc, r))
 		if err == nil {
 			err = c.tellSettings(r.sink.w)
 		}
@@ -198,31 +202,56 @@ func (c *Conn) perform(ctx context.Context, r *request) (string, error) {
 	return c.utility(ctx, r)
 }
 
+// plan plans tree, which is r's statement or the query inside it, and begins the store's
+// transaction that it runs in.
+func (c *Conn) plan(ctx context.Context, r *request, tree pgast.Stmt, prep *prepared) (*compiled, error) {
+	t := &c.txn
+	if c.readsPast(r, tree) {
+		if cp, err := c.planPast(ctx, r, tree, prep); cp != nil || err != nil {
+			return cp, err
+		}
+	}
+	if err := t.view.Begin(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		cp, err := c.compiled(ctx, r.st, tree, prep)
+		if err != nil {
+			return nil, err
+		}
+		if t.readOnly && cp.plan.Locks {
+			return nil, errReadOnly(cp.plan)
+		}
+		if len(cp.plan.Uses) == 0 {
+			return cp, nil // no table is read: no store is needed
+		}
+		changed, err := c.needKV(ctx, c.accessOf(r, cp.plan))
+		if err != nil || !changed {
+			return cp, err
+		}
+	}
+}
+
+func errReadOnly(p *plan.Plan) error {
+	return sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(p))
+}
+
 // planned runs a statement that has a plan.
 func (c *Conn) planned(ctx context.Context, r *request) (string, error) {
 	t := &c.txn
-	if err := t.view.Begin(ctx); err != nil {
-		return "", err
-	}
-	var cp *compiled
-	for {
-		var err error
-		if cp, err = c.compiled(ctx, r.st, r.tree, r.prep); err != nil {
-			return "", err
-		}
-		if t.readOnly && cp.plan.Locks {
-			return "", sqlstate.Newf(sqlstate.ReadOnlyTransaction, "cannot execute %s in a read-only transaction", verb(cp.plan))
-		}
-		if len(cp.plan.Uses) == 0 {
-			break // no table is read: no store is needed
-		}
-		changed, err := c.needKV(ctx, c.accessOf(r, cp.plan))
+	if r.st.AsOf != nil {
+		leave, err := c.enterAsOf(ctx, r)
 		if err != nil {
 			return "", err
 		}
-		if !changed {
-			break
-		}
+		defer leave()
+	}
+	cp, err := c.plan(ctx, r, r.tree, r.prep)
+	if err != nil {
+		return "", err
+	}
+	if cp.plan.Query == nil {
+		t.wrote = true
 	}
 	t.view.Used(cp.plan.Uses)
 	if len(r.params) < len(cp.params) {
@@ -401,7 +430,12 @@ func (c *Conn) planKey(st *pgast.Statement, oids []types.OID) {
 		k = append(k, byte(o), byte(o>>8), byte(o>>16), byte(o>>24))
 	}
 	k = append(k, 0)
-	c.key = append(k, c.planSpace...)
+	k = append(k, c.planSpace...)
+	if c.txn.view.Superseded() {
+		// Beside the plans of the present schema, which it must not push out.
+		k = binary.BigEndian.AppendUint64(append(k, 0), c.txn.view.Version())
+	}
+	c.key = k
 }
 
 // positioned plans a statement whose tree came from another text of its shape once

@@ -187,12 +187,7 @@ func init() {
 		define(setting{name: n, def: d, desc: "Accepted and ignored."})
 	}
 	define(setting{name: "spand.commit_timestamp", readOnly: true, desc: "Shows the commit timestamp of this session's last committed read-write transaction.",
-		show: func(c *Conn) string {
-			if c.lastCommit == 0 {
-				return ""
-			}
-			return c.lastCommit.Time().Format("2006-01-02T15:04:05.000000000Z")
-		}})
+		show: func(c *Conn) string { return showTimestamp(c.lastCommit) }})
 }
 
 func onOff(b bool) string {
@@ -246,6 +241,7 @@ type sessionSettings struct {
 	stmtMS     int
 	idleMS     int
 	lockMS     int
+	staleness  staleness
 }
 
 func (c *Conn) initSettings(o SessionOptions) error {
@@ -311,6 +307,9 @@ func (c *Conn) SetSetting(name, value string, local bool) error {
 	d, canon, err := c.checkSetting(name, value)
 	if err != nil {
 		return err
+	}
+	if t := &c.txn; d.name == stalenessSetting && t.explicit && t.kv != nil && t.kv.ReadOnly() {
+		return sqlstate.Newf(sqlstate.ActiveTransaction, "%s must be set before any query of a read-only transaction", d.name)
 	}
 	c.change(strings.ToLower(d.name), &canon, local)
 	return nil
@@ -382,6 +381,7 @@ func (c *Conn) settingsChanged() {
 	s.stmtMS, _ = milliseconds(get("statement_timeout"))
 	s.idleMS, _ = milliseconds(get("idle_in_transaction_session_timeout"))
 	s.lockMS, _ = milliseconds(get("lock_timeout"))
+	s.staleness, _ = parseStaleness(get(stalenessSetting))
 	s.searchPath = s.searchPath[:0:0]
 	for _, p := range splitPath(get("search_path")) {
 		if p == "$user" {

@@ -22,10 +22,13 @@ type txnState struct {
 	explicit bool // a block: BEGIN … COMMIT
 	failed   bool // only its end is accepted
 	readOnly bool
+	wrote    bool // a statement changed data
+	past     bool // kv reads in the past, and the view is pinned to its schema
 	ran      bool // a statement has run in it: it cannot be started anew unseen
 	kv       Txn  // nil until the first statement that needs the store
 	view     *catalog.View
-	start    time.Time // of the first statement: now()
+	asOf     truetime.Timestamp // of BEGIN READ ONLY AS OF TIMESTAMP, else 0
+	start    time.Time          // of the first statement: now()
 	bulk     exec.Bulk
 	marks    []savepoint
 	xact     xactState // zero: nobody has asked for its id
@@ -93,7 +96,7 @@ func (c *Conn) needKV(ctx context.Context, how access) (changed bool, err error)
 	}
 	ro := c.eng.kv.ReadOnly(c.ctx, 0)
 	if t.view.Pin(ro.ReadTimestamp()) {
-		t.kv = ro
+		t.kv, c.lastRead = ro, ro.ReadTimestamp()
 		return false, nil
 	}
 	ro.Rollback(c.ctx)
@@ -104,7 +107,7 @@ func (c *Conn) needKV(ctx context.Context, how access) (changed bool, err error)
 		}
 		ro := c.eng.kv.ReadOnly(c.ctx, 0)
 		if t.view.Pin(ro.ReadTimestamp()) {
-			t.kv = ro
+			t.kv, c.lastRead = ro, ro.ReadTimestamp()
 			return t.view.Version() != version, nil
 		}
 		ro.Rollback(c.ctx)

@@ -18,6 +18,13 @@ import (
 
 // utility runs a statement that has no plan of its own, and returns its tag.
 func (c *Conn) utility(ctx context.Context, r *request) (string, error) {
+	if r.st.AsOf != nil {
+		switch r.tree.(type) {
+		case *pgast.Copy, *pgast.Explain, *pgast.Declare:
+		default:
+			return "", errAsOfLocks
+		}
+	}
 	switch x := r.tree.(type) {
 	case *pgast.SetVar:
 		return c.setVar(x, len(r.st.SQL) >= 5 && strings.EqualFold(r.st.SQL[:5], "reset"), &r.sink)
@@ -59,8 +66,8 @@ func (c *Conn) utility(ctx context.Context, r *request) (string, error) {
 }
 
 // control runs BEGIN, COMMIT and the like.
-func (c *Conn) control(ctx context.Context, x *pgast.Transaction, s *sink) error {
-	t := &c.txn
+func (c *Conn) control(ctx context.Context, x *pgast.Transaction, r *request) error {
+	t, s := &c.txn, &r.sink
 	warn := func(code sqlstate.Code, msg string) error {
 		return s.w.Notice("WARNING", sqlstate.Newf(code, "%s", msg))
 	}
@@ -82,7 +89,11 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, s *sink) error
 		} else {
 			c.openTxn(true)
 		}
-		if err := c.characteristics(x); err != nil {
+		err := c.characteristics(x)
+		if err == nil && x.AsOf != nil {
+			err = c.beginAsOf(ctx, r.st, x.AsOf)
+		}
+		if err != nil {
 			c.failTxn()
 			return err
 		}
@@ -333,14 +344,15 @@ func (c *Conn) executeStmt(ctx context.Context, r *request, x *pgast.Execute) (s
 	for i, o := range p.params {
 		want[i] = types.T(o)
 	}
+	var params []types.Datum
 	if len(x.Args) > 0 {
-		if err := c.txn.view.Begin(ctx); err != nil {
+		err := c.glance(ctx, r.st, p.st.Tree, func() (err error) {
+			params, err = c.values(ctx, r, x.Args, want, "EXECUTE parameter")
+			return err
+		})
+		if err != nil {
 			return "", err
 		}
-	}
-	params, err := c.values(ctx, r, x.Args, want, "EXECUTE parameter")
-	if err != nil {
-		return "", err
 	}
 	inner := request{st: p.st, tree: p.st.Tree, prep: p, params: params, sink: r.sink, single: r.single}
 	if _, nested := inner.tree.(*pgast.Execute); nested || inner.tree == nil {

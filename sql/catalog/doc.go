@@ -22,6 +22,9 @@
 // no lease can be valid; then it writes V+1 and commits. So whatever used version V
 // has a timestamp below the DDL's, and whatever uses V+1 has one above.
 //
+// A read-only transaction in the past needs no lease: the version key at its timestamp
+// says which descriptors were in force (past.go).
+//
 // # Physical ids
 //
 // An index's rows live under (database id, table id, physical id). TRUNCATE, ADD

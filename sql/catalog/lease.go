@@ -63,6 +63,7 @@ type Manager struct {
 		sync.Mutex
 		gen     *generation
 		renewal *renewal // in flight, nil for none
+		past    []*Lease // of superseded versions, the latest met last
 		dead    []Job    // orphans whose transaction is known to have ended
 		closed  bool
 	}

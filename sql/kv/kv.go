@@ -28,6 +28,9 @@ type KV interface {
 	// ReadOnly starts a lock-free transaction that reads at one timestamp: at,
 	// or, when at is 0, Now().Latest (strong).
 	ReadOnly(ctx context.Context, at truetime.Timestamp) Txn
+	// Freshest returns the newest timestamp that has certainly passed at which this
+	// node answers reads of spans without asking another; 0: it cannot yet.
+	Freshest(spans []keys.Span) truetime.Timestamp
 	// Split makes key a tablet boundary and returns the tablets on its sides.
 	Split(ctx context.Context, key keys.Key) error
 	Clock() truetime.Clock

@@ -74,6 +74,9 @@ func (s *Store) ReadOnly(_ context.Context, at truetime.Timestamp) kv.Txn {
 	return &Txn{store: s, readOnly: true, at: at}
 }
 
+// Freshest returns the instant before now: everything is here.
+func (s *Store) Freshest([]keys.Span) truetime.Timestamp { return s.clock.Now().Earliest - 1 }
+
 // Split records a boundary.
 func (s *Store) Split(_ context.Context, key keys.Key) error {
 	s.mu.Lock()

@@ -235,6 +235,7 @@ func (s *shape) matches(lits []literal) bool {
 func (s *shape) bind(sql string, lits []literal) *found {
 	f := &found{}
 	f.SQL, f.Shape, f.Tree, f.NumParams, f.Tokens = sql, s.name, s.tree, s.params, s.offs
+	f.AsOf = s.asOf
 	n := len(s.slots)
 	if n == 0 {
 		return f

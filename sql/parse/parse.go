@@ -216,6 +216,7 @@ func compile(sql string, toks []pglex.Token) (*shape, error) {
 			}
 			return l.Root()
 		})
+		sh.asOf = l.AsOf
 	})
 	if err != nil {
 		return nil, grammarError(sql, toks, res, err)

@@ -15,6 +15,7 @@ type shape struct {
 	tree   pgast.Stmt
 	slots  []respell.Slot // literals in the source's order, then fixed constants
 	nlit   int            // how many of them are literals
+	asOf   []pgast.Expr   // of the tree's AS OF TIMESTAMP clauses
 	params int
 	pinned []int    // slots whose values belong to the shape
 	pins   []string // those values
@@ -99,7 +100,7 @@ func appendKey(b []byte, t *pglex.Token) []byte {
 
 // first makes the Statement of the text the shape was made from.
 func (s *shape) first(sql string, toks []pglex.Token) *pgast.Statement {
-	st := &pgast.Statement{SQL: sql, Shape: s.name, Tree: s.tree, NumParams: s.params}
+	st := &pgast.Statement{SQL: sql, Shape: s.name, Tree: s.tree, AsOf: s.asOf, NumParams: s.params}
 	if len(s.slots) > 0 {
 		st.Consts = make([]pgast.Value, len(s.slots))
 		for i := range s.slots {

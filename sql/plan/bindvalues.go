@@ -31,6 +31,37 @@ func BindValues(ctx context.Context, cat *Catalog, st *pgast.Statement, es []pga
 	return out, nil
 }
 
+// BindAsOf binds the timestamp of an AS OF TIMESTAMP clause of st: to text, where that
+// is its type, else to a timestamptz. params are the types of st's parameters.
+func BindAsOf(ctx context.Context, cat *Catalog, st *pgast.Statement, e pgast.Expr, params []types.OID) (expr.Expr, error) {
+	b := &builder{ctx: ctx, cat: cat, st: st}
+	for _, p := range params {
+		b.params = append(b.params, types.T(p))
+	}
+	return b.asOf(e)
+}
+
+func (b *builder) asOf(e pgast.Expr) (expr.Expr, error) {
+	const what = "AS OF TIMESTAMP"
+	s := b.newScope(nil)
+	s.clause = what
+	want := types.T(types.OIDTimestampTZ)
+	x, err := expr.Bind(e, s, want)
+	switch {
+	case err != nil:
+		return nil, err
+	case expr.HasSubPlan(x):
+		return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "cannot use subquery in %s", what)
+	case types.KindOf(x.Type().OID) == types.KindText:
+		return x, nil
+	}
+	y, err := expr.Cast(x, want, expr.CastAssignment)
+	if err != nil {
+		return nil, sqlstate.Newf(sqlstate.DatatypeMismatch, "%s must be a timestamp, not of type %s", what, types.Name(x.Type()))
+	}
+	return y, nil
+}
+
 // BuildCopy plans COPY FROM: Insert.Cols holds the defaults of the columns that the
 // data does not give, nil for those that it does; ords are the latter in the data's order.
 func BuildCopy(ctx context.Context, cat *Catalog, st *pgast.Statement, table pgast.Name, columns []string) (*Plan, []int, error) {

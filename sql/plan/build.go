@@ -47,6 +47,11 @@ func Build(ctx context.Context, cat *Catalog, st *pgast.Statement, tree pgast.St
 	if err != nil {
 		return nil, err
 	}
+	for _, e := range st.AsOf {
+		if _, err := b.asOf(e); err != nil {
+			return nil, err
+		}
+	}
 	for len(b.params) < st.NumParams {
 		b.params = append(b.params, types.Type{})
 	}

@@ -91,9 +91,6 @@ func (s *scope) leaf(r *rel, a pgast.Alias) (*fromItem, []visCol, error) {
 }
 
 func (s *scope) buildNamed(t *pgast.Table) (*fromItem, []visCol, error) {
-	if t.AsOf != nil {
-		return nil, nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "AS OF TIMESTAMP is not supported on a table")
-	}
 	if len(t.Name) == 1 {
 		if c := s.findCTE(t.Name[0]); c != nil {
 			return s.buildCTE(c, t.Alias)

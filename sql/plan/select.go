@@ -17,8 +17,6 @@ func (b *builder) selectQuery(s *scope, q *pgast.Select) (*Query, error) {
 	}
 	defer func() { b.depth-- }()
 	switch {
-	case q.AsOf != nil:
-		return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "AS OF TIMESTAMP is not supported")
 	case q.Recursive && recursive(q):
 		return nil, sqlstate.Newf(sqlstate.FeatureNotSupported, "WITH RECURSIVE is not supported")
 	case q.WithTies:

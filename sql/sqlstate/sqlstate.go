@@ -48,6 +48,7 @@ const (
 	InvalidCursorName            Code = "34000"
 	InvalidCatalogName           Code = "3D000"
 	InvalidSchemaName            Code = "3F000"
+	SnapshotTooOld               Code = "72000"
 	SerializationFailure         Code = "40001"
 	SyntaxError                  Code = "42601"
 	InsufficientPrivilege        Code = "42501"

@@ -16,6 +16,8 @@ import (
 type Lifter struct {
 	res   *respell.Result
 	stmts []ast.StmtNode
+	// AsOf collects the timestamps of the AS OF TIMESTAMP clauses lifted.
+	AsOf []pgast.Expr
 }
 
 type liftPanic struct{ err *sqlstate.Error }

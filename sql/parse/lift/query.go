@@ -95,6 +95,7 @@ func (l *Lifter) tail(s *pgast.Select, with *ast.WithClause, order *ast.OrderByC
 			}
 			if t.AsOf {
 				s.AsOf = next()
+				l.AsOf = append(l.AsOf, s.AsOf)
 			}
 			s.WithTies = t.WithTies
 			s.Locking = t.Locking
@@ -396,6 +397,7 @@ func (l *Lifter) tableSource(n *ast.TableSource) pgast.TableExpr {
 		}
 		if src.AsOf != nil {
 			t.AsOf = l.expr(src.AsOf.TsExpr)
+			l.AsOf = append(l.AsOf, t.AsOf)
 		}
 		return t
 	case *ast.SelectStmt:

@@ -40,6 +40,8 @@ type Statement struct {
 	Shape  string  // normalised text; equal shapes share Tree and may share plans
 	Tree   Stmt    // nil for an empty statement
 	Consts []Value // by slot
+	// AsOf are the timestamps of all AS OF TIMESTAMP clauses in Tree, in no order.
+	AsOf []Expr
 	// NumParams is the highest $n used; 0 means none.
 	NumParams int
 	// Tokens, if not nil, are the token offsets of the text that Tree was parsed
@@ -515,6 +517,7 @@ type (
 		ReadOnly  *bool
 		Deferr    *bool
 		Chain     bool
+		AsOf      Expr // of BEGIN READ ONLY AS OF TIMESTAMP, or nil
 	}
 	// SetVar is SET [LOCAL] name = values, or RESET (Default) / RESET ALL.
 	SetVar struct {

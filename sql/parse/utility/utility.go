@@ -48,7 +48,7 @@ func (p *parser) statement() Build {
 	}
 	switch t.Text {
 	case "begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release":
-		return is(p.transaction())
+		return p.transaction()
 	case "set":
 		return is(p.set())
 	case "reset":
@@ -107,19 +107,20 @@ func (p *parser) statement() Build {
 }
 
 // transaction reads BEGIN, COMMIT, ROLLBACK and savepoints.
-func (p *parser) transaction() pgast.Stmt {
+func (p *parser) transaction() Build {
 	word := p.Tok().Text
 	p.Next()
 	s := &pgast.Transaction{}
+	asOf := 0
 	switch word {
 	case "begin":
 		s.Kind = "begin"
 		p.AcceptAny("work", "transaction")
-		p.modes(s, true)
+		asOf = p.modes(s, true)
 	case "start":
 		s.Kind = "begin"
 		p.Expect("transaction")
-		p.modes(s, true)
+		asOf = p.modes(s, true)
 	case "commit", "end", "rollback", "abort":
 		s.Kind = "commit"
 		if word == "rollback" || word == "abort" {
@@ -127,14 +128,14 @@ func (p *parser) transaction() pgast.Stmt {
 		}
 		if (word == "commit" || word == "rollback") && p.Accept("prepared") {
 			p.Str()
-			return p.otherStmt(upper(word) + " PREPARED")
+			return is(p.otherStmt(upper(word) + " PREPARED"))
 		}
 		p.AcceptAny("work", "transaction")
 		if word == "rollback" && p.Accept("to") {
 			p.savepointWord()
 			s.Kind = "rollback to"
 			s.Name = p.ColID()
-			return s
+			return is(s)
 		}
 		if p.Accept("and") {
 			s.Chain = !p.Accept("no")
@@ -146,7 +147,13 @@ func (p *parser) transaction() pgast.Stmt {
 		p.savepointWord()
 		s.Kind, s.Name = "release", p.ColID()
 	}
-	return s
+	if asOf == 0 {
+		return is(s)
+	}
+	return func(l *lift.Lifter) pgast.Stmt {
+		s.AsOf = l.Exprs(asOf)[0]
+		return s
+	}
 }
 
 // savepointWord skips SAVEPOINT unless it is the savepoint's name.
@@ -156,8 +163,10 @@ func (p *parser) savepointWord() {
 	}
 }
 
-// modes reads transaction modes; none is allowed where optional.
-func (p *parser) modes(s *pgast.Transaction, optional bool) {
+// modes reads transaction modes; none is allowed where optional, which is where a
+// transaction begins. There READ ONLY may have AS OF TIMESTAMP behind it: asOf is the
+// part with the timestamp, 0 if there is none.
+func (p *parser) modes(s *pgast.Transaction, optional bool) (asOf int) {
 	for n := 0; ; n++ {
 		yes, no := true, false
 		switch {
@@ -179,6 +188,9 @@ func (p *parser) modes(s *pgast.Transaction, optional bool) {
 			switch {
 			case p.Accept("only"):
 				s.ReadOnly = &yes
+				if optional && asOf == 0 && p.AcceptSeq("as", "of", "timestamp") {
+					asOf = p.AddExpr()
+				}
 			case p.Accept("write"):
 				s.ReadOnly = &no
 			default:
@@ -192,7 +204,7 @@ func (p *parser) modes(s *pgast.Transaction, optional bool) {
 			if n == 0 && !optional {
 				p.Unexpected()
 			}
-			return
+			return asOf
 		}
 		if p.AcceptPunct(",") && p.AtEnd() {
 			p.Unexpected()
