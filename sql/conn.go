@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -38,6 +39,8 @@ type Conn struct {
 	refusedAt  keys.Key           // where the last one was refused in its commit: the next waits there first (X2)
 	lastCommit truetime.Timestamp
 	lastRead   truetime.Timestamp // of the last read-only transaction
+
+	commitResult kv.CommitResult // of the last committed read-write transaction
 
 	stmts   map[string]*prepared
 	unnamed *prepared
@@ -108,10 +111,16 @@ func (c *Conn) done() {
 const slowStatement = time.Second
 
 func (e *Engine) saySlow(ctx context.Context, pid int32, took time.Duration) {
-	now := time.Now().UnixNano()
-	if last := e.slowSaid.Load(); now-last > int64(time.Second) && e.slowSaid.CompareAndSwap(last, now) {
+	if onceASecond(&e.slowSaid) {
 		e.log.InfoContext(ctx, "slow statement", "pid", pid, "took", took)
 	}
+}
+
+// onceASecond reports whether nobody has been told so in the last second.
+func onceASecond(said *atomic.Int64) bool {
+	now := time.Now().UnixNano()
+	last := said.Load()
+	return now-last > int64(time.Second) && said.CompareAndSwap(last, now)
 }
 
 // TraceID names the trace of the last statement.
@@ -207,6 +216,8 @@ func (c *Conn) clientError(err error) error {
 		return &sqlstate.Error{Code: sqlstate.ProgramLimitExceeded, Cause: err, Message: "transaction is too large for this node's memory"}
 	case c.eng.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return errShutdown
+	case c.eng.clock.Err() != nil:
+		return clockError(c.eng.clock.Err())
 	case errors.Is(err, context.DeadlineExceeded):
 		return errTimeout
 	case errors.Is(err, context.Canceled):

@@ -29,6 +29,8 @@ type Config struct {
 	Logger  *slog.Logger   // nil: discard
 	Views   []View         // beside those of RegisterView
 	Version string         // of spand, for version()
+	// NodeClock lets the operator see and widen the clock; nil: SQL cannot.
+	NodeClock NodeClock
 
 	// Memory bounds the rows that all statements together collect, in bytes; 0:
 	// exec.DefaultNodeMemory.
@@ -72,7 +74,8 @@ type Engine struct {
 	xacts   *xact.Table
 	started time.Time
 
-	slowSaid atomic.Int64 // when a slow statement was last logged
+	slowSaid       atomic.Int64 // when a slow statement was last logged
+	slowCommitSaid atomic.Int64 // likewise of a slow statement's commit
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -176,6 +179,9 @@ func (e *Engine) NewSession(ctx context.Context, o SessionOptions) (Session, err
 	c.dbName = o.Database
 	if c.dbName == "" {
 		c.dbName = o.User
+	}
+	if err := e.clock.Err(); err != nil {
+		return nil, clockError(err)
 	}
 	c.ctx, c.stop = context.WithCancelCause(e.ctx)
 	if err := c.initSettings(o); err != nil {

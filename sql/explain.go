@@ -81,7 +81,6 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 			return err
 		}
 	}
-	r.sink.columns(explainColumns)
 	lines := plan.Explain(cp.plan, r.st, func(n plan.Node) string {
 		if st := stats[n]; st != nil {
 			return fmt.Sprintf(" (actual rows=%d loops=%d)", st.Rows, st.Loops)
@@ -96,12 +95,25 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 			fmt.Sprintf("Planning Time: %.3f ms", float64(planning.Microseconds())/1000),
 			fmt.Sprintf("Execution Time: %.3f ms", float64(time.Since(started).Microseconds())/1000))
 	}
-	for _, l := range lines {
-		if err := r.sink.row(ctx, []types.Datum{types.Text(l)}); err != nil {
-			return err
+	r.sink.columns(explainColumns)
+	emit := func(lines []string) error {
+		for _, l := range lines {
+			if err := r.sink.row(ctx, []types.Datum{types.Text(l)}); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	return nil
+	switch {
+	case !analyze || !modifies(tree):
+	case r.single && !t.explicit:
+		// The commit is part of what is explained: first it, then the rows.
+		r.committed = func(context.Context) error { return emit(append(lines, explainCommit(&c.commitResult)...)) }
+		return nil
+	default:
+		lines = append(lines, "Commit: when the transaction ends")
+	}
+	return emit(lines)
 }
 
 // explained plans what EXPLAIN is about; for ANALYZE it begins the store's transaction

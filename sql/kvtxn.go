@@ -35,6 +35,8 @@ func (t storeTxn) Scan(ctx context.Context, req ScanRequest) RowIter {
 	return t.Txn.Scan(ctx, txn.ScanRequest(req))
 }
 
+func (t storeTxn) Result() kv.CommitResult { return kv.CommitResult(t.Txn.Result()) }
+
 func (t storeTxn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	ts, err := t.Txn.Commit(ctx)
 	if err == txn.ErrUnconfirmed {

@@ -120,6 +120,11 @@ func (c *Conn) prepare(ctx context.Context, name, query string, paramTypes []typ
 	if err != nil {
 		return err
 	}
+	if len(sts) == 1 {
+		if err := c.clockRefuses(sts[0].Tree); err != nil {
+			return err
+		}
+	}
 	p := &prepared{st: &pgast.Statement{}, params: paramTypes}
 	switch len(sts) {
 	case 0:
@@ -283,6 +288,9 @@ func (c *Conn) Execute(ctx context.Context, name string, o ExecuteOptions, w Res
 	ctx, done := c.begin(ctx)
 	defer done()
 	if p.rows != nil || p.done {
+		if err := c.clockRefuses(p.prep.st.Tree); err != nil {
+			return false, err
+		}
 		return c.resume(ctx, p, o.MaxRows, w)
 	}
 	r := request{st: p.prep.st, tree: p.prep.st.Tree, prep: p.prep, params: p.params, portal: p, maxRows: o.MaxRows}
@@ -385,6 +393,9 @@ func (c *Conn) Sync(ctx context.Context) error {
 	if !c.txn.open {
 		c.closePortals()
 		return nil
+	}
+	if err := c.clockRefuses(&pgast.Transaction{Kind: "commit"}); err != nil {
+		return err
 	}
 	ctx, done := c.begin(ctx)
 	defer done()

@@ -34,6 +34,9 @@ type request struct {
 	quiet     bool // no Complete: the caller reports it
 
 	asOf truetime.Timestamp // of its AS OF TIMESTAMP clauses, 0: it has none
+	// committed, if set, writes the statement's rows, which are about its own commit,
+	// once that has come.
+	committed func(context.Context) error
 }
 
 // maxAttempts bounds how often a statement that the client has seen nothing of is
@@ -83,6 +86,9 @@ func shift(err error, query string, from int) error {
 
 // dispatch runs one statement in the transaction it belongs to, and reports its end.
 func (c *Conn) dispatch(ctx context.Context, r *request) error {
+	if err := c.clockRefuses(r.tree); err != nil {
+		return err
+	}
 	if tc, ok := r.tree.(*pgast.Transaction); ok {
 		err := c.clientError(c.control(ctx, tc, r))
 		if err == nil {
@@ -100,6 +106,7 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 		}
 		again := !t.ran && len(t.marks) == 0 && attempt < maxAttempts && !reads(r.tree)
 		r.sink.start(again && (r.single || t.explicit))
+		r.committed = nil
 		tag, err := c.perform(ctx, r)
 		if err == nil && r.single && !t.explicit {
 			// What was read or written becomes visible with the commit.
@@ -107,6 +114,10 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 				err = c.commit(ctx)
 			} else if err = r.sink.flush(ctx); err == nil {
 				err = c.commit(ctx)
+			}
+			if err == nil && r.committed != nil {
+				r.sink.hold = false
+				err = r.committed(ctx)
 			}
 		}
 		if err != nil && t.kv != nil && t.kv.Insist() {

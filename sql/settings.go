@@ -22,6 +22,9 @@ type setting struct {
 	desc  string
 	// show returns the current value where it is not what was set.
 	show func(c *Conn) string
+	// set changes what is not the session's but the node's, at once and for all; what
+	// is shown is then show's. nil: an ordinary setting.
+	set func(c *Conn, v string, local bool) error
 }
 
 var settingDefs = make(map[string]*setting)
@@ -254,6 +257,9 @@ func (c *Conn) initSettings(o SessionOptions) error {
 	}
 	for k, v := range o.Settings {
 		d, canon, err := c.checkSetting(k, v)
+		if err == nil && d.set != nil {
+			err = sqlstate.Newf("55P02", "parameter %q cannot be set at connection start", d.name)
+		}
 		if err != nil {
 			return err
 		}
@@ -311,11 +317,15 @@ func (c *Conn) SetSetting(name, value string, local bool) error {
 	if t := &c.txn; d.name == stalenessSetting && t.explicit && t.kv != nil && t.kv.ReadOnly() {
 		return sqlstate.Newf(sqlstate.ActiveTransaction, "%s must be set before any query of a read-only transaction", d.name)
 	}
+	if d.set != nil {
+		return d.set(c, value, local)
+	}
 	c.change(strings.ToLower(d.name), &canon, local)
 	return nil
 }
 
-// resetSetting goes back to the session's default; "all" resets every setting.
+// resetSetting goes back to the session's default; "all" resets every setting of the
+// session, and so leaves the node's alone.
 func (c *Conn) resetSetting(name string, local bool) error {
 	key := strings.ToLower(name)
 	if key == "all" {
@@ -328,6 +338,8 @@ func (c *Conn) resetSetting(name string, local bool) error {
 		return sqlstate.Newf(sqlstate.UndefinedObject, "unrecognized configuration parameter %q", name)
 	} else if d != nil && d.readOnly {
 		return sqlstate.Newf("55P02", "parameter %q cannot be changed", d.name)
+	} else if d != nil && d.set != nil {
+		return d.set(c, d.def, local)
 	}
 	c.change(key, nil, local)
 	return nil

@@ -161,22 +161,17 @@ func (c *Conn) commitKV(ctx context.Context) error {
 		if err := t.view.CommitChanges(ctx, c.locking()); err != nil {
 			return err
 		}
-		return c.committed(t.kv.Commit(tracing.Continue(c.ctx, ctx)))
+		ts, err := t.kv.Commit(tracing.Continue(c.ctx, ctx))
+		return c.committed(ctx, ts, err)
 	}
 	lease, err := t.view.EnterCommit(ctx, c.locking())
 	if err != nil {
 		return err
 	}
-	err = c.committed(t.kv.Commit(tracing.Continue(c.ctx, ctx)))
+	ts, err := t.kv.Commit(tracing.Continue(c.ctx, ctx))
+	err = c.committed(ctx, ts, err)
 	if lease != nil {
 		c.eng.catalog.LeaveCommit(lease, err != nil && unresolved(err))
-	}
-	return err
-}
-
-func (c *Conn) committed(ts truetime.Timestamp, err error) error {
-	if err == nil {
-		c.lastCommit = ts
 	}
 	return err
 }

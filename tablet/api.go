@@ -2,6 +2,7 @@ package tablet
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
@@ -174,6 +175,10 @@ type CommitResponse struct {
 	TS    truetime.Timestamp
 	Term  uint64
 	Found []Value
+	// Epsilon of the leader's clock when it chose TS, and how long ago that was when it
+	// answered: replication, which commit wait overlaps. 0 where another copy of the
+	// request chose.
+	Epsilon, Since time.Duration
 }
 
 // PrepareRequest is phase one at a participant that is not the coordinator.

@@ -21,7 +21,7 @@ func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitRespons
 		}
 		req = confirmed
 	}
-	ts, err := t.decide(ctx, &decision{
+	return t.answer(ctx, &decision{
 		target: req.Target, txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS, private: req.Private,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {
 			r := *req
@@ -29,16 +29,12 @@ func (t *Tablet) Commit(ctx context.Context, req *CommitRequest) (*CommitRespons
 			return encodeCommit(gen, &r)
 		},
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &CommitResponse{TS: ts}, nil
 }
 
 // Decide commits a transaction whose other participants have prepared.
 func (t *Tablet) Decide(ctx context.Context, req *DecideRequest) (*CommitResponse, error) {
 	t.stats.Decides.Add(1)
-	ts, err := t.decide(ctx, &decision{
+	return t.answer(ctx, &decision{
 		target: req.Target, txn: req.Txn, writes: req.Writes, staged: req.Staged, min: req.MinTS, max: req.MaxTS,
 		anchor: req.AnchorKey, parts: req.Participants, twoPhase: true,
 		encode: func(gen uint64, ws []Write, staged uint32) []byte {
@@ -47,10 +43,6 @@ func (t *Tablet) Decide(ctx context.Context, req *DecideRequest) (*CommitRespons
 			return encodeDecide(gen, &r)
 		},
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &CommitResponse{TS: ts}, nil
 }
 
 // decision is what Commit and Decide have in common.
@@ -65,6 +57,23 @@ type decision struct {
 	twoPhase bool
 	private  bool // writes need no locks
 	encode   func(gen uint64, ws []Write, staged uint32) []byte
+
+	// When the timestamp was chosen, and by how uncertain a clock.
+	chosen  time.Time
+	epsilon time.Duration
+}
+
+// answer carries a decision through and tells what became of it.
+func (t *Tablet) answer(ctx context.Context, d *decision) (*CommitResponse, error) {
+	ts, err := t.decide(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	r := &CommitResponse{TS: ts}
+	if !d.chosen.IsZero() {
+		r.Epsilon, r.Since = d.epsilon, time.Since(d.chosen)
+	}
+	return r, nil
 }
 
 // pass passes a point of two-phase commit.
@@ -143,6 +152,7 @@ func (t *Tablet) decide(ctx context.Context, d *decision) (truetime.Timestamp, e
 			Assigned: func(s truetime.Timestamp) {
 				d.pass(crashpoint.DecideProposed)
 				tx.s.Store(int64(s))
+				d.chosen, d.epsilon = time.Now(), t.cfg.Clock.Now().Epsilon()
 			},
 		}
 		res, ts, err := l.propose(ctx, p, func(res *result, s truetime.Timestamp, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/paxosgroup"
@@ -20,7 +21,7 @@ import (
 //
 // Errors cross the wire typed, so the local and the remote twin of a participant
 // fail alike. Decoded messages alias the payload: it must not be reused.
-const wireVersion = 2
+const wireVersion = 3
 
 // The methods.
 const (
@@ -384,7 +385,8 @@ func EncodeResponse(resp any, err error) []byte {
 		return appendTS(appendUvarint(b, r.Term), r.MaxSeen)
 	case *CommitResponse:
 		b := appendTS([]byte{wireVersion, 0}, r.TS)
-		return appendValues(appendUvarint(b, r.Term), r.Found)
+		b = appendValues(appendUvarint(b, r.Term), r.Found)
+		return appendUvarint(appendUvarint(b, uint64(r.Epsilon)), uint64(r.Since))
 	case *PrepareResponse:
 		return appendTS([]byte{wireVersion, 0}, r.TS)
 	case *Outcome:
@@ -433,7 +435,7 @@ func DecodeResponse(method byte, payload []byte) (any, error) {
 		r.Term, r.MaxSeen = d.uvarint(), d.ts()
 		resp = r
 	case MethodCommit, MethodDecide:
-		resp = &CommitResponse{TS: d.ts(), Term: d.uvarint(), Found: d.values()}
+		resp = &CommitResponse{TS: d.ts(), Term: d.uvarint(), Found: d.values(), Epsilon: time.Duration(d.uvarint()), Since: time.Duration(d.uvarint())}
 	case MethodPrepare:
 		resp = &PrepareResponse{TS: d.ts()}
 	case MethodInquire:

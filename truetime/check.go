@@ -30,12 +30,17 @@ type OutvotedError struct {
 }
 
 func (e *OutvotedError) Error() string {
+	return fmt.Sprintf("truetime: this clock disagrees with those of %s, a majority of %d nodes: %s; restart the node once the clock is right",
+		e.Names(), e.Members, e.Gaps())
+}
+
+// Names lists the peers.
+func (e *OutvotedError) Names() string {
 	names := make([]string, len(e.Peers))
 	for i, p := range e.Peers {
 		names[i] = p.Peer
 	}
-	return fmt.Sprintf("truetime: this clock disagrees with those of %s, a majority of %d nodes: %s; restart the node once the clock is right",
-		strings.Join(names, " and "), e.Members, e.Gaps())
+	return strings.Join(names, " and ")
 }
 
 // Gaps tells the distances to the single peers' clocks.

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"context"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
@@ -51,5 +52,10 @@ type Dialer interface {
 type CommitResult struct {
 	TS           truetime.Timestamp
 	Participants int
-	Wait         truetime.Interval // filled by the commit wait: when it began and ended
+	// Epsilon of the clock that chose TS, when it did; 0 when the answer was lost and
+	// the outcome learnt by asking.
+	Epsilon time.Duration
+	// Gross is the time from the choice of TS until After(TS), the way of a remote
+	// leader's answer not counted; Net what of it was left when replication was done.
+	Gross, Net time.Duration
 }

@@ -91,6 +91,8 @@ func (c *Config) setDefaults() {
 type Stats struct {
 	Begun, ReadOnly          atomic.Uint64
 	OnePhase, TwoPhase       atomic.Uint64 // committed
+	CommitWaits              atomic.Uint64 // commits that wrote, hence waited, if only for nothing
+	WaitGross, WaitNet       atomic.Uint64 // in nanoseconds: the sums of CommitResult's
 	Aborted                  atomic.Uint64 // ended by a retryable error
 	RolledBack               atomic.Uint64
 	Inquired, UnknownOutcome atomic.Uint64

@@ -133,13 +133,10 @@ func (t *Txn) commit(ctx context.Context) (truetime.Timestamp, error) {
 
 // endOnePhase ends the transaction by what its one tablet answered.
 func (t *Txn) endOnePhase(ctx context.Context, s *share, resp *tablet.CommitResponse, err error) (truetime.Timestamp, error) {
-	var ts truetime.Timestamp
 	var unknown *unknownError
-	switch {
-	case err == nil:
-		ts = resp.TS
-	case errors.As(err, &unknown):
-		ts, err = t.learn(ctx, s.anchor(), unknown)
+	if errors.As(err, &unknown) {
+		resp = new(tablet.CommitResponse)
+		resp.TS, err = t.learn(ctx, s.anchor(), unknown)
 		var uo *UnknownOutcomeError
 		if errors.As(err, &uo) {
 			return 0, err // it may have committed: nothing may be undone
@@ -150,7 +147,7 @@ func (t *Txn) endOnePhase(ctx context.Context, s *share, resp *tablet.CommitResp
 		return 0, err
 	}
 	t.c.stats.OnePhase.Add(1)
-	return t.commitWait(ctx, ts, 1)
+	return t.commitWait(ctx, resp, 1)
 }
 
 // elderly reports whether the transaction is so old that a tablet which does not
@@ -246,24 +243,29 @@ func (t *Txn) minTS() truetime.Timestamp {
 	return t.maxSeen + 1
 }
 
-// commitWait returns once ts has definitely passed (X1). The transaction has
-// committed; only a clock that fails meanwhile keeps it from being acknowledged.
-func (t *Txn) commitWait(ctx context.Context, ts truetime.Timestamp, participants int) (truetime.Timestamp, error) {
+// commitWait returns once what resp says was committed has definitely passed (X1). The
+// transaction has committed; only a clock that fails meanwhile keeps it from being
+// acknowledged.
+func (t *Txn) commitWait(ctx context.Context, resp *tablet.CommitResponse, participants int) (truetime.Timestamp, error) {
 	clock := t.c.cfg.Clock
-	now := clock.Now()
-	t.result = CommitResult{TS: ts, Participants: participants, Wait: truetime.Interval{Earliest: now.Earliest, Latest: now.Earliest}}
-	if now.Earliest > ts || BreakCommitWait {
-		return ts, nil
+	t.result = CommitResult{TS: resp.TS, Participants: participants, Epsilon: resp.Epsilon, Gross: resp.Since}
+	stats := &t.c.stats
+	stats.CommitWaits.Add(1)
+	if !truetime.After(clock, resp.TS) && !BreakCommitWait {
+		// The wait is as short as the clock is uncertain: ctx may not cut it off,
+		// because nobody may hear of the commit before its end.
+		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.c.cfg.OutcomeTimeout)
+		defer cancel()
+		began := time.Now()
+		if err := clock.AwaitAfter(wctx, resp.TS); err != nil {
+			return 0, &UnknownOutcomeError{Txn: t.id, Cause: err}
+		}
+		t.result.Net = time.Since(began)
+		t.result.Gross += t.result.Net
+		stats.WaitNet.Add(uint64(t.result.Net))
 	}
-	// The wait is as short as the clock is uncertain: ctx may not cut it off,
-	// because nobody may hear of the commit before its end.
-	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.c.cfg.OutcomeTimeout)
-	defer cancel()
-	if err := clock.AwaitAfter(wctx, ts); err != nil {
-		return 0, &UnknownOutcomeError{Txn: t.id, Cause: err}
-	}
-	t.result.Wait.Latest = clock.Now().Earliest
-	return ts, nil
+	stats.WaitGross.Add(uint64(t.result.Gross))
+	return resp.TS, nil
 }
 
 // commitReads ends a transaction that wrote nothing. Its locks, if it has any, are

@@ -35,10 +35,10 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 	var back backoff
 	for err == nil {
 		crashpoint.Pass(crashpoint.GatewayPrepared)
-		var ts truetime.Timestamp
-		ts, err = t.decide(ctx, &own, anchor, prepared)
+		var resp *tablet.CommitResponse
+		resp, err = t.decide(ctx, &own, anchor, prepared)
 		if err == nil {
-			return t.decided(ctx, ts, len(prepared)+1)
+			return t.decided(ctx, resp, len(prepared)+1)
 		}
 		var re *tablet.RangeError
 		var unknown *unknownError
@@ -65,11 +65,12 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 			more, err = t.prepareAll(ctx, anchor, rest)
 			prepared = append(prepared, more...)
 		case errors.As(err, &unknown):
-			ts, err = t.learn(ctx, anchor.Key, unknown)
+			resp = new(tablet.CommitResponse)
+			resp.TS, err = t.learn(ctx, anchor.Key, unknown)
 			var uo *UnknownOutcomeError
 			switch {
 			case err == nil:
-				return t.decided(ctx, ts, len(prepared)+1)
+				return t.decided(ctx, resp, len(prepared)+1)
 			case errors.As(err, &uo):
 				// It may have committed: nothing may be undone. The coordinator's
 				// leader and the participants settle it among themselves.
@@ -81,10 +82,10 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 	return 0, err
 }
 
-func (t *Txn) decided(ctx context.Context, ts truetime.Timestamp, participants int) (truetime.Timestamp, error) {
+func (t *Txn) decided(ctx context.Context, resp *tablet.CommitResponse, participants int) (truetime.Timestamp, error) {
 	t.c.stats.TwoPhase.Add(1)
 	crashpoint.Pass(crashpoint.GatewayDecided)
-	s, err := t.commitWait(ctx, ts, participants)
+	s, err := t.commitWait(ctx, resp, participants)
 	crashpoint.Pass(crashpoint.GatewayVisible)
 	return s, err
 }
@@ -194,7 +195,7 @@ func (t *Txn) redivide(ctx context.Context, s *share) ([]share, error) {
 }
 
 // decide asks the coordinator to commit.
-func (t *Txn) decide(ctx context.Context, own *share, anchor tablet.Anchor, prepared []share) (truetime.Timestamp, error) {
+func (t *Txn) decide(ctx context.Context, own *share, anchor tablet.Anchor, prepared []share) (*tablet.CommitResponse, error) {
 	req := &tablet.DecideRequest{
 		Target: own.target(), Txn: t.ref(own.term), AnchorKey: anchor.Key, Writes: own.writes, Staged: own.staged,
 		Participants: make([]tablet.Anchor, len(prepared)),
@@ -210,10 +211,7 @@ func (t *Txn) decide(ctx context.Context, own *share, anchor tablet.Anchor, prep
 		resp, err = p.Decide(ctx, req)
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return resp.TS, nil
+	return resp, err
 }
 
 // undo aborts a transaction that has certainly not been decided to commit and,

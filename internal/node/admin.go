@@ -21,14 +21,10 @@ type admin struct {
 
 func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.StatusResponse, error) {
 	n := a.n
-	now := n.clock.Now()
 	st := &adminpb.StatusResponse{
 		Node: n.cfg.Node, NodeId: uint32(n.self), ClusterId: hex.EncodeToString(n.cluster[:]), Version: Version,
 		ClusterVersion: uint32(n.version.Active()),
-		Clock:          &adminpb.Clock{EarliestNs: int64(now.Earliest), LatestNs: int64(now.Latest), EpsilonNs: int64(now.Epsilon()), Source: n.source},
-	}
-	if err := n.clock.Err(); err != nil {
-		st.Clock.Error = err.Error()
+		Clock:          n.clockStatus(),
 	}
 	for _, m := range n.members {
 		p := &adminpb.Peer{NodeId: uint32(m.ID), Name: m.Name, RpcAddr: m.Addr, Self: m.ID == n.self, Connected: n.net.Connected(m.ID)}
@@ -41,6 +37,55 @@ func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Status
 		st.Tablets = append(st.Tablets, tabletStatus(r))
 	}
 	return st, nil
+}
+
+// Clock implements spand.admin.v1.Admin.
+func (a *admin) Clock(context.Context, *adminpb.ClockRequest) (*adminpb.ClockResponse, error) {
+	n := a.n
+	if !n.opened.Load() {
+		return nil, status.Error(codes.Unavailable, "node is starting")
+	}
+	waits := n.client.Stats()
+	r := &adminpb.ClockResponse{
+		Node: n.cfg.Node, Clock: n.clockStatus(), AddedNs: int64(n.clock.Added()), MaxEpsilonNs: int64(n.peaks.max()),
+		CommitWait: &adminpb.CommitWait{Commits: waits.CommitWaits.Load(), GrossNs: int64(waits.WaitGross.Load()), NetNs: int64(waits.WaitNet.Load())},
+	}
+	known := n.peerClocks()
+	for _, m := range n.members {
+		if m.ID == n.self {
+			continue
+		}
+		c := known[m.ID]
+		p := &adminpb.PeerClock{
+			NodeId: uint32(m.ID), Name: m.Name, State: clockState(c),
+			OffsetNs: int64(c.Offset), BoundNs: int64(c.Bound), EpsilonNs: int64(c.Epsilon), GapNs: int64(c.Gap),
+		}
+		if !c.At.IsZero() {
+			p.MeasuredNs = c.At.UnixNano()
+		}
+		r.Peers = append(r.Peers, p)
+	}
+	return r, nil
+}
+
+// AddClockError implements spand.admin.v1.Admin.
+func (a *admin) AddClockError(ctx context.Context, req *adminpb.AddClockErrorRequest) (*adminpb.ClockResponse, error) {
+	if !a.n.opened.Load() {
+		return nil, status.Error(codes.Unavailable, "node is starting")
+	}
+	if err := (nodeClock{a.n}).AddError(time.Duration(req.ErrorNs)); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return a.Clock(ctx, &adminpb.ClockRequest{})
+}
+
+func (n *Node) clockStatus() *adminpb.Clock {
+	now := n.clock.Now()
+	c := &adminpb.Clock{EarliestNs: int64(now.Earliest), LatestNs: int64(now.Latest), EpsilonNs: int64(now.Epsilon()), Source: n.source}
+	if err := n.clock.Err(); err != nil {
+		c.Error = err.Error()
+	}
+	return c
 }
 
 // RaiseVersion implements spand.admin.v1.Admin.

@@ -23,7 +23,7 @@ func (n *Node) openHost(ctx context.Context) error {
 	groups := paxosgroup.Config{
 		Node: n.self, Incarnation: n.life, FirstLife: !n.lived, Cluster: n.cluster, Nodes: ids,
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
-		ClockSuspect: func(err error) { n.log.Error("clock disagrees with a peer's", "err", err) },
+		Name: n.nameOf, ClockOutvoted: n.clockOutvoted,
 		GroupFailed: func(g keys.GroupID, err error) {
 			n.fail(fmt.Errorf("replica of tablet %d stopped: %w", g, err), "tablet", g)
 		},

@@ -2,9 +2,11 @@ package node
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 )
 
@@ -25,6 +27,20 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 		}
 		return 1
 	})
+
+	gauge("clock_error_added_seconds", "Uncertainty added by spand.clock_error_add.", func() float64 { return n.clock.Added().Seconds() })
+	for _, m := range n.members {
+		if m.ID == n.self {
+			continue
+		}
+		peer := func(name, help string, f func(paxosgroup.PeerClock) time.Duration) {
+			o := prometheus.GaugeOpts{Namespace: "spand", Name: name, Help: help, ConstLabels: prometheus.Labels{"peer": m.Name}}
+			reg.MustRegister(prometheus.NewGaugeFunc(o, func() float64 { return f(n.peerClocks()[m.ID]).Seconds() }))
+		}
+		peer("clock_peer_offset_seconds", "The peer's clock against this node's, as measured last.", func(c paxosgroup.PeerClock) time.Duration { return c.Offset })
+		peer("clock_peer_offset_bound_seconds", "How far off that measurement can be.", func(c paxosgroup.PeerClock) time.Duration { return c.Bound })
+		peer("clock_peer_gap_seconds", "By how much the two clocks' intervals miss each other; not 0: one of them is wrong.", func(c paxosgroup.PeerClock) time.Duration { return c.Gap })
+	}
 
 	gauge("cluster_version", "The cluster's version, as this node knows it.", func() float64 { return float64(n.version.Active()) })
 	counter("rpc_calls_refused_total", "Calls of peers that were refused because too many were under way.", func() float64 { return float64(n.net.CallsRefused()) })
@@ -80,5 +96,11 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 	}
 	counter("transactions_one_phase_total", "Commits in one phase.", func() float64 { return float64(tx.OnePhase.Load()) })
 	counter("transactions_two_phase_total", "Commits in two phases.", func() float64 { return float64(tx.TwoPhase.Load()) })
+	counter("commit_waits_total", "Commits that wrote, each of which waited until its timestamp had passed.", func() float64 { return float64(tx.CommitWaits.Load()) })
+	for part, sum := range map[string]*atomic.Uint64{"gross": &tx.WaitGross, "net": &tx.WaitNet} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "spand", Name: "commit_wait_seconds_total",
+			Help: "Commit wait: gross from the choice of the timestamp until it had passed, net what replication left of that.", ConstLabels: prometheus.Labels{"part": part},
+		}, func() float64 { return time.Duration(sum.Load()).Seconds() }))
+	}
 	counter("transactions_aborted_total", "Transactions ended by a retryable conflict.", func() float64 { return float64(tx.Aborted.Load()) })
 }

@@ -48,6 +48,7 @@ type Node struct {
 	ports     ports
 	clock     *truetime.Adjustable
 	source    string // of the clock, for people
+	peaks     clockPeaks
 	store     *storage.Store
 	net       Network
 	grpc      *grpcNetwork // nil in surroundings with another network
@@ -70,6 +71,10 @@ type Node struct {
 	closers    []func() // in the order of opening
 	closed     sync.Once
 	serving    serving
+	vouching   struct {
+		sync.Mutex       // serialises what is told of the clock; taken before no other lock but sessions'
+		err        error // told last: why it does not vouch
+	}
 }
 
 // serving is what /healthz tells.
@@ -164,7 +169,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 	n.net.HandleCalls(n.handleCall)
 	n.registerMetrics(reg)
 	if n.ports.http != nil {
-		n.http = newHTTP(reg, n.serving.get)
+		n.http = newHTTP(reg, n.healthy)
 		n.wg.Go(func() { n.http.Serve(n.ports.http) })
 		n.closers = append(n.closers, func() { n.http.Close() })
 	}
@@ -174,6 +179,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 	n.host.Start()
 	n.store.Start()
 	n.opened.Store(true)
+	n.wg.Go(func() { n.watchClock(background) })
 	if n.cfg.Around.Opened != nil {
 		n.cfg.Around.Opened(n)
 	}
@@ -200,9 +206,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 // serve tells those who ask for the node's health: nil, it serves.
 func (n *Node) serve(not error) {
 	n.serving.set(not)
-	if n.grpc != nil {
-		n.grpc.serving(not == nil)
-	}
+	n.tellHealth()
 }
 
 // openPorts listens before anything else is touched.
@@ -343,6 +347,9 @@ func (n *Node) awaitCluster(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if wrong := n.clock.Distrusted(); wrong != nil {
+			return wrong
 		}
 		if !errors.Is(err, context.DeadlineExceeded) && !unavailable(err) {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"strings"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql"
@@ -33,7 +34,8 @@ func (n *Node) views() []sql.View {
 		{Schema: "spand", Name: "tablets", Columns: columns("tablet bigint, start_key text, end_key text, generation bigint, leader text, replicas text"), Rows: n.tabletRows},
 		{Schema: "spand", Name: "replicas", Columns: columns("tablet bigint, role text, term bigint, leader text, serving boolean, lease_end timestamptz, safe_time timestamptz, applied bigint, committed bigint, last bigint, quiesced boolean"), Rows: n.replicaRows},
 		{Schema: "spand", Name: "locks", Columns: columns("tablet bigint, key text, mode text, txn text, gateway text, phase text, granted boolean"), Rows: n.lockRows},
-		{Schema: "spand", Name: "clock", Columns: columns("node text, source text, epsilon_seconds float, earliest timestamptz, latest timestamptz, error text"), Rows: n.clockRows},
+		{Schema: "spand", Name: "clock", Columns: columns("node text, is_self boolean, state text, source text, epsilon_seconds float, max_epsilon_seconds float, error_added_seconds float, earliest timestamptz, latest timestamptz, " +
+			"offset_seconds float, offset_bound_seconds float, gap_seconds float, measured_at timestamptz, commits bigint, commit_wait_gross_seconds float, commit_wait_net_seconds float, error text"), Rows: n.clockRows},
 	}
 }
 
@@ -116,11 +118,38 @@ func (n *Node) lockRows(_ context.Context, emit func([]types.Datum) error) error
 	return nil
 }
 
+// clockRows are one row per node: this one's clock, and what this node has measured of
+// the others'.
 func (n *Node) clockRows(_ context.Context, emit func([]types.Datum) error) error {
-	now := n.clock.Now()
-	reason := types.Null
-	if err := n.clock.Err(); err != nil {
-		reason = types.Text(err.Error())
+	seconds := func(d time.Duration) types.Datum { return types.Float(d.Seconds()) }
+	known := n.peerClocks()
+	for _, m := range n.members {
+		row := make([]types.Datum, 17)
+		for i := range row {
+			row[i] = types.Null
+		}
+		row[0], row[1] = types.Text(m.Name), types.Bool(m.ID == n.self)
+		if m.ID == n.self {
+			now, waits := n.clock.Now(), n.client.Stats()
+			row[2], row[3], row[4] = types.Text("trusted"), types.Text(n.source), seconds(n.epsilon())
+			if err := n.clock.Err(); err != nil {
+				row[2], row[4], row[16] = types.Text("not trusted"), types.Null, types.Text(err.Error())
+			}
+			row[5], row[6] = seconds(n.peaks.max()), seconds(n.clock.Added())
+			row[7], row[8] = timestamp(now.Earliest), timestamp(now.Latest)
+			row[13] = types.Int(int64(waits.CommitWaits.Load()))
+			row[14], row[15] = seconds(time.Duration(waits.WaitGross.Load())), seconds(time.Duration(waits.WaitNet.Load()))
+		} else {
+			c := known[m.ID]
+			row[2] = types.Text(clockState(c))
+			if !c.At.IsZero() {
+				row[4], row[9], row[10], row[11] = seconds(c.Epsilon), seconds(c.Offset), seconds(c.Bound), seconds(c.Gap)
+				row[12] = timestamp(truetime.FromTime(c.At))
+			}
+		}
+		if err := emit(row); err != nil {
+			return err
+		}
 	}
-	return emit([]types.Datum{types.Text(n.cfg.Node), types.Text(n.source), types.Float(now.Epsilon().Seconds()), timestamp(now.Earliest), timestamp(now.Latest), reason})
+	return nil
 }

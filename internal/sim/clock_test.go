@@ -21,8 +21,11 @@ func TestT2ClockBeyondEpsilon(t *testing.T) {
 					off := pick(d, -3*time.Second, -200*time.Millisecond, -10*time.Millisecond, 10*time.Millisecond, 200*time.Millisecond, 3*time.Second)
 					p.Faults = append(p.Faults, Fault{Kind: ClockMove, At: at, Node: p.node(d), Amount: off})
 				}
-				for id := range p.Nodes { // honest again, and time for it to show
-					p.Faults = append(p.Faults, Fault{Kind: ClockMove, At: p.Duration - 4*time.Second, Node: keys.NodeID(id + 1)})
+				// Honest again, and time for it to show. Who was outvoted vouches from its next
+				// life on.
+				for id := range p.Nodes {
+					p.Faults = append(p.Faults, Fault{Kind: ClockMove, At: p.Duration - 4*time.Second, Node: keys.NodeID(id + 1)},
+						Fault{Kind: Crash, At: p.Duration - 4*time.Second + time.Millisecond, Node: keys.NodeID(id + 1), For: 5 * time.Millisecond})
 				}
 			}
 			r := Run(t, seed, o)

@@ -274,12 +274,10 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 			Groups: func(c *paxosgroup.Config) {
 				c.Workers, c.TailBudget = p.Workers, p.TailBudget
 				c.Rand = rand.New(rand.NewPCG(p.Seed, uint64(n.id)))
-				tell := c.ClockSuspect
 				c.ClockSuspect = func(err error) {
 					if !w.opts.LyingClocks {
 						w.violate("T2", "node %d suspects an honest clock: %v", n.id, err)
 					}
-					tell(err)
 				}
 			},
 			Txn: func(c *txn.Config) {

@@ -13,6 +13,7 @@ package kv
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
@@ -86,12 +87,25 @@ type Txn interface {
 	// Commit commits and does commit wait. A read-only transaction's is free. After
 	// ErrUnconfirmed the transaction is still open.
 	Commit(ctx context.Context) (truetime.Timestamp, error)
+	// Result tells more about a successful Commit of a read-write transaction.
+	Result() CommitResult
 	// Insist is asked when a statement of an optimistic transaction, or its Commit,
 	// has failed. True: that may be the fault of a guess; its writes are dropped, from
 	// now on it reads with locks, and the statement is to be run again.
 	Insist() bool
 	// Rollback releases everything; safe after Commit or another Rollback.
 	Rollback(ctx context.Context)
+}
+
+// CommitResult of a transaction.
+type CommitResult struct {
+	TS           truetime.Timestamp
+	Participants int // tablets; 0: nothing was locked or written
+	// Epsilon of the clock that chose TS, when it did; 0: not known.
+	Epsilon time.Duration
+	// Gross is the time from the choice of TS until it had definitely passed (commit
+	// wait), Net what of it was left when replication was done.
+	Gross, Net time.Duration
 }
 
 // ScanRequest of Txn.Scan.

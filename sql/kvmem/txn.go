@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/sql/kv"
@@ -28,6 +29,7 @@ type Txn struct {
 	marked  bool                      // a savepoint was taken
 	maxSeen truetime.Timestamp
 	bound   truetime.Timestamp
+	result  kv.CommitResult
 
 	// Guarded by store.mu.
 	points    map[string]tablet.LockStrength
@@ -285,8 +287,16 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	t.store.finishLocked(t)
 	t.store.mu.Unlock()
 	t.finished = true
-	return ts, t.store.clock.AwaitAfter(ctx, ts)
+	t.result = kv.CommitResult{TS: ts, Participants: 1, Epsilon: t.store.clock.Now().Epsilon()}
+	began := time.Now()
+	err = t.store.clock.AwaitAfter(ctx, ts)
+	t.result.Net = time.Since(began)
+	t.result.Gross = t.result.Net
+	return ts, err
 }
+
+// Result tells more about a successful Commit.
+func (t *Txn) Result() kv.CommitResult { return t.result }
 
 // Insist makes an ordinary transaction of one that has guessed.
 func (t *Txn) Insist() bool {

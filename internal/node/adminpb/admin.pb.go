@@ -59,6 +59,335 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{0}
 }
 
+type ClockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockRequest) Reset() {
+	*x = ClockRequest{}
+	mi := &file_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockRequest) ProtoMessage() {}
+
+func (x *ClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
+func (*ClockRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{1}
+}
+
+type AddClockErrorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ErrorNs       int64                  `protobuf:"varint,1,opt,name=error_ns,json=errorNs,proto3" json:"error_ns,omitempty"` // nanoseconds added each way
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddClockErrorRequest) Reset() {
+	*x = AddClockErrorRequest{}
+	mi := &file_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddClockErrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddClockErrorRequest) ProtoMessage() {}
+
+func (x *AddClockErrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddClockErrorRequest.ProtoReflect.Descriptor instead.
+func (*AddClockErrorRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AddClockErrorRequest) GetErrorNs() int64 {
+	if x != nil {
+		return x.ErrorNs
+	}
+	return 0
+}
+
+type ClockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`                                        // name, as in --node
+	Clock         *Clock                 `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`                                      // now
+	AddedNs       int64                  `protobuf:"varint,3,opt,name=added_ns,json=addedNs,proto3" json:"added_ns,omitempty"`                  // part of the uncertainty that was added by hand
+	MaxEpsilonNs  int64                  `protobuf:"varint,4,opt,name=max_epsilon_ns,json=maxEpsilonNs,proto3" json:"max_epsilon_ns,omitempty"` // in the last minute, from one look a second
+	Peers         []*PeerClock           `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`                                      // by node id
+	CommitWait    *CommitWait            `protobuf:"bytes,6,opt,name=commit_wait,json=commitWait,proto3" json:"commit_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockResponse) Reset() {
+	*x = ClockResponse{}
+	mi := &file_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockResponse) ProtoMessage() {}
+
+func (x *ClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
+func (*ClockResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClockResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClockResponse) GetClock() *Clock {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
+}
+
+func (x *ClockResponse) GetAddedNs() int64 {
+	if x != nil {
+		return x.AddedNs
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetMaxEpsilonNs() int64 {
+	if x != nil {
+		return x.MaxEpsilonNs
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetPeers() []*PeerClock {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *ClockResponse) GetCommitWait() *CommitWait {
+	if x != nil {
+		return x.CommitWait
+	}
+	return nil
+}
+
+// PeerClock is what the node's latest exchange with a peer told of the peer's clock.
+type PeerClock struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// One word: agrees; disagrees (one of the two clocks is wrong); not trusted (it says
+	// so itself); silent (no answer for some heartbeats).
+	State         string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	OffsetNs      int64  `protobuf:"varint,4,opt,name=offset_ns,json=offsetNs,proto3" json:"offset_ns,omitempty"`       // centre of its interval less centre of ours
+	BoundNs       int64  `protobuf:"varint,5,opt,name=bound_ns,json=boundNs,proto3" json:"bound_ns,omitempty"`          // how far off the offset can be: half the round trip
+	EpsilonNs     int64  `protobuf:"varint,6,opt,name=epsilon_ns,json=epsilonNs,proto3" json:"epsilon_ns,omitempty"`    // its own
+	GapNs         int64  `protobuf:"varint,7,opt,name=gap_ns,json=gapNs,proto3" json:"gap_ns,omitempty"`                // by how much the intervals miss each other; not 0 when it disagrees
+	MeasuredNs    int64  `protobuf:"varint,8,opt,name=measured_ns,json=measuredNs,proto3" json:"measured_ns,omitempty"` // when, nanoseconds since 1970; 0: never
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerClock) Reset() {
+	*x = PeerClock{}
+	mi := &file_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerClock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerClock) ProtoMessage() {}
+
+func (x *PeerClock) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
+func (*PeerClock) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PeerClock) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *PeerClock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PeerClock) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PeerClock) GetOffsetNs() int64 {
+	if x != nil {
+		return x.OffsetNs
+	}
+	return 0
+}
+
+func (x *PeerClock) GetBoundNs() int64 {
+	if x != nil {
+		return x.BoundNs
+	}
+	return 0
+}
+
+func (x *PeerClock) GetEpsilonNs() int64 {
+	if x != nil {
+		return x.EpsilonNs
+	}
+	return 0
+}
+
+func (x *PeerClock) GetGapNs() int64 {
+	if x != nil {
+		return x.GapNs
+	}
+	return 0
+}
+
+func (x *PeerClock) GetMeasuredNs() int64 {
+	if x != nil {
+		return x.MeasuredNs
+	}
+	return 0
+}
+
+// CommitWait sums over the commits that wrote, of transactions begun at the node since
+// its start.
+type CommitWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Commits       uint64                 `protobuf:"varint,1,opt,name=commits,proto3" json:"commits,omitempty"`
+	GrossNs       int64                  `protobuf:"varint,2,opt,name=gross_ns,json=grossNs,proto3" json:"gross_ns,omitempty"` // from the choice of the timestamp until it had passed
+	NetNs         int64                  `protobuf:"varint,3,opt,name=net_ns,json=netNs,proto3" json:"net_ns,omitempty"`       // what of that was left when replication was done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitWait) Reset() {
+	*x = CommitWait{}
+	mi := &file_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitWait) ProtoMessage() {}
+
+func (x *CommitWait) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitWait.ProtoReflect.Descriptor instead.
+func (*CommitWait) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CommitWait) GetCommits() uint64 {
+	if x != nil {
+		return x.Commits
+	}
+	return 0
+}
+
+func (x *CommitWait) GetGrossNs() int64 {
+	if x != nil {
+		return x.GrossNs
+	}
+	return 0
+}
+
+func (x *CommitWait) GetNetNs() int64 {
+	if x != nil {
+		return x.NetNs
+	}
+	return 0
+}
+
 type WelcomeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`         // who asks
@@ -70,7 +399,7 @@ type WelcomeRequest struct {
 
 func (x *WelcomeRequest) Reset() {
 	*x = WelcomeRequest{}
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -82,7 +411,7 @@ func (x *WelcomeRequest) String() string {
 func (*WelcomeRequest) ProtoMessage() {}
 
 func (x *WelcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -95,7 +424,7 @@ func (x *WelcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WelcomeRequest.ProtoReflect.Descriptor instead.
 func (*WelcomeRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{1}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WelcomeRequest) GetNodeId() uint32 {
@@ -133,7 +462,7 @@ type WelcomeResponse struct {
 
 func (x *WelcomeResponse) Reset() {
 	*x = WelcomeResponse{}
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -145,7 +474,7 @@ func (x *WelcomeResponse) String() string {
 func (*WelcomeResponse) ProtoMessage() {}
 
 func (x *WelcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -158,7 +487,7 @@ func (x *WelcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WelcomeResponse.ProtoReflect.Descriptor instead.
 func (*WelcomeResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WelcomeResponse) GetKnown() bool {
@@ -212,7 +541,7 @@ type RaiseVersionRequest struct {
 
 func (x *RaiseVersionRequest) Reset() {
 	*x = RaiseVersionRequest{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -224,7 +553,7 @@ func (x *RaiseVersionRequest) String() string {
 func (*RaiseVersionRequest) ProtoMessage() {}
 
 func (x *RaiseVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -237,7 +566,7 @@ func (x *RaiseVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseVersionRequest.ProtoReflect.Descriptor instead.
 func (*RaiseVersionRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RaiseVersionRequest) GetVersion() uint32 {
@@ -256,7 +585,7 @@ type RaiseVersionResponse struct {
 
 func (x *RaiseVersionResponse) Reset() {
 	*x = RaiseVersionResponse{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +597,7 @@ func (x *RaiseVersionResponse) String() string {
 func (*RaiseVersionResponse) ProtoMessage() {}
 
 func (x *RaiseVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +610,7 @@ func (x *RaiseVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseVersionResponse.ProtoReflect.Descriptor instead.
 func (*RaiseVersionResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RaiseVersionResponse) GetVersion() uint32 {
@@ -307,7 +636,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +648,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +661,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -397,7 +726,7 @@ type Clock struct {
 	EarliestNs    int64                  `protobuf:"varint,1,opt,name=earliest_ns,json=earliestNs,proto3" json:"earliest_ns,omitempty"` // nanoseconds since 1970, true time is not before
 	LatestNs      int64                  `protobuf:"varint,2,opt,name=latest_ns,json=latestNs,proto3" json:"latest_ns,omitempty"`       // true time is not after
 	EpsilonNs     int64                  `protobuf:"varint,3,opt,name=epsilon_ns,json=epsilonNs,proto3" json:"epsilon_ns,omitempty"`    // half the interval's width
-	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`                            // "fixed 4ms", "kernel", …
+	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`                            // "vouched 4ms", "kernel", …
 	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`                              // why the clock does not vouch; empty while it does
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -405,7 +734,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +746,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +759,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Clock) GetEarliestNs() int64 {
@@ -482,7 +811,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +823,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +836,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peer) GetNodeId() uint32 {
@@ -574,7 +903,7 @@ type Tablet struct {
 
 func (x *Tablet) Reset() {
 	*x = Tablet{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +915,7 @@ func (x *Tablet) String() string {
 func (*Tablet) ProtoMessage() {}
 
 func (x *Tablet) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +928,7 @@ func (x *Tablet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tablet.ProtoReflect.Descriptor instead.
 func (*Tablet) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Tablet) GetGroup() uint64 {
@@ -711,7 +1040,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1052,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1065,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -764,7 +1093,7 @@ type Lag struct {
 
 func (x *Lag) Reset() {
 	*x = Lag{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +1105,7 @@ func (x *Lag) String() string {
 func (*Lag) ProtoMessage() {}
 
 func (x *Lag) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +1118,7 @@ func (x *Lag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lag.ProtoReflect.Descriptor instead.
 func (*Lag) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Lag) GetNodeId() uint32 {
@@ -811,7 +1140,34 @@ var File_admin_proto protoreflect.FileDescriptor
 const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"\vadmin.proto\x12\x0espand.admin.v1\"\x0f\n" +
-	"\rStatusRequest\"^\n" +
+	"\rStatusRequest\"\x0e\n" +
+	"\fClockRequest\"1\n" +
+	"\x14AddClockErrorRequest\x12\x19\n" +
+	"\berror_ns\x18\x01 \x01(\x03R\aerrorNs\"\xff\x01\n" +
+	"\rClockResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
+	"\x05clock\x18\x02 \x01(\v2\x15.spand.admin.v1.ClockR\x05clock\x12\x19\n" +
+	"\badded_ns\x18\x03 \x01(\x03R\aaddedNs\x12$\n" +
+	"\x0emax_epsilon_ns\x18\x04 \x01(\x03R\fmaxEpsilonNs\x12/\n" +
+	"\x05peers\x18\x05 \x03(\v2\x19.spand.admin.v1.PeerClockR\x05peers\x12;\n" +
+	"\vcommit_wait\x18\x06 \x01(\v2\x1a.spand.admin.v1.CommitWaitR\n" +
+	"commitWait\"\xdd\x01\n" +
+	"\tPeerClock\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x1b\n" +
+	"\toffset_ns\x18\x04 \x01(\x03R\boffsetNs\x12\x19\n" +
+	"\bbound_ns\x18\x05 \x01(\x03R\aboundNs\x12\x1d\n" +
+	"\n" +
+	"epsilon_ns\x18\x06 \x01(\x03R\tepsilonNs\x12\x15\n" +
+	"\x06gap_ns\x18\a \x01(\x03R\x05gapNs\x12\x1f\n" +
+	"\vmeasured_ns\x18\b \x01(\x03R\n" +
+	"measuredNs\"X\n" +
+	"\n" +
+	"CommitWait\x12\x18\n" +
+	"\acommits\x18\x01 \x01(\x04R\acommits\x12\x19\n" +
+	"\bgross_ns\x18\x02 \x01(\x03R\agrossNs\x12\x15\n" +
+	"\x06net_ns\x18\x03 \x01(\x03R\x05netNs\"^\n" +
 	"\x0eWelcomeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -882,9 +1238,11 @@ const file_admin_proto_rawDesc = "" +
 	"replica_id\x18\x02 \x01(\x04R\treplicaId\"8\n" +
 	"\x03Lag\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x18\n" +
-	"\aentries\x18\x02 \x01(\x04R\aentries2\xf7\x01\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries2\x93\x03\n" +
 	"\x05Admin\x12G\n" +
-	"\x06Status\x12\x1d.spand.admin.v1.StatusRequest\x1a\x1e.spand.admin.v1.StatusResponse\x12J\n" +
+	"\x06Status\x12\x1d.spand.admin.v1.StatusRequest\x1a\x1e.spand.admin.v1.StatusResponse\x12D\n" +
+	"\x05Clock\x12\x1c.spand.admin.v1.ClockRequest\x1a\x1d.spand.admin.v1.ClockResponse\x12T\n" +
+	"\rAddClockError\x12$.spand.admin.v1.AddClockErrorRequest\x1a\x1d.spand.admin.v1.ClockResponse\x12J\n" +
 	"\aWelcome\x12\x1e.spand.admin.v1.WelcomeRequest\x1a\x1f.spand.admin.v1.WelcomeResponse\x12Y\n" +
 	"\fRaiseVersion\x12#.spand.admin.v1.RaiseVersionRequest\x1a$.spand.admin.v1.RaiseVersionResponseB/Z-github.com/spandb/spand/internal/node/adminpbb\x06proto3"
 
@@ -900,40 +1258,52 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),        // 0: spand.admin.v1.StatusRequest
-	(*WelcomeRequest)(nil),       // 1: spand.admin.v1.WelcomeRequest
-	(*WelcomeResponse)(nil),      // 2: spand.admin.v1.WelcomeResponse
-	(*RaiseVersionRequest)(nil),  // 3: spand.admin.v1.RaiseVersionRequest
-	(*RaiseVersionResponse)(nil), // 4: spand.admin.v1.RaiseVersionResponse
-	(*StatusResponse)(nil),       // 5: spand.admin.v1.StatusResponse
-	(*Clock)(nil),                // 6: spand.admin.v1.Clock
-	(*Peer)(nil),                 // 7: spand.admin.v1.Peer
-	(*Tablet)(nil),               // 8: spand.admin.v1.Tablet
-	(*Replica)(nil),              // 9: spand.admin.v1.Replica
-	(*Lag)(nil),                  // 10: spand.admin.v1.Lag
-	nil,                          // 11: spand.admin.v1.WelcomeResponse.TokensEntry
+	(*ClockRequest)(nil),         // 1: spand.admin.v1.ClockRequest
+	(*AddClockErrorRequest)(nil), // 2: spand.admin.v1.AddClockErrorRequest
+	(*ClockResponse)(nil),        // 3: spand.admin.v1.ClockResponse
+	(*PeerClock)(nil),            // 4: spand.admin.v1.PeerClock
+	(*CommitWait)(nil),           // 5: spand.admin.v1.CommitWait
+	(*WelcomeRequest)(nil),       // 6: spand.admin.v1.WelcomeRequest
+	(*WelcomeResponse)(nil),      // 7: spand.admin.v1.WelcomeResponse
+	(*RaiseVersionRequest)(nil),  // 8: spand.admin.v1.RaiseVersionRequest
+	(*RaiseVersionResponse)(nil), // 9: spand.admin.v1.RaiseVersionResponse
+	(*StatusResponse)(nil),       // 10: spand.admin.v1.StatusResponse
+	(*Clock)(nil),                // 11: spand.admin.v1.Clock
+	(*Peer)(nil),                 // 12: spand.admin.v1.Peer
+	(*Tablet)(nil),               // 13: spand.admin.v1.Tablet
+	(*Replica)(nil),              // 14: spand.admin.v1.Replica
+	(*Lag)(nil),                  // 15: spand.admin.v1.Lag
+	nil,                          // 16: spand.admin.v1.WelcomeResponse.TokensEntry
 }
 var file_admin_proto_depIdxs = []int32{
-	8,  // 0: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
-	11, // 1: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
-	6,  // 2: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
-	7,  // 3: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
-	8,  // 4: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
-	10, // 5: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
-	9,  // 6: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
-	0,  // 7: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
-	1,  // 8: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
-	3,  // 9: spand.admin.v1.Admin.RaiseVersion:input_type -> spand.admin.v1.RaiseVersionRequest
-	5,  // 10: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
-	2,  // 11: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
-	4,  // 12: spand.admin.v1.Admin.RaiseVersion:output_type -> spand.admin.v1.RaiseVersionResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 0: spand.admin.v1.ClockResponse.clock:type_name -> spand.admin.v1.Clock
+	4,  // 1: spand.admin.v1.ClockResponse.peers:type_name -> spand.admin.v1.PeerClock
+	5,  // 2: spand.admin.v1.ClockResponse.commit_wait:type_name -> spand.admin.v1.CommitWait
+	13, // 3: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
+	16, // 4: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
+	11, // 5: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
+	12, // 6: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
+	13, // 7: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
+	15, // 8: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
+	14, // 9: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
+	0,  // 10: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
+	1,  // 11: spand.admin.v1.Admin.Clock:input_type -> spand.admin.v1.ClockRequest
+	2,  // 12: spand.admin.v1.Admin.AddClockError:input_type -> spand.admin.v1.AddClockErrorRequest
+	6,  // 13: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
+	8,  // 14: spand.admin.v1.Admin.RaiseVersion:input_type -> spand.admin.v1.RaiseVersionRequest
+	10, // 15: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
+	3,  // 16: spand.admin.v1.Admin.Clock:output_type -> spand.admin.v1.ClockResponse
+	3,  // 17: spand.admin.v1.Admin.AddClockError:output_type -> spand.admin.v1.ClockResponse
+	7,  // 18: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
+	9,  // 19: spand.admin.v1.Admin.RaiseVersion:output_type -> spand.admin.v1.RaiseVersionResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -947,7 +1317,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

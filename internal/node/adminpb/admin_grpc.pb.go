@@ -21,9 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName       = "/spand.admin.v1.Admin/Status"
-	Admin_Welcome_FullMethodName      = "/spand.admin.v1.Admin/Welcome"
-	Admin_RaiseVersion_FullMethodName = "/spand.admin.v1.Admin/RaiseVersion"
+	Admin_Status_FullMethodName        = "/spand.admin.v1.Admin/Status"
+	Admin_Clock_FullMethodName         = "/spand.admin.v1.Admin/Clock"
+	Admin_AddClockError_FullMethodName = "/spand.admin.v1.Admin/AddClockError"
+	Admin_Welcome_FullMethodName       = "/spand.admin.v1.Admin/Welcome"
+	Admin_RaiseVersion_FullMethodName  = "/spand.admin.v1.Admin/RaiseVersion"
 )
 
 // AdminClient is the client API for Admin service.
@@ -36,6 +38,13 @@ const (
 type AdminClient interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Clock tells how uncertain the node's clock is, how far the peers' clocks are from
+	// it, and what commit wait has cost.
+	Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error)
+	// AddClockError widens the node's clock uncertainty, replacing what was added before;
+	// 0 takes it back. It takes effect at once and ends with the process. InvalidArgument:
+	// negative, or more than leases allow. SET spand.clock_error_add does the same.
+	AddClockError(ctx context.Context, in *AddClockErrorRequest, opts ...grpc.CallOption) (*ClockResponse, error)
 	// Welcome is asked by a member whose data directory is new, of every other
 	// member, before it takes part: has a node of this id been here before?
 	Welcome(ctx context.Context, in *WelcomeRequest, opts ...grpc.CallOption) (*WelcomeResponse, error)
@@ -58,6 +67,26 @@ func (c *adminClient) Status(ctx context.Context, in *StatusRequest, opts ...grp
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
 	err := c.cc.Invoke(ctx, Admin_Status_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClockResponse)
+	err := c.cc.Invoke(ctx, Admin_Clock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) AddClockError(ctx context.Context, in *AddClockErrorRequest, opts ...grpc.CallOption) (*ClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClockResponse)
+	err := c.cc.Invoke(ctx, Admin_AddClockError_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +123,13 @@ func (c *adminClient) RaiseVersion(ctx context.Context, in *RaiseVersionRequest,
 type AdminServer interface {
 	// Status describes the node, its peers and the tablets it holds replicas of.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Clock tells how uncertain the node's clock is, how far the peers' clocks are from
+	// it, and what commit wait has cost.
+	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
+	// AddClockError widens the node's clock uncertainty, replacing what was added before;
+	// 0 takes it back. It takes effect at once and ends with the process. InvalidArgument:
+	// negative, or more than leases allow. SET spand.clock_error_add does the same.
+	AddClockError(context.Context, *AddClockErrorRequest) (*ClockResponse, error)
 	// Welcome is asked by a member whose data directory is new, of every other
 	// member, before it takes part: has a node of this id been here before?
 	Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error)
@@ -114,6 +150,12 @@ type UnimplementedAdminServer struct{}
 
 func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedAdminServer) Clock(context.Context, *ClockRequest) (*ClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Clock not implemented")
+}
+func (UnimplementedAdminServer) AddClockError(context.Context, *AddClockErrorRequest) (*ClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddClockError not implemented")
 }
 func (UnimplementedAdminServer) Welcome(context.Context, *WelcomeRequest) (*WelcomeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Welcome not implemented")
@@ -156,6 +198,42 @@ func _Admin_Status_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).Status(ctx, req.(*StatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Clock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Clock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Clock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Clock(ctx, req.(*ClockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_AddClockError_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddClockErrorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).AddClockError(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_AddClockError_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).AddClockError(ctx, req.(*AddClockErrorRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -206,6 +284,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Admin_Status_Handler,
+		},
+		{
+			MethodName: "Clock",
+			Handler:    _Admin_Clock_Handler,
+		},
+		{
+			MethodName: "AddClockError",
+			Handler:    _Admin_AddClockError_Handler,
 		},
 		{
 			MethodName: "Welcome",
