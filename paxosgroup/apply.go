@@ -107,7 +107,7 @@ func (g *Group) applyEntries(es []*pb.Entry) error {
 			}
 			// R4: only under the lease it was evaluated under, and only while that
 			// lease has not been handed over. All replicas decide alike.
-			if h.term != e.GetTerm() || h.term != c.term || c.released {
+			if h.term != e.GetTerm() || h.term != c.term || c.released && !BreakRelease {
 				g.host.stats.staleCommands.Add(1)
 				o.err = g.notLeader()
 			} else {

@@ -2,6 +2,20 @@
 
 package paxosgroup
 
-// BreakLease is a negative control of internal/sim (R2): leaders serve without
-// looking at their lease. Set before any host is made.
-var BreakLease bool
+// Negative controls of internal/sim; break_off.go says what they break. Set before
+// any host is made.
+var (
+	BreakReceived   bool
+	BreakPeerCheck  bool
+	BreakAck        bool
+	BreakLease      bool
+	BreakPromise    bool
+	BreakAbstention bool
+	BreakFloor      bool
+	BreakLeaseEnd   bool
+	BreakTermStart  bool
+	BreakRelease    bool
+	BreakStamp      bool
+	BreakSafeTime   bool
+	BreakBound      bool
+)

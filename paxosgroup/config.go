@@ -131,6 +131,9 @@ func (c *Config) setDefaults() error {
 	def(&c.BalancePatience, 30*time.Second)
 	def(&c.Tolerance, 2*time.Second)
 	def(&c.SnapshotTimeout, 30*time.Second)
+	if BreakReceived {
+		c.Tolerance = 1 << 61
+	}
 	if c.ElectionTicks == 0 {
 		c.ElectionTicks = 10
 	}

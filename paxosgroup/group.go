@@ -216,7 +216,7 @@ func (g *Group) Promise(term uint64, t truetime.Timestamp) error {
 	if err != nil {
 		return err
 	}
-	if t >= end && !BreakLease {
+	if t >= end && !BreakLease && !BreakLeaseEnd {
 		return &AheadError{Group: g.id, TS: t, LeaseEnd: end}
 	}
 	g.raiseLocked(t)
@@ -295,11 +295,15 @@ func (g *Group) assignLocked(p *Proposal, now truetime.Interval) (err error, wai
 		if g.mu.quiesced { // the floor must clear what was closed meanwhile
 			g.wakeLocked()
 		}
-		s = max(p.MinTS, now.Latest, g.mu.floor+1)
-		if p.MaxTS != 0 && s > p.MaxTS {
+		latest := now.Latest
+		if BreakStamp {
+			latest = now.Earliest
+		}
+		s = max(p.MinTS, latest, g.mu.floor+1)
+		if p.MaxTS != 0 && s > p.MaxTS && !BreakBound {
 			return ErrTooLate, false
 		}
-		if s >= end {
+		if s >= end && !BreakLeaseEnd {
 			if end = g.extendLeaseLocked(now); s >= end {
 				return nil, true
 			}
@@ -483,7 +487,7 @@ func (g *Group) promoteLocked() {
 	for g.mu.pend[0].ts != 0 {
 		c := g.mu.pend[0]
 		if c.term == g.mu.term {
-			if g.mu.applied < c.index {
+			if g.mu.applied < c.index && !BreakSafeTime {
 				return
 			}
 			if int64(c.ts) > g.safe.Load() {

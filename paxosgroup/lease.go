@@ -197,10 +197,13 @@ func (g *Group) mayVote(cand keys.NodeID, commit bool) bool {
 	if now.Latest == truetime.Max || g.w.incomplete {
 		return false // T1; and a replica without its log has no say
 	}
+	if BreakPromise {
+		return true
+	}
 	// Not only where the store has a record of the group: a promise may rest on an
 	// attestation that left before this replica's first record was durable. A group of one
 	// replica has promised nobody anything.
-	if !g.solo && now.Earliest <= h.abstainUntil {
+	if !g.solo && now.Earliest <= h.abstainUntil && !BreakAbstention {
 		return false
 	}
 	if g.w.state == raft.StateLeader && cand != h.node && !g.releasedIn(g.w.hs.term) &&

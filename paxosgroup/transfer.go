@@ -76,15 +76,22 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 	g.mu.Lock()
 	g.wakeLocked()
 	g.keepSafeLocked()
-	g.leadTerm.Store(0)
-	g.mu.releasing = true
+	if !BreakRelease {
+		g.leadTerm.Store(0)
+		g.mu.releasing = true
+	}
 	floor, term, parked := g.mu.floor, g.mu.term, g.unparkLocked()
 	g.mu.Unlock()
+	if BreakFloor {
+		floor = 0
+	}
 	for _, k := range parked {
 		k.p.fail(g.notLeader())
 	}
-	g.w.led = false
-	g.machine.Follow()
+	if !BreakRelease {
+		g.w.led = false
+		g.machine.Follow()
+	}
 	g.stepQueue() // what was assigned goes before the release
 	e := &pb.Entry{Data: encodeEntry(entryHeader{kindRelease, term, floor}, nil)}
 	if err := g.propose([]*pb.Entry{e}); err != nil {

@@ -179,7 +179,7 @@ func (t *Tablet) applyCommit(b *storage.Batch, c *paxosgroup.Command, cmd *comma
 	} else {
 		putVersions(b, cmd.writes, c.TS)
 	}
-	if cmd.kind == cmdDecide && len(cmd.parts) > 0 {
+	if cmd.kind == cmdDecide && len(cmd.parts) > 0 && !BreakDecided {
 		crashpoint.Pass(crashpoint.DecideCommitted)
 		d := &decidedTxn{ts: c.TS, anchor: cloneBytes(cmd.anchor), parts: make([]Anchor, len(cmd.parts))}
 		for i, p := range cmd.parts {
@@ -284,6 +284,8 @@ func (t *Tablet) applyInquire(c *paxosgroup.Command, cmd *command) *result {
 		return &result{outcome: Outcome{Status: OutcomeUnknown}}
 	case !cmd.abort:
 		return &result{outcome: Outcome{Status: OutcomePending}}
+	case BreakAbsent:
+		return &result{outcome: Outcome{Status: OutcomeAborted}}
 	}
 	m.mu.Lock()
 	m.outcomes.record(cmd.txn, outcomeRec{status: OutcomeAborted, at: c.TS})
@@ -471,7 +473,9 @@ func (t *Tablet) applySplit(b *storage.Batch, c *paxosgroup.Command, cmd *comman
 		// After the new view is in place: a reader that still saw the old one has
 		// noted its timestamp before, so the child's floor covers it (R3).
 		ev.Inherit = l.splitLocks(key, m, child)
-		ev.Floor = max(ev.Floor, truetime.Timestamp(l.promised.Load()))
+		if !BreakChildFloor {
+			ev.Floor = max(ev.Floor, truetime.Timestamp(l.promised.Load()))
+		}
 	}
 	if t.cfg.Hooks.SplitApplied != nil {
 		t.cfg.Hooks.SplitApplied(t, ev)

@@ -5,11 +5,26 @@ package tablet
 // Negative controls of internal/sim; break_off.go says what they break. Set before
 // any tablet is made.
 var (
+	BreakLostLocks      bool
+	BreakSharedLocks    bool
+	BreakRangeLocks     bool
+	BreakWounds         bool
 	BreakForgetPrepared bool
 	BreakAbortPrepared  bool
-	BreakLostLocks      bool
+	BreakPreparedLocks  bool
+	BreakEarlyRelease   bool
+	BreakReadPrepared   bool
+	BreakReadInFlight   bool
+	BreakReadFollower   bool
+	BreakLowWater       bool
 	BreakOutcomes       bool
+	BreakAbsent         bool
+	BreakFinished       bool
+	BreakDecided        bool
 	BreakSpans          bool
+	BreakChildPrepared  bool
+	BreakChildLocks     bool
+	BreakChildFloor     bool
 )
 
 func (l *leader) breakAbort(list []InDoubt) {
@@ -20,4 +35,14 @@ func (l *leader) breakAbort(list []InDoubt) {
 			})
 		})
 	}
+}
+
+// breakWound brings a wounded transaction back, without its locks.
+func (lt *lockTable) breakWound(tx *txnState) {
+	if tx.phase != phaseDead || tx.dead == nil || tx.dead.Reason != AbortWounded {
+		return
+	}
+	tx.dead = nil
+	tx.killed.Store(false)
+	lt.setPhaseLocked(tx, phaseActive)
 }

@@ -238,7 +238,9 @@ func (m *machine) splitChild(key keys.Key, left, right keys.Descriptor) *machine
 	c.now = m.now
 	for id, p := range m.prepared {
 		if p.sides(key)&sideRight != 0 {
-			c.prepared[id] = p
+			if !BreakChildPrepared {
+				c.prepared[id] = p
+			}
 			delete(m.prepared, id)
 		}
 	}

@@ -232,6 +232,9 @@ func (lt *lockTable) readBlocker(sp keys.Span, t truetime.Timestamp) (b blocker,
 	start, end := str(sp.Start), str(sp.End)
 	var hit *txnState
 	see := func(tx *txnState, write bool) bool {
+		if BreakReadPrepared && tx.phase == phasePrepared || BreakReadInFlight && tx.phase != phasePrepared {
+			return true
+		}
 		if s := tx.s.Load(); write && s != 0 && truetime.Timestamp(s) <= t && tx.phase.writing() {
 			hit = tx
 		}

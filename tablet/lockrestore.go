@@ -18,6 +18,9 @@ func (lt *lockTable) restorePrepared(id keys.TxnID, p *preparedTxn, s *stagedTxn
 	lt.setPhaseLocked(tx, phasePrepared)
 	eachWrite(p.writes, func(k, _ []byte) { lt.forcePoint(tx, k, LockExclusive, true) })
 	eachLock(p.locks, func(l lockSpec) {
+		if BreakPreparedLocks {
+			return
+		}
 		if l.span.IsPoint() {
 			lt.forcePoint(tx, l.span.Start, l.strength, false)
 		} else {
@@ -282,6 +285,9 @@ func (lt *lockTable) adopt(in *Inheritance) {
 		}
 		tx := &txnState{id: x.id, terms: x.terms, client: x.client, escalateAt: lt.cfg.budget, tick: lt.tick.Load()}
 		lt.txns[x.id] = tx
+		if BreakChildLocks {
+			continue
+		}
 		for _, l := range x.locks {
 			if l.span.IsPoint() {
 				lt.forcePoint(tx, l.span.Start, l.strength, false)

@@ -158,7 +158,12 @@ func newLockTable(term uint64, bounds keys.Span, cfg lockConfig, stats *Stats) *
 // str views b as a string without copying, for look-ups that do not keep it.
 func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-func conflict(a, b LockStrength) bool { return a == LockExclusive || b == LockExclusive }
+func conflict(a, b LockStrength) bool {
+	if BreakSharedLocks {
+		return a == LockExclusive && b == LockExclusive
+	}
+	return a == LockExclusive || b == LockExclusive
+}
 
 func pointIn(key, start, end string) bool {
 	if end == "" {
@@ -205,6 +210,9 @@ func (lt *lockTable) txnLocked(ref *TxnRef, create bool) (*txnState, error) {
 		lt.txns[ref.ID] = tx
 	}
 	tx.tick = lt.tick.Load()
+	if BreakWounds {
+		lt.breakWound(tx)
+	}
 	if tx.phase == phaseDead {
 		return nil, tx.dead
 	}
@@ -357,7 +365,7 @@ func (lt *lockTable) addRangeLocked(tx *txnState, start, end string, st LockStre
 // blocks those already. It stops when f returns false.
 func (lt *lockTable) eachBlocker(w *waiter, f func(tx *txnState) bool) {
 	ranges := func(r *rangeLock) bool {
-		return r.tx == w.tx || !conflict(r.strength, w.strength) || f(r.tx)
+		return BreakRangeLocks || r.tx == w.tx || !conflict(r.strength, w.strength) || f(r.tx)
 	}
 	queued := func(o *waiter) bool {
 		return o.seq >= w.seq || o.tx == w.tx || !conflict(o.strength, w.strength) || lt.holdsAgainst(w.tx, o) || f(o.tx)

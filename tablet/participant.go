@@ -231,7 +231,7 @@ func (t *Tablet) Resolve(ctx context.Context, req *ResolveRequest) error {
 		}
 		crashpoint.Pass(crashpoint.ResolveReceived)
 		p := &paxosgroup.Proposal{Timestamped: true, Data: encodeResolve(v.desc.Generation, req.Txn, req.Outcome)}
-		if req.Outcome.Status == OutcomeCommitted {
+		if req.Outcome.Status == OutcomeCommitted && !BreakEarlyRelease {
 			// Locks go only after After(s), and their release raises the floor above s (X3).
 			if err := t.cfg.Clock.AwaitAfter(ctx, req.Outcome.TS); err != nil {
 				return err

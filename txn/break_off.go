@@ -2,7 +2,15 @@
 
 package txn
 
-// BreakCommitWait is a negative control of internal/sim (X1): commits are
-// acknowledged before their timestamp has passed. It can only be set in a build
-// with the tag spandbreak.
-const BreakCommitWait = false
+import "context"
+
+// Negative controls of internal/sim: each breaks one invariant. They can only be set in
+// a build with the tag spandbreak.
+const (
+	BreakCommitWait       = false // X1: commits are acknowledged before their timestamp has passed
+	BreakShortWait        = false // X1: commits are acknowledged ε too early
+	BreakVisible          = false // X1: reads are answered before what they show has passed
+	BreakReadParticipants = false // X3: tablets that were only read do not take part
+)
+
+func (t *Txn) breakReads(_ context.Context, shares []share) []share { return shares }

@@ -251,13 +251,17 @@ func (t *Txn) commitWait(ctx context.Context, resp *tablet.CommitResponse, parti
 	t.result = CommitResult{TS: resp.TS, Participants: participants, Epsilon: resp.Epsilon, Gross: resp.Since}
 	stats := &t.c.stats
 	stats.CommitWaits.Add(1)
-	if !truetime.After(clock, resp.TS) && !BreakCommitWait {
+	until := resp.TS
+	if BreakShortWait {
+		until = until.Add(-clock.Now().Epsilon())
+	}
+	if !truetime.After(clock, until) && !BreakCommitWait {
 		// The wait is as short as the clock is uncertain: ctx may not cut it off,
 		// because nobody may hear of the commit before its end.
 		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.c.cfg.OutcomeTimeout)
 		defer cancel()
 		began := time.Now()
-		if err := clock.AwaitAfter(wctx, resp.TS); err != nil {
+		if err := clock.AwaitAfter(wctx, until); err != nil {
 			return 0, &UnknownOutcomeError{Txn: t.id, Cause: err}
 		}
 		t.result.Net = time.Since(began)

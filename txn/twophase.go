@@ -25,6 +25,9 @@ import (
 // coordinator's anchor with abort-if-undecided, the first command applied there
 // wins (X5).
 func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Timestamp, error) {
+	if BreakReadParticipants {
+		shares = t.breakReads(ctx, shares)
+	}
 	coord := t.coordinator(shares)
 	shares[0], shares[coord] = shares[coord], shares[0]
 	anchor := tablet.Anchor{Group: shares[0].desc.Group, Key: shares[0].writes[0].Key}

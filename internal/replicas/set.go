@@ -171,6 +171,9 @@ func (s *Set) CheckStart(ctx context.Context) error {
 	s.mu.RLock()
 	highest := s.highest
 	s.mu.RUnlock()
+	if BreakStart {
+		return nil
+	}
 	err := truetime.CheckStart(s.cfg.Clock, highest)
 	var behind *truetime.StartError
 	if errors.As(err, &behind) && behind.Gap <= patience {

@@ -1,9 +1,12 @@
 package sim
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,83 +14,88 @@ import (
 
 // control is a negative control: what breaking an invariant must bring to light.
 type control struct {
-	seeds int             // within so many it must be found
-	finds map[string]bool // by a violation of one of these
-	// epsilon of the clocks; 0: the seed's
-	epsilon time.Duration
-	adjust  func(*Plan, draw)
+	seeds    int      // within so many it must be found
+	finds    []string // by a violation of one of these
+	planOnly bool     // the plan's faults break it, without a switch
+	options  Options
 }
 
+// controls by name: the invariant, and which of the things that keep it is broken.
+// docs/verification.md lists them.
 var controls = map[string]control{
+	// Clocks that err by more than they admit, each alone too little for its peers to see.
+	"T1": {seeds: 5, finds: []string{"X1", "X4"}, planOnly: true, options: Options{Epsilon: 10 * time.Millisecond, LyingClocks: true, FixedClocks: true, Adjust: wildClocks}},
+	// A forward step that enters a log keeps everybody from writing there, for ever.
+	"T2receive": {seeds: 10, finds: []string{"R1"}, options: Options{Epsilon: 4 * time.Millisecond, Adjust: leapForward}},
+	// A leader whose clock lies behind believes promises for longer than they are kept.
+	"T2peer":  {seeds: 10, finds: []string{"R2"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: lateLeaders}},
+	"T2start": {seeds: 5, finds: []string{"X1", "X4"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: lateStart}},
+
+	"R1sync":   {seeds: 5, finds: []string{"R1"}, options: Options{Adjust: crashAll}},
+	"R1early":  {seeds: 10, finds: []string{"R1"}, options: Options{Adjust: crashAll}},
+	"R1failed": {seeds: 5, finds: []string{"R1"}, options: Options{Adjust: failingDisks}},
+
 	// A leader that is cut off goes on answering reads; others move on. What it
 	// answers lies in the past (X1 by the registers or the audits, X4, X2 of a
 	// transaction that only reads).
-	"R2": {seeds: 40, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, epsilon: 4 * time.Millisecond, adjust: cutOffLeaders},
+	"R2":        {seeds: 40, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: 4 * time.Millisecond, Adjust: cutOffLeaders}},
+	"R2promise": {seeds: 20, finds: []string{"R2", "X1", "X2", "X4"}, options: Options{Epsilon: 4 * time.Millisecond, Adjust: cutOffLeaders}},
+	"R2abstain": {seeds: 20, finds: []string{"R2", "X1", "X2", "X4"}, options: Options{Epsilon: 4 * time.Millisecond, Adjust: forgetfulVoters}},
+
+	// Readers with fast clocks have been promised more than a successor's clock says.
+	"R3floor": {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: 50 * time.Millisecond, Adjust: handOvers}},
+	"R3split": {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Duration: 3 * time.Second, Adjust: promisedSplits}},
+	"R3end":   {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Adjust: leaseEnds}},
+
+	"R4start":   {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: time.Millisecond, Adjust: eagerLeaders}},
+	"R4release": {seeds: 20, finds: []string{"R2", "X1", "X2", "X4"}, options: Options{Adjust: lostReleases}},
+
 	// Clocks that disagree by up to 2ε, on a network that is faster.
-	"X1": {seeds: 10, finds: map[string]bool{"X1": true}, epsilon: 30 * time.Millisecond, adjust: func(p *Plan, _ draw) {
-		p.Noise.Max = 300 * time.Microsecond
-		p.DiskLatency = 100 * time.Microsecond
-	}},
-	// Half of a transaction is lost.
-	"X3forget": {seeds: 40, finds: map[string]bool{"X3": true, "X4": true, "R4": true}, adjust: restlessLeaders},
-	"X3abort":  {seeds: 40, finds: map[string]bool{"X3": true, "X4": true}, adjust: unreachableLeaders},
+	"X1":      {seeds: 10, finds: []string{"X1"}, options: Options{Epsilon: 30 * time.Millisecond, Adjust: fastNetwork}},
+	"X1short": {seeds: 10, finds: []string{"X1"}, options: Options{Epsilon: 30 * time.Millisecond, Adjust: fastNetwork}},
+	"X1stamp": {seeds: 10, finds: []string{"X1"}, options: Options{Epsilon: 30 * time.Millisecond, Adjust: fastNetwork}},
+	"X1read":  {seeds: 10, finds: []string{"X1"}, options: Options{Epsilon: 30 * time.Millisecond, Adjust: fastNetwork}},
+
 	// Transactions go on without the locks that died with a leader.
-	"X2": {seeds: 20, finds: map[string]bool{"X2": true, "X4": true}, adjust: lostLocks},
+	"X2":       {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: lostLocks}},
+	"X2shared": {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: calm}},
+	"X2range":  {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: scanners}},
+	"X2wound":  {seeds: 20, finds: []string{"X2"}, options: Options{Adjust: crowd}},
+
+	// Half of a transaction is lost.
+	"X3forget":  {seeds: 40, finds: []string{"X3", "X4", "R4"}, options: Options{Adjust: restlessLeaders}},
+	"X3abort":   {seeds: 40, finds: []string{"X3", "X4"}, options: Options{Adjust: unreachableLeaders}},
+	"X3locks":   {seeds: 20, finds: []string{"X2"}, options: Options{Adjust: skewed}},
+	"X3reads":   {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: remoteReaders}},
+	"X3release": {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Epsilon: 50 * time.Millisecond, Adjust: remoteReaders}},
+
+	"X4safe":     {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: slowFollowers}},
+	"X4prepared": {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: divided}},
+	"X4flight":   {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: calm}},
+	"X4follower": {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: divided}},
+	"X4mark":     {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: collecting}},
+
 	// Who asks what became of a commit hears that it was aborted; a copy commits again.
-	"X5": {seeds: 10, finds: map[string]bool{"X5": true}, adjust: lostAnswers},
+	"X5":         {seeds: 10, finds: []string{"X5"}, options: Options{Adjust: lostAnswers}},
+	"X5absent":   {seeds: 20, finds: []string{"X5", "X3"}, options: Options{Adjust: stalledCoordinators}},
+	"X5finished": {seeds: 20, finds: []string{"X5"}, options: Options{Adjust: lateCopies}},
+	"X5decided":  {seeds: 20, finds: []string{"X3", "X4"}, options: Options{Adjust: unreachableLeaders}},
+
 	// Parent and child of a split both serve the child's keys.
-	"B1": {seeds: 10, finds: map[string]bool{"X1": true, "X2": true, "X4": true}, adjust: lateSplits},
+	"B1":         {seeds: 10, finds: []string{"X1", "X2", "X4"}, options: Options{Adjust: lateSplits}},
+	"B1prepared": {seeds: 20, finds: []string{"X3", "X4"}, options: Options{Adjust: busySplits}},
+	"B1locks":    {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: busySplits}},
+
+	"B2": {seeds: 10, finds: []string{"B2"}, options: Options{Adjust: calm}},
+	"D1": {seeds: 20, finds: []string{"R1", "R4", "F1"}, options: Options{Adjust: tornCrashes}},
 }
 
-// lostLocks moves leaderships about under transactions that meet often and last.
-func lostLocks(p *Plan, d draw) {
-	restlessLeaders(p, d)
-	p.Think = 5 * time.Millisecond
-	p.Noise.Min, p.Noise.Max = 2*time.Millisecond, 5*time.Millisecond
-	p.Clients = append(p.Clients, "bank", "bank", "bank", "bank", "mixed", "mixed", "mixed")
-}
-
-// lostAnswers drops messages all the time.
-func lostAnswers(p *Plan, _ draw) {
-	p.Noise.Drop = 0.02
-}
-
-// lateSplits divides the tablets while every gateway has the map of before.
-func lateSplits(p *Plan, _ draw) {
-	p.Splits, p.Faults = nil, nil
-	for i, k := range splitKeys {
-		p.Faults = append(p.Faults, Fault{Kind: Split, At: time.Duration(i+1) * 500 * time.Millisecond, Key: k})
-	}
-}
-
-// cutOffLeaders isolates leaders, one after the other, for longer than a lease,
-// while clients on both sides go on.
-func cutOffLeaders(p *Plan, d draw) {
-	p.Faults = nil
-	for at := 300 * time.Millisecond; at < p.Duration; at += 3500 * time.Millisecond {
-		p.Faults = append(p.Faults, Fault{Kind: Isolate, At: at, For: 3 * time.Second, Key: splitKeys[d.IntN(len(splitKeys))]})
-	}
-	p.Clients = append(p.Clients, "register", "register", "register", "audit", "audit", "audit")
-}
-
-// restlessLeaders moves leaderships about while transactions of several tablets run.
-func restlessLeaders(p *Plan, d draw) {
-	p.Splits = []string{acct(3), acct(6), reg(0)}
-	p.InDoubtAfter = 300 * time.Millisecond
-	for at := 400 * time.Millisecond; at < p.Duration; at += 300 * time.Millisecond {
-		p.Faults = append(p.Faults, Fault{Kind: Transfer, At: at, Key: acct(d.IntN(accounts)), Node: p.node(d)})
-	}
-}
-
-// unreachableLeaders cuts one leader after the other off for a moment, longer than a
-// participant's patience and mostly shorter than a lease: decisions do not reach those
-// whom they concern.
-func unreachableLeaders(p *Plan, d draw) {
-	restlessLeaders(p, d)
-	p.Think = 5 * time.Millisecond
-	p.Clients = append(p.Clients, "bank", "bank", "bank", "bank")
-	for at := 300 * time.Millisecond; at < p.Duration; at += 800 * time.Millisecond {
-		p.Faults = append(p.Faults, Fault{Kind: Isolate, At: at, For: d.between(400*time.Millisecond, 700*time.Millisecond), Key: acct(d.IntN(accounts))})
+func init() {
+	for name, c := range controls {
+		if c.options.Duration == 0 {
+			c.options.Duration = 6 * time.Second
+		}
+		controls[name] = c
 	}
 }
 
@@ -98,13 +106,14 @@ func TestNegativeControls(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building with the tag spandbreak: %v\n%s", err, out)
 	}
-	for name := range controls {
+	for _, name := range slices.Sorted(maps.Keys(controls)) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			run := exec.Command(binary, "-test.run=^TestBroken$", "-test.v", "-sim.break="+name)
 			run.Env = os.Environ()
 			out, err := run.CombinedOutput()
 			if err != nil {
-				t.Fatalf("%s stays unseen; try\n    go test -tags spandbreak ./internal/sim -run TestBroken -v -sim.break=%s\n%v\n%s", name, name, err, tail(string(out), 40))
+				t.Fatalf("%s fails; try\n    go test -tags spandbreak ./internal/sim -run TestBroken -v -sim.break=%s\n%v\n%s", name, name, err, tail(string(out), 40))
 			}
 			for _, line := range strings.Split(string(out), "\n") {
 				if strings.Contains(line, "found at seed") {
@@ -120,4 +129,44 @@ func TestNegativeControls(t *testing.T) {
 func tail(s string, n int) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// The table in docs/verification.md is that of the controls.
+func TestControlsAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/verification.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, line := range strings.Split(string(b), "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) != 8 { // | control | invariant | broken | found by | within | seen after |
+			continue
+		}
+		name, ok := strings.CutPrefix(strings.TrimSpace(cells[1]), "`")
+		if !ok {
+			continue
+		}
+		name = strings.TrimSuffix(name, "`")
+		c, ok := controls[name]
+		if !ok || listed[name] {
+			t.Errorf("%q is listed twice, or is no control", name)
+			continue
+		}
+		listed[name] = true
+		if invariant := strings.TrimSpace(cells[2]); !strings.HasPrefix(name, invariant) {
+			t.Errorf("%s is listed for invariant %s", name, invariant)
+		}
+		if found := strings.TrimSpace(cells[4]); found != strings.Join(c.finds, ", ") {
+			t.Errorf("%s is listed as found by %s, not %v", name, found, c.finds)
+		}
+		if within := strings.TrimSpace(cells[5]); within != fmt.Sprint(c.seeds) {
+			t.Errorf("%s is listed as found within %s seeds, not %d", name, within, c.seeds)
+		}
+	}
+	for name := range controls {
+		if !listed[name] {
+			t.Errorf("%s is not listed", name)
+		}
+	}
 }

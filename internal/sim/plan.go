@@ -29,6 +29,7 @@ type Plan struct {
 	VersionHorizon                      time.Duration // 0: nothing is collected
 
 	Think   time.Duration // a client's longest pause
+	Ahead   time.Duration // how far in the future "ahead" clients read at most
 	Splits  []string      // made before the faults
 	Clients []string      // kinds, one per client
 }

@@ -76,10 +76,16 @@ func (c *client) step(ctx context.Context, l *Life) {
 		c.insert(ctx, l)
 	case "mixed":
 		c.mixed(ctx, l)
+	case "skew":
+		c.skew(ctx, l)
+	case "blind":
+		c.blind(ctx, l)
 	case "audit":
 		c.audit(ctx, l, 0)
 	case "lasting":
 		c.lasting(l)
+	case "ahead":
+		c.audit(ctx, l, l.clock.Now().Latest.Add(c.d.between(0, c.w.plan.Ahead)))
 	case "stale":
 		back := c.d.between(0, 3*time.Second)
 		at := l.clock.Now().Earliest.Add(-back)
@@ -398,6 +404,23 @@ func (c *client) ask(op *Op, anchor string) {
 			return
 		}
 	}
+}
+
+// skew reads a row of the first half and writes one of the second; blind writes one of the
+// first, which it has not read.
+func (c *client) skew(ctx context.Context, l *Life) {
+	from, to := mix(c.d.IntN(mixed/2)), mix(mixed/2+c.d.IntN(mixed/2))
+	c.rw(ctx, l, "skew", func(ctx context.Context, t *txn.Txn, op *Op) error {
+		if _, err := op.get(ctx, t, tablet.LockShared, from); err != nil {
+			return err
+		}
+		return op.put(ctx, t, to, "v")
+	})
+}
+
+func (c *client) blind(ctx context.Context, l *Life) {
+	k := mix(c.d.IntN(mixed / 2))
+	c.rw(ctx, l, "blind", func(ctx context.Context, t *txn.Txn, op *Op) error { return op.put(ctx, t, k, "v") })
 }
 
 // mixed reads and writes at random, with scans, deletes and, where the plan stages
