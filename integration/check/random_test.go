@@ -458,9 +458,9 @@ func TestLargeHistories(t *testing.T) {
 	}
 }
 
-// BenchmarkJudge judges 100,000 transactions, each with a few operations on 2,000 keys.
+// BenchmarkJudge judges 20,000 transactions, each with a few operations on 400 keys.
 func BenchmarkJudge(b *testing.B) {
-	w := serial(1, 100_000, 16, 2000)
+	w := serial(1, 20_000, 16, 400)
 	for b.Loop() {
 		if r := Judge(w.history(), Options{}); len(r.Violations) > 0 {
 			b.Fatal(r)

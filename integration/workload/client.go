@@ -142,7 +142,11 @@ type attempt struct {
 }
 
 // attempt makes one transaction of the client's kind, and records how it ended.
+// It needs a connection; a client that has just lost it makes none.
 func (c *client) attempt(body func(*attempt) error) (*check.Txn, error) {
+	if c.conn == nil || c.conn.IsClosed() {
+		return nil, errNoConnection
+	}
 	a := &attempt{client: c, txn: c.history.Begin(c.id, c.node, c.kind.name), mode: pgx.QueryExecModeCacheStatement}
 	switch c.rng.IntN(6) {
 	case 0:
@@ -173,7 +177,8 @@ func (c *client) attempt(body func(*attempt) error) (*check.Txn, error) {
 func final(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
-		return pgconn.SafeToRetry(err) || errors.Is(err, errRolledBack)
+		// Not SafeToRetry: pgx says "conn closed" also where the answer was lost.
+		return errors.Is(err, errRolledBack)
 	}
 	switch {
 	case pgErr.Code == "08007", pgErr.Code == "57014", pgErr.Code[:2] == "08", pgErr.Code[:3] == "57P", pgErr.Code[:2] == "XX", pgErr.Severity == "FATAL":
@@ -185,7 +190,10 @@ func final(err error) bool {
 // ordinary errors are those of conflicts and of clusters with faults.
 var ordinary = map[string]bool{"40001": true, "08007": true, "57014": true, "57P01": true, "57P03": true, "55P03": true, "53100": true, "53200": true, "53300": true}
 
-var errRolledBack = errors.New("COMMIT was answered by ROLLBACK")
+var (
+	errRolledBack   = errors.New("COMMIT was answered by ROLLBACK")
+	errNoConnection = errors.New("the connection is gone")
+)
 
 // cleanUp brings the connection back to rest after an error, or gives it up.
 func (a *attempt) cleanUp(err error) {
@@ -210,17 +218,20 @@ func (a *attempt) cleanUp(err error) {
 }
 
 // commitTimestamp asks for the timestamp of what was committed last, 0 if there is no answer.
-func (a *attempt) commitTimestamp() int64 {
+func (a *attempt) commitTimestamp() int64 { return a.timestamp("spand.commit_timestamp") }
+
+// timestamp asks for a setting that shows one.
+func (a *attempt) timestamp(setting string) int64 {
 	ctx, cancel := context.WithTimeout(a.ctx, a.o.Timeout)
 	defer cancel()
 	var s string
-	if err := a.conn.QueryRow(ctx, "SHOW spand.commit_timestamp").Scan(&s); err != nil {
+	if err := a.conn.QueryRow(ctx, "SHOW "+setting).Scan(&s); err != nil {
 		a.cleanUp(err)
 		return 0
 	}
 	ts, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		a.o.Log("workload: the commit timestamp %q: %v", s, err)
+		a.o.Log("workload: %s is %q: %v", setting, s, err)
 		return 0
 	}
 	return ts.UnixNano()

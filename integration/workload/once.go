@@ -76,14 +76,14 @@ func (a *attempt) finalOnce() error {
 // lostCommit is a transaction whose COMMIT was not answered.
 type lostCommit struct {
 	txn *check.Txn
-	xid string
+	xid uint64
 }
 
 func (c *client) outcomeStep() {
 	if c.askLost() {
 		return
 	}
-	var xid string
+	var xid uint64
 	t, err := c.attempt(func(a *attempt) error {
 		return a.block(a.begin(), func() error {
 			if err := a.count(); err != nil {
@@ -91,10 +91,10 @@ func (c *client) outcomeStep() {
 			}
 			ctx, cancel := context.WithTimeout(a.ctx, a.o.Timeout)
 			defer cancel()
-			return a.conn.QueryRow(ctx, "select pg_current_xact_id()::text").Scan(&xid)
+			return a.conn.QueryRow(ctx, "select pg_current_xact_id()").Scan(&xid)
 		})
 	})
-	if err != nil && t.Status == check.Unknown && xid != "" {
+	if err != nil && t != nil && t.Status == check.Unknown && xid != 0 {
 		c.lost = append(c.lost, lostCommit{t, xid})
 	}
 }
@@ -109,8 +109,8 @@ func (c *client) askLost() bool {
 	ctx, cancel := context.WithTimeout(c.ctx, c.o.Timeout)
 	defer cancel()
 	var status *string
-	if err := c.conn.QueryRow(ctx, "select pg_xact_status($1::text::xid8)", l.xid).Scan(&status); err != nil {
-		c.o.Log("workload: client %d asked node %d for the outcome of %s: %v", c.id, c.node, l.xid, err)
+	if err := c.conn.QueryRow(ctx, "select pg_xact_status($1)", l.xid).Scan(&status); err != nil {
+		c.o.Log("workload: client %d asked node %d for the outcome of %d: %v", c.id, c.node, l.xid, err)
 		if c.conn.IsClosed() {
 			c.disconnect()
 		}

@@ -220,14 +220,18 @@ func Finale(ctx context.Context, t Target, h *check.History) error {
 			continue
 		}
 		c := &client{id: o.Clients, o: o, target: t, kind: k, history: h, rng: rand.New(rand.NewPCG(1, uint64(i)))}
+		var first error
 		for node := i; ; node++ {
 			err := c.finale(ctx, node%t.Nodes())
 			if err == nil {
 				break
 			}
+			if first == nil {
+				first = err
+			}
 			if ctx.Err() != nil {
 				c.close(ctx)
-				return fmt.Errorf("workload: final read of %s: %w", k.name, err)
+				return fmt.Errorf("workload: final read of %s: at first %w, at last %w", k.name, first, err)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
