@@ -152,6 +152,22 @@ func TestX5_AskAnotherNode(t *testing.T) {
 		known = append(known, o)
 	}
 
+	// A gateway that was only taken for dead finds its transaction aborted.
+	k++
+	conn := connect(t, c.Nodes[2])
+	tx, id, err := undecided(t.Context(), conn, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Nodes[2].Pause(t)
+	o := outcome{k, id, settled(t, c.Nodes[0], id)}
+	c.Nodes[2].Resume(t)
+	if err := tx.Commit(t.Context()); o.status != "aborted" || err == nil {
+		t.Errorf("paused in the middle of a transaction: %s, and its commit: %v", o.status, err)
+	}
+	o.agree(t, c.Nodes...)
+	known = append(known, o)
+
 	// One request, one tablet, or very many writes: all are commits.
 	psql(t, c.Nodes[0], "create table u (a text, id xid8 default pg_current_xact_id())")
 	for _, n := range c.Nodes {
@@ -173,7 +189,6 @@ func TestX5_AskAnotherNode(t *testing.T) {
 	}
 
 	// The leader of the outcomes' tablet dies: with it the lock of an open transaction.
-	conn := connect(t, c.Nodes[0])
 	for i := range 2 {
 		k++
 		leader := c.Nodes[0]
@@ -187,7 +202,7 @@ func TestX5_AskAnotherNode(t *testing.T) {
 		if gateway == leader {
 			gateway = c.Nodes[1]
 		}
-		conn = connect(t, gateway)
+		conn := connect(t, gateway)
 		tx, id, err := undecided(t.Context(), conn, k)
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/spandb/spand/internal/tracing"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/sql/xact"
@@ -61,7 +62,7 @@ func (c *Conn) recordXact(ctx context.Context) error {
 	}
 	err := c.eng.xacts.Record(ctx, x.beside, x.id)
 	if err == nil {
-		_, err = x.beside.Commit(c.ctx)
+		_, err = x.beside.Commit(tracing.Continue(c.ctx, ctx))
 	}
 	c.dropXact()
 	return err
