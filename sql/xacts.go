@@ -5,9 +5,11 @@ import (
 	"errors"
 
 	"github.com/spandb/spand/internal/tracing"
+	"github.com/spandb/spand/sql/kv"
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/sql/xact"
+	"github.com/spandb/spand/txn"
 )
 
 // xactState is the id of a transaction that asked for it, and whose commit is its
@@ -58,7 +60,11 @@ func (c *Conn) currentXact(ctx context.Context) (types.Datum, error) {
 func (c *Conn) recordXact(ctx context.Context) error {
 	x := &c.txn.xact
 	if x.beside == nil {
-		return c.eng.xacts.Record(ctx, c.txn.kv, x.id)
+		err := c.eng.xacts.Record(ctx, c.txn.kv, x.id)
+		if err == txn.ErrUnconfirmed {
+			err = kv.ErrUnconfirmed // the row is what was too much for one trip
+		}
+		return err
 	}
 	err := c.eng.xacts.Record(ctx, x.beside, x.id)
 	if err == nil {
