@@ -453,6 +453,8 @@ func (t *Tablet) applySplit(b *storage.Batch, c *paxosgroup.Command, cmd *comman
 	left, right := v.desc, keys.Descriptor{Group: cmd.child, Replicas: append([]keys.Replica(nil), cmd.replicas...)}
 	left.Span.End, left.Generation = key, v.desc.Generation+1
 	right.Span, right.Generation = keys.Span{Start: key, End: v.desc.Span.End}, left.Generation
+	t.splitting.Store(true)
+	defer t.splitting.Store(false)
 	m.mu.Lock()
 	for id, s := range m.staged {
 		// Only open ones can reach to the right. Chunks do not move: the transaction

@@ -425,7 +425,14 @@ func (w *world) hooks() Hooks {
 			w.asked = append(w.asked, fmt.Sprintf("%v abort=%v", x.Txn, abort))
 			w.mu.Unlock()
 		},
-		SplitApplied: func(t *Tablet, s SplitApplied) { w.mu.Lock(); w.splits = append(w.splits, s); w.mu.Unlock() },
+		SplitApplied: func(t *Tablet, s SplitApplied) {
+			if !t.Splitting() { // R1: package replicas relies on it
+				panic("the child of a split is opened when the split is over")
+			}
+			w.mu.Lock()
+			w.splits = append(w.splits, s)
+			w.mu.Unlock()
+		},
 	}
 }
 

@@ -143,9 +143,11 @@ type Tablet struct {
 	wg     sync.WaitGroup // goroutines of leaders
 
 	started atomic.Bool // something has been applied
-	opened  bool        // Restore has given it the state that it begins with
-	inherit *Inheritance
-	witness atomic.Pointer[[]byte] // until the parent's writes are known to be visible
+	// splitting is set from before the descriptor shrinks until SplitApplied has returned.
+	splitting atomic.Bool
+	opened    bool // Restore has given it the state that it begins with
+	inherit   *Inheritance
+	witness   atomic.Pointer[[]byte] // until the parent's writes are known to be visible
 
 	// Owned by the applying goroutine: chunks staged in a batch not yet visible.
 	chunks map[chunkID][]byte
@@ -195,6 +197,11 @@ func (t *Tablet) Group() keys.GroupID { return t.cfg.Group }
 
 // Descriptor returns the tablet's descriptor as this replica has applied it.
 func (t *Tablet) Descriptor() keys.Descriptor { return t.m.view.Load().desc }
+
+// Splitting reports whether a split is being applied: Descriptor may not cover the child
+// any more while nobody has been told of it yet. Who sees a descriptor, and after that
+// Splitting false, knows that the children of all splits before have been handed over.
+func (t *Tablet) Splitting() bool { return t.splitting.Load() }
 
 // LowWater returns the low-water mark: reads below it are refused.
 func (t *Tablet) LowWater() truetime.Timestamp { return t.m.view.Load().lowWater }
