@@ -1,10 +1,16 @@
 package integration
 
 import (
+	"context"
 	"flag"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/spandb/spand/integration/check"
+	"github.com/spandb/spand/integration/workload"
 )
 
 var (
@@ -27,75 +33,171 @@ const (
 // other while clients work at every node; what they saw is judged afterwards, and
 // how long each tablet answered nobody. See doc.go for the long form.
 func TestFaults(t *testing.T) {
-	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) {
+	besideEachOther(t)
+	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) figures {
 		c := Start(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Proxy: true})
-		runFaults(t, c, c.Proxy, seed, d)
+		return runFaults(t, c, c.Proxy, seed, d)
 	})
 }
 
 // TestFaultsInNamespaces is TestFaults with each node in a network namespace: there
 // a partition drops packets, where the proxy swallows what TCP has delivered.
 func TestFaultsInNamespaces(t *testing.T) {
+	besideEachOther(t)
 	if !InNamespace(t) {
 		return
 	}
 	ns := NewNamespaces(t, *faultNodes)
-	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) {
+	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) figures {
 		c := Start(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Namespaces: ns})
-		runFaults(t, c, ns, seed, d)
+		return runFaults(t, c, ns, seed, d)
 	})
 }
 
-func eachPiece(t *testing.T, run func(t *testing.T, seed uint64, d time.Duration)) {
+// besideEachOther has the short forms, which mostly wait, run at the same time.
+func besideEachOther(t *testing.T) {
+	if *faultMinutes == 0 && !*long {
+		t.Parallel()
+	}
+}
+
+// eachPiece runs the pieces that the flags ask for and sums up what they found.
+func eachPiece(t *testing.T, run func(t *testing.T, seed uint64, d time.Duration) figures) {
 	d := time.Duration(*faultMinutes * float64(time.Minute))
 	if d == 0 && *long {
 		d = 30 * time.Minute
 	}
 	if d == 0 {
-		run(t, *faultSeed, 0)
+		t.Log("result:", run(t, *faultSeed, 0))
 		return
 	}
 	const piece = 5 * time.Minute
 	pieces := int((d + piece - 1) / piece)
+	sum := figures{counts: map[string]int{}}
 	for i := range pieces {
 		seed := *faultSeed + uint64(i)
-		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { run(t, seed, d/time.Duration(pieces)) }) {
-			return
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			f := run(t, seed, d/time.Duration(pieces))
+			t.Log("result:", f)
+			sum.add(f)
+		})
+		if t.Failed() {
+			break
 		}
+	}
+	t.Log("result of all pieces:", sum)
+}
+
+// figures are what a run tells of itself.
+type figures struct {
+	lasted                              time.Duration
+	ok, failed, unknown, violations     int
+	counts                              map[string]int // faults by kind
+	outages, returns, gateways          []Outage
+	meterWrites, meterFailed, undecided int
+}
+
+func (f *figures) add(g figures) {
+	f.lasted += g.lasted
+	f.ok, f.failed, f.unknown, f.violations = f.ok+g.ok, f.failed+g.failed, f.unknown+g.unknown, f.violations+g.violations
+	f.meterWrites, f.meterFailed, f.undecided = f.meterWrites+g.meterWrites, f.meterFailed+g.meterFailed, f.undecided+g.undecided
+	for k, n := range g.counts {
+		f.counts[k] += n
+	}
+	for _, l := range []struct{ to, from *[]Outage }{{&f.outages, &g.outages}, {&f.returns, &g.returns}, {&f.gateways, &g.gateways}} {
+		*l.to = append(*l.to, *l.from...)
+		slices.SortFunc(*l.to, func(a, b Outage) int { return int(b.Length() - a.Length()) })
 	}
 }
 
-// runFaults lets faults happen for a time; in no time, one of each that matters most.
-func runFaults(t *testing.T, c *Cluster, net Network, seed uint64, d time.Duration) {
-	before := make([]int, len(c.Nodes))
-	for i, n := range c.Nodes {
-		before[i] = descriptors(t, n)
+func (f figures) String() string {
+	faults := 0
+	for _, n := range f.counts {
+		faults += n
 	}
-	h := NewHealth(len(c.Nodes))
-	b := openBank(t, c)
-	m, err := StartMeter(t.Context(), c, h)
-	if err != nil {
+	return fmt.Sprintf("%v of faults, %d nodes, --max-clock-error %s, %d clients: %d transactions ok, %d failed, %d unknown; %d violations, %d undecided; %d faults (%s); "+
+		"tablet outages with a majority alive: %s; after its return: %s; as seen through one live node: %s; meter: %d writes, %d failed",
+		f.lasted.Round(time.Second), *faultNodes, *faultClock, faultClients, f.ok, f.failed, f.unknown, f.violations, f.undecided, faults, faultCounts(f.counts),
+		quantiles(f.outages), quantiles(f.returns), quantiles(f.gateways), f.meterWrites, f.meterFailed)
+}
+
+// faultCounts tells faults by kind.
+func faultCounts(counts map[string]int) string {
+	var list []string
+	for _, k := range faultKinds {
+		if n := counts[k.name]; n > 0 {
+			list = append(list, fmt.Sprintf("%s %d", k.name, n))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// faultClients is how many clients work while faults happen, besides the meter's.
+const faultClients = 16
+
+// runFaults lets faults happen for a time; in no time, one of each that matters most.
+func runFaults(t *testing.T, c *Cluster, net Network, seed uint64, d time.Duration) figures {
+	o := workload.Options{Seed: seed, Clients: faultClients, Log: t.Logf}
+	if err := workload.Setup(t.Context(), c.Target(), o); err != nil {
 		t.Fatal(err)
 	}
+	if err := SetupMeter(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	var before vitals
+	files := 0
+	for _, n := range c.Nodes {
+		before.goroutines = max(before.goroutines, quiet(t, n).goroutines)
+		files = max(files, descriptors(t, n))
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ran := make(chan *check.History, 1)
+	go func() { ran <- workload.Run(ctx, c.Target(), o) }()
+	h := NewHealth(len(c.Nodes))
+	m := StartMeter(c, h)
 	x := NewNemesis(t, c, net, h, seed)
+	began := time.Now()
 	if d == 0 {
 		x.Short()
 	} else {
 		x.Run(t.Context(), d)
 	}
-	b.await(t, 50)
+	f := figures{lasted: time.Since(began), counts: x.Counts}
+	// Safety was the faults' time; now liveness: a healthy cluster answers everybody.
+	pause(3*time.Second, t.Context().Done())
 	a := m.Stop()
-	report(t, x, a)
-	b.close(t)
-	for i, n := range c.Nodes {
-		awaitDescriptors(t, n, before[i])
+	cancel()
+	history := <-ran
+	least := time.Duration(0)
+	if d == 0 {
+		least = 10 * time.Second // beside other tests it is no matter of speed
 	}
+	report(t, a, least)
+	r := judge(t, c, history)
+	for _, n := range c.Nodes {
+		awaitNoLocks(t, n)
+	}
+	for i, n := range c.Nodes {
+		awaitCaughtUp(t, n, c.Nodes[(i+1)%len(c.Nodes)])
+	}
+	for _, n := range c.Nodes {
+		notGrown(t, n, before, files)
+	}
+	f.ok, f.failed, f.unknown, f.violations, f.undecided = r.OK, r.Failed, r.Unknown, len(r.Violations)+r.Suppressed, len(r.Undecided)
+	f.outages, f.returns, f.gateways = a.Worst, a.Returns, a.Gateways
+	f.meterWrites, f.meterFailed = a.Writes, a.Attempts-a.Writes
+	return f
 }
 
-// report logs what was done and felt, and holds it against the bounds.
-func report(t *testing.T, x *Nemesis, a Availability) {
-	t.Logf("faults: %s", x.counts())
+// report logs what was felt and holds it against the bounds, or against least if
+// that is more.
+func report(t *testing.T, a Availability, least time.Duration) {
 	t.Logf("meter: %d writes of %d attempts; failed: %v", a.Writes, a.Attempts, a.FailedByCondition)
+	if len(a.Worst)+len(a.Returns) == 0 {
+		t.Error("no fault was felt: nothing was done, or nothing was measured")
+	}
 	for _, list := range []struct {
 		what    string
 		outages []Outage
@@ -103,7 +205,7 @@ func report(t *testing.T, x *Nemesis, a Availability) {
 	}{{"a majority alive", a.Worst, maxOutage}, {"a majority back", a.Returns, maxReturn}, {"at one live node", a.Gateways, 0}} {
 		t.Logf("outages, %s: %s", list.what, quantiles(list.outages))
 		for i, o := range list.outages {
-			over := list.bound != 0 && o.Length() > list.bound
+			over := list.bound != 0 && o.Length() > max(list.bound, least)
 			if over {
 				t.Errorf("outage: %v", o)
 			} else if i < 3 {
@@ -124,21 +226,22 @@ func quantiles(list []Outage) string {
 	return fmt.Sprintf("%d longer than 300ms, p50 %s, p99 %s, max %s", len(list), at(0.5), at(0.99), at(1))
 }
 
-// awaitDescriptors waits until a node has hardly more files open than at its start:
-// what the log and the connections of others need varies by a few.
-func awaitDescriptors(t *testing.T, n *Node, before int) {
+// notGrown waits until a node has no client and no lock, and hardly more goroutines
+// and open files than any had before the faults: how many varies with who leads, and with the log.
+func notGrown(t *testing.T, n *Node, before vitals, files int) {
 	t.Helper()
-	const slack = 10
-	deadline := time.Now().Add(30 * time.Second)
+	const slack = 30
+	deadline := time.Now().Add(60 * time.Second)
 	for {
-		now := descriptors(t, n)
-		if now <= before+slack {
+		v, open := readVitals(t, n), descriptors(t, n)
+		if v.connections == 0 && v.locks == 0 && v.goroutines <= before.goroutines+slack && open <= files+slack {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%s has %d files open, %d at its start", n.Name, now, before)
+			t.Errorf("%s leaks: %+v and %d open files, before the faults %+v and %d\n%s", n.Name, v, open, before, files,
+				get(t, n, "/debug/pprof/goroutine?debug=1"))
 			return
 		}
-		time.Sleep(100 * time.Millisecond) // connections of the dead are given up by themselves
+		time.Sleep(100 * time.Millisecond) // what has lost its peer ends by itself
 	}
 }

@@ -37,13 +37,13 @@ const (
 // meterKey is the row that the client at a node writes in a tablet.
 func meterKey(tablet, node int) int { return 100*tablet + node }
 
-// StartMeter makes the table `availability`, in tablets of its own, and begins to measure.
-func StartMeter(ctx context.Context, c *Cluster, h *Health) (*Meter, error) {
+// SetupMeter makes the table `availability`, in tablets of its own.
+func SetupMeter(ctx context.Context, c *Cluster) error {
 	conn, err := pgx.Connect(ctx, c.Nodes[0].URL())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer conn.Close(ctx)
+	defer closeConn(conn)
 	setup := []string{"create table availability (k int primary key, v bigint not null)"}
 	for t := range meterTablets {
 		setup = append(setup, fmt.Sprintf("split table availability by (%d)", meterKey(t, 0)))
@@ -53,9 +53,14 @@ func StartMeter(ctx context.Context, c *Cluster, h *Health) (*Meter, error) {
 	}
 	for _, sql := range setup {
 		if _, err := conn.Exec(ctx, sql); err != nil {
-			return nil, fmt.Errorf("%s: %w", sql, err)
+			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
+	return nil
+}
+
+// StartMeter begins to measure.
+func StartMeter(c *Cluster, h *Health) *Meter {
 	run, cancel := context.WithCancel(context.Background())
 	m := &Meter{c: c, h: h, began: time.Now(), cancel: cancel, ok: make([][][]time.Time, meterTablets), failed: map[string]int{}}
 	for t := range meterTablets {
@@ -64,7 +69,7 @@ func StartMeter(ctx context.Context, c *Cluster, h *Health) (*Meter, error) {
 			m.wg.Go(func() { m.probe(run, t, n) })
 		}
 	}
-	return m, nil
+	return m
 }
 
 func (m *Meter) probe(ctx context.Context, tablet, node int) {

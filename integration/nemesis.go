@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -372,15 +371,4 @@ func (x *Nemesis) two() {
 	order := []int{v, w}
 	x.rng.Shuffle(2, func(i, j int) { order[i], order[j] = order[j], order[i] })
 	x.restart(order...)
-}
-
-// counts tells the faults done, by kind.
-func (x *Nemesis) counts() string {
-	var list []string
-	for _, k := range faultKinds {
-		if n := x.Counts[k.name]; n > 0 {
-			list = append(list, fmt.Sprintf("%s %d", k.name, n))
-		}
-	}
-	return strings.Join(list, ", ")
 }

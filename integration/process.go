@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -314,7 +315,7 @@ func (b *build) binary(t testing.TB) string {
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 10_000 {
-		addr := fmt.Sprint("127.0.0.1:", 20000+rand.IntN(12000))
+		addr := fmt.Sprintf("%s:%d", loopback, 20000+rand.IntN(12000))
 		if _, taken := given.LoadOrStore(addr, true); taken {
 			continue
 		}
@@ -326,6 +327,15 @@ func freeAddr(t testing.TB) string {
 	t.Fatal("no port is free")
 	return ""
 }
+
+// loopback is this process's own loopback address: the port of a node that is down for a
+// moment must not be taken by another test's. Linux answers to all of 127.0.0.0/8.
+var loopback = func() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+}()
 
 // given are the addresses that freeAddr has returned: none twice. They lie below the
 // ports that the system gives to whoever asks for any.
