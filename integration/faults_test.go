@@ -2,12 +2,15 @@ package integration
 
 import (
 	"context"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/spandb/spand/integration/check"
 	"github.com/spandb/spand/integration/workload"
@@ -182,6 +185,7 @@ func runFaults(t *testing.T, c *Cluster, net Network, seed uint64, d time.Durati
 	for i, n := range c.Nodes {
 		awaitCaughtUp(t, n, c.Nodes[(i+1)%len(c.Nodes)])
 	}
+	replicasAgree(t, c)
 	for _, n := range c.Nodes {
 		notGrown(t, n, before, files)
 	}
@@ -189,6 +193,71 @@ func runFaults(t *testing.T, c *Cluster, net Network, seed uint64, d time.Durati
 	f.outages, f.returns, f.gateways = a.Worst, a.Returns, a.Gateways
 	f.meterWrites, f.meterFailed = a.Writes, a.Attempts-a.Writes
 	return f
+}
+
+// await waits until look has nothing to complain about any more.
+func await(t *testing.T, look func() (complaint string)) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) { // it comes on the cluster's own schedule
+		complaint := look()
+		if complaint == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(complaint)
+		}
+	}
+}
+
+// replicasAgree reads every table at one timestamp through each node. Reads in the past
+// are answered by the node's own replicas once they have closed that time (X4), so this
+// compares the replicas.
+func replicasAgree(t *testing.T, c *Cluster) {
+	t.Helper()
+	conn := connect(t, c.Nodes[0])
+	var at string
+	if _, err := conn.Exec(t.Context(), "begin read only; select count(*) from availability; commit", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(t.Context(), "show spand.read_timestamp").Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	rows, _ := conn.Query(t.Context(), "select table_name from information_schema.tables where table_schema = 'public' order by table_name")
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("%d tables, %v", len(tables), err)
+	}
+	first := map[string]string{}
+	total := 0
+	for _, n := range c.Nodes {
+		await(t, func() string {
+			behind := psql(t, n, fmt.Sprintf("select tablet, safe_time from spand.replicas where safe_time is null or safe_time <= '%s'", at))
+			if behind == "" {
+				return ""
+			}
+			return fmt.Sprintf("%s: not closed at %s:\n%s", n.Name, at, behind)
+		})
+		conn := connect(t, n)
+		if _, err := conn.Exec(t.Context(), fmt.Sprintf("set spand.read_only_staleness = 'READ_TIMESTAMP %s'", at)); err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range tables {
+			results, err := conn.PgConn().Exec(t.Context(), "select * from "+table).ReadAll()
+			if err != nil {
+				t.Fatalf("%s: %s at %s: %v", n.Name, table, at, err)
+			}
+			total += len(results[0].Rows)
+			digest := fmt.Sprintf("%d rows, %x", len(results[0].Rows), sha256.Sum256(fmt.Append(nil, results[0].Rows)))
+			if first[table] == "" {
+				first[table] = digest
+			} else if first[table] != digest {
+				t.Errorf("%s at %s: %s at %s, %s at %s", table, at, first[table], c.Nodes[0].Name, digest, n.Name)
+			}
+		}
+		conn.Close(t.Context())
+	}
+	t.Logf("replicas agree on %d tables at %s; %d rows compared", len(tables), at, total)
 }
 
 // report logs what was felt and holds it against the bounds, or against least if
@@ -238,8 +307,11 @@ func notGrown(t *testing.T, n *Node, before vitals, files int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%s leaks: %+v and %d open files, before the faults %+v and %d\n%s", n.Name, v, open, before, files,
-				get(t, n, "/debug/pprof/goroutine?debug=1"))
+			profile := "" // which is for loopback only
+			if strings.HasPrefix(n.HTTPAddr, "127.") {
+				profile = get(t, n, "/debug/pprof/goroutine?debug=1")
+			}
+			t.Errorf("%s leaks: %+v and %d open files, before the faults %+v and %d\n%s", n.Name, v, open, before, files, profile)
 			return
 		}
 		time.Sleep(100 * time.Millisecond) // what has lost its peer ends by itself

@@ -86,11 +86,8 @@ func ip(args string) error {
 	return nil
 }
 
-// Set in the child of InNamespace: that it is one, and the binary it is to run.
-const (
-	inNamespace     = "SPAND_TEST_NETWORK_NAMESPACE"
-	namespaceBinary = "SPAND_TEST_BINARY"
-)
+// inNamespace is set in the child of InNamespace.
+const inNamespace = "SPAND_TEST_NETWORK_NAMESPACE"
 
 // InNamespace runs the test that calls it in a child process with network and mount
 // namespaces of its own. In the child it returns true, and what it makes there vanishes with
@@ -114,7 +111,7 @@ func InNamespace(t testing.TB) bool {
 		}
 	})
 	cmd := apart(exec.CommandContext(t.Context(), os.Args[0], args...))
-	cmd.Env = append(os.Environ(), inNamespace+"=1", namespaceBinary+"="+Binary(t))
+	cmd.Env = append(os.Environ(), inNamespace+"=1", givenBinary+"="+Binary(t))
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a namespace of its own:\n%s", out)
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {

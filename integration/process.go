@@ -83,9 +83,7 @@ func Start(t testing.TB, o Options) *Cluster {
 		o.ClockError = "0"
 	}
 	if o.Binary == "" {
-		if o.Binary = os.Getenv(namespaceBinary); o.Binary == "" {
-			o.Binary = Binary(t)
-		}
+		o.Binary = Binary(t)
 	}
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
@@ -286,8 +284,17 @@ type build struct {
 
 var released, breakable = build{}, build{tags: "spandbreak"}
 
-// Binary builds this module's spand and returns its path.
-func Binary(t testing.TB) string { return released.binary(t) }
+// givenBinary is a variable of the environment that names the spand to test.
+const givenBinary = "SPAND_TEST_BINARY"
+
+// Binary builds this module's spand and returns its path, or that of the binary that
+// SPAND_TEST_BINARY names.
+func Binary(t testing.TB) string {
+	if path := os.Getenv(givenBinary); path != "" {
+		return path
+	}
+	return released.binary(t)
+}
 
 // BreakableBinary builds spand with the tag spandbreak, which package crashpoint needs.
 func BreakableBinary(t testing.TB) string { return breakable.binary(t) }

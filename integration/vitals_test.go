@@ -17,7 +17,7 @@ type vitals struct{ connections, locks, goroutines int }
 var (
 	reConnections = regexp.MustCompile(`(?m)^spand_sql_connections (\d+)$`)
 	reLocks       = regexp.MustCompile(`(?m)^spand_locks_held (\d+)$`)
-	reGoroutines  = regexp.MustCompile(`^goroutine profile: total (\d+)`)
+	reGoroutines  = regexp.MustCompile(`(?m)^go_goroutines (\d+)$`)
 )
 
 func readVitals(t testing.TB, n *Node) (v vitals) {
@@ -30,7 +30,7 @@ func readVitals(t testing.TB, n *Node) (v vitals) {
 	}{
 		{&v.connections, reConnections, metrics},
 		{&v.locks, reLocks, metrics},
-		{&v.goroutines, reGoroutines, get(t, n, "/debug/pprof/goroutine?debug=1")},
+		{&v.goroutines, reGoroutines, metrics},
 	} {
 		m := field.re.FindStringSubmatch(field.text)
 		if m == nil {
