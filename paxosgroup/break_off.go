@@ -7,7 +7,6 @@ package paxosgroup
 const (
 	BreakReceived   = false // T2: timestamps far beyond the clock are accepted
 	BreakPeerCheck  = false // T2: a clock that contradicts ours goes unnoticed
-	BreakAck        = false // R1: entries and votes are acknowledged before they are synced
 	BreakLease      = false // R2: leaders serve without looking at their lease
 	BreakPromise    = false // R2: promises bind nobody who votes or campaigns
 	BreakAbstention = false // R2: a node that restarts forgets its promises

@@ -7,7 +7,6 @@ package paxosgroup
 var (
 	BreakReceived   bool
 	BreakPeerCheck  bool
-	BreakAck        bool
 	BreakLease      bool
 	BreakPromise    bool
 	BreakAbstention bool

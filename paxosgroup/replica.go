@@ -414,7 +414,7 @@ func (g *Group) appendLog(m *pb.Message, o *outbox) {
 	if sync || rec.HardState != nil {
 		o.recs = append(o.recs, rec)
 	}
-	if sync && !BreakAck {
+	if sync {
 		a := &appendAck{g: g, gen: g.w.gen, responses: m.Responses}
 		g.w.outstanding = append(g.w.outstanding, a)
 		o.acks = append(o.acks, a)

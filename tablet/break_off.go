@@ -9,6 +9,7 @@ const (
 	BreakSharedLocks    = false // X2: shared locks keep no writer out
 	BreakRangeLocks     = false // X2: range locks keep nobody out
 	BreakWounds         = false // X2: a wounded transaction, its locks gone, goes on
+	BreakWoundWait      = false // X2: who is older waits for who is younger
 	BreakForgetPrepared = false // X3: a participant forgets what it prepared when it begins to lead
 	BreakAbortPrepared  = false // X3: a participant aborts by itself what is in doubt
 	BreakPreparedLocks  = false // X3: a new leader restores the writes of a prepare, not its other locks

@@ -9,6 +9,7 @@ var (
 	BreakSharedLocks    bool
 	BreakRangeLocks     bool
 	BreakWounds         bool
+	BreakWoundWait      bool
 	BreakForgetPrepared bool
 	BreakAbortPrepared  bool
 	BreakPreparedLocks  bool

@@ -110,16 +110,19 @@ func failingDisks(p *Plan, _ draw) {
 	p.fault(Fault{Kind: CrashAll, At: ms(1200), For: ms(20)})
 }
 
-// tornCrashes has a follower die again and again, in the middle of batches of several
+// tornCrashes has the followers die again and again, in the middle of batches of several
 // sectors.
-func tornCrashes(p *Plan, _ draw) {
+func tornCrashes(p *Plan, d draw) {
 	p.leadFrom(1)
 	p.Think = ms(4)
+	p.Noise.Max = ms(5)
 	p.DiskLatency = ms(10)
 	p.StageAfter = 0
-	p.more(16, "mixed")
-	p.every(ms(300), ms(150), func(at time.Duration) {
-		p.fault(Fault{Kind: Crash, At: at, For: ms(20), Torn: true, Node: 3})
+	p.more(12, "mixed")
+	id := keys.NodeID(2)
+	p.every(ms(300), ms(120), func(at time.Duration) {
+		p.fault(Fault{Kind: Crash, At: at + d.between(0, ms(40)), For: ms(20), Torn: true, Node: id})
+		id = 5 - id
 	})
 }
 
@@ -235,15 +238,16 @@ func promisedSplits(p *Plan, _ draw) {
 	}
 }
 
-// eagerLeaders has leaders die on slow disks, with entries under way.
-func eagerLeaders(p *Plan, d draw) {
-	p.Faults = nil
-	p.Think = ms(4)
-	p.DiskLatency = ms(20)
-	p.more(6, "register")
-	p.every(ms(500), ms(1000), func(at time.Duration) {
-		p.fault(Fault{Kind: Crash, At: at, For: ms(20), Key: pick(d, acct(0), reg(0), mix(0))})
-	})
+// eagerLeaders has the leader of everything die, and a node take over whose own disk is
+// slow: its followers attest before its log has what its term begins with.
+func eagerLeaders(p *Plan, _ draw) {
+	p.leadFrom(1)
+	p.Think = ms(3)
+	p.DiskLatency = ms(2)
+	p.Splits = []string{acct(5), reg(0), reg(3), mix(0)}
+	p.more(12, "register")
+	p.fault(Fault{Kind: SlowDisk, Node: 2, At: ms(200), For: time.Minute, Amount: ms(40)})
+	p.fault(Fault{Kind: Crash, Node: 1, At: ms(1200), For: ms(2600)})
 }
 
 // lostReleases cuts a leader off in the middle of handing over.
@@ -270,6 +274,13 @@ func crowd(p *Plan, d draw) {
 	p.Noise.Min, p.Noise.Max = ms(1), ms(3)
 	p.more(8, "bank")
 	p.more(8, "mixed")
+}
+
+// upgrades have nothing but short transactions in each other's way, in any order.
+func upgrades(p *Plan, d draw) {
+	calm(p, d)
+	p.Prompt = true
+	p.Clients = slices.Repeat([]string{"bank"}, 12)
 }
 
 // divided has every transaction prepare somewhere, without faults.

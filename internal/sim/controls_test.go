@@ -26,14 +26,13 @@ var controls = map[string]control{
 	// Clocks that err by more than they admit, each alone too little for its peers to see.
 	"T1": {seeds: 5, finds: []string{"X1", "X4"}, planOnly: true, options: Options{Epsilon: 10 * time.Millisecond, LyingClocks: true, FixedClocks: true, Adjust: wildClocks}},
 	// A forward step that enters a log keeps everybody from writing there, for ever.
-	"T2receive": {seeds: 10, finds: []string{"R1"}, options: Options{Epsilon: 4 * time.Millisecond, Adjust: leapForward}},
+	"T2receive": {seeds: 30, finds: []string{"R1"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: leapForward}},
 	// A leader whose clock lies behind believes promises for longer than they are kept.
 	"T2peer":  {seeds: 10, finds: []string{"R2"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: lateLeaders}},
 	"T2start": {seeds: 5, finds: []string{"X1", "X4"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: lateStart}},
 
 	"R1sync":   {seeds: 5, finds: []string{"R1"}, options: Options{Adjust: crashAll}},
-	"R1early":  {seeds: 10, finds: []string{"R1"}, options: Options{Adjust: crashAll}},
-	"R1failed": {seeds: 5, finds: []string{"R1"}, options: Options{Adjust: failingDisks}},
+	"R1failed": {seeds: 20, finds: []string{"R1"}, options: Options{Adjust: failingDisks}},
 
 	// A leader that is cut off goes on answering reads; others move on. What it
 	// answers lies in the past (X1 by the registers or the audits, X4, X2 of a
@@ -44,10 +43,10 @@ var controls = map[string]control{
 
 	// Readers with fast clocks have been promised more than a successor's clock says.
 	"R3floor": {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: 50 * time.Millisecond, Adjust: handOvers}},
-	"R3split": {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Duration: 3 * time.Second, Adjust: promisedSplits}},
-	"R3end":   {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Adjust: leaseEnds}},
+	"R3split": {seeds: 60, finds: []string{"X1", "X2", "X4"}, options: Options{Duration: 3 * time.Second, Adjust: promisedSplits}},
+	"R3end":   {seeds: 40, finds: []string{"X1", "X2", "X4"}, options: Options{Adjust: leaseEnds}},
 
-	"R4start":   {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: time.Millisecond, Adjust: eagerLeaders}},
+	"R4start":   {seeds: 20, finds: []string{"X1", "X2", "X4"}, options: Options{Epsilon: time.Millisecond, Duration: 4 * time.Second, Adjust: eagerLeaders}},
 	"R4release": {seeds: 20, finds: []string{"R2", "X1", "X2", "X4"}, options: Options{Adjust: lostReleases}},
 
 	// Clocks that disagree by up to 2ε, on a network that is faster.
@@ -57,10 +56,11 @@ var controls = map[string]control{
 	"X1read":  {seeds: 10, finds: []string{"X1"}, options: Options{Epsilon: 30 * time.Millisecond, Adjust: fastNetwork}},
 
 	// Transactions go on without the locks that died with a leader.
-	"X2":       {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: lostLocks}},
-	"X2shared": {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: calm}},
-	"X2range":  {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: scanners}},
-	"X2wound":  {seeds: 20, finds: []string{"X2"}, options: Options{Adjust: crowd}},
+	"X2":         {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: lostLocks}},
+	"X2shared":   {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: calm}},
+	"X2range":    {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: scanners}},
+	"X2deadlock": {seeds: 10, finds: []string{"X2"}, options: Options{Adjust: upgrades}},
+	"X2wound":    {seeds: 20, finds: []string{"X2"}, options: Options{Adjust: crowd}},
 
 	// Half of a transaction is lost.
 	"X3forget":  {seeds: 40, finds: []string{"X3", "X4", "R4"}, options: Options{Adjust: restlessLeaders}},
@@ -72,14 +72,14 @@ var controls = map[string]control{
 	"X4safe":     {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: slowFollowers}},
 	"X4prepared": {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: divided}},
 	"X4flight":   {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: calm}},
-	"X4follower": {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: divided}},
+	"X4follower": {seeds: 30, finds: []string{"X4"}, options: Options{Adjust: divided}},
 	"X4mark":     {seeds: 10, finds: []string{"X4"}, options: Options{Adjust: collecting}},
 
 	// Who asks what became of a commit hears that it was aborted; a copy commits again.
 	"X5":         {seeds: 10, finds: []string{"X5"}, options: Options{Adjust: lostAnswers}},
 	"X5absent":   {seeds: 20, finds: []string{"X5", "X3"}, options: Options{Adjust: stalledCoordinators}},
 	"X5finished": {seeds: 20, finds: []string{"X5"}, options: Options{Adjust: lateCopies}},
-	"X5decided":  {seeds: 20, finds: []string{"X3", "X4"}, options: Options{Adjust: unreachableLeaders}},
+	"X5decided":  {seeds: 40, finds: []string{"X3", "X4"}, options: Options{Epsilon: 50 * time.Millisecond, Adjust: divided}},
 
 	// Parent and child of a split both serve the child's keys.
 	"B1":         {seeds: 10, finds: []string{"X1", "X2", "X4"}, options: Options{Adjust: lateSplits}},
@@ -87,7 +87,7 @@ var controls = map[string]control{
 	"B1locks":    {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: busySplits}},
 
 	"B2": {seeds: 10, finds: []string{"B2"}, options: Options{Adjust: calm}},
-	"D1": {seeds: 20, finds: []string{"R1", "R4", "F1"}, options: Options{Adjust: tornCrashes}},
+	"D1": {seeds: 60, finds: []string{"R1", "R4", "F1"}, options: Options{Adjust: tornCrashes}},
 }
 
 func init() {

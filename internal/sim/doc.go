@@ -64,12 +64,10 @@
 //
 // # Negative controls
 //
-// A build with the tag spandbreak has switches that break one invariant each
-// (R2: leases are not looked at; X1: no commit wait; X2: locks lost with a leader pass
-// for held; X3forget: a participant forgets what it prepared when it begins to lead;
-// X3abort: a participant in doubt aborts by itself; X5: outcomes are not remembered;
-// B1: a tablet answers for keys that a split took elsewhere). TestNegativeControls builds it and requires that each is found, by its
-// consequences, within a stated number of seeds.
+// A build with the tag spandbreak has switches that break one invariant each (the
+// break_off.go of the rooms say what). TestNegativeControls builds it and requires that
+// each is found, by its consequences, within a stated number of seeds, and that the seed
+// which shows it is clean without the switch. docs/verification.md lists them.
 //
 // # What is not
 //

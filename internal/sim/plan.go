@@ -30,6 +30,7 @@ type Plan struct {
 
 	Think   time.Duration // a client's longest pause
 	Ahead   time.Duration // how far in the future "ahead" clients read at most
+	Prompt  bool          // nothing keeps a transaction from ending in time: all must (X2)
 	Splits  []string      // made before the faults
 	Clients []string      // kinds, one per client
 }
@@ -151,6 +152,13 @@ func NewPlan(seed uint64, o Options) Plan {
 	}
 	p.TailBudget = pick(d, 16<<10, 256<<10, 0)
 	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
+	if d.IntN(4) == 0 {
+		p.Noise.Reorder = true // else a late copy keeps all that follows it on its link waiting
+	}
+	if d.IntN(4) == 0 {
+		p.Ahead = pick(d, 50*time.Millisecond, 300*time.Millisecond)
+		p.Clients = append(p.Clients, "ahead", "skew", "blind")
+	}
 	p.drawFaults(newDraw(seed, streamFaults), o)
 	if o.Adjust != nil {
 		o.Adjust(&p, newDraw(seed, streamPlan+100))

@@ -128,6 +128,9 @@ func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context
 		default:
 			// Commit's contract: it has not committed and never will.
 			c.w.history.end(op, Failed, 0, err)
+			if waited := op.EndAt - op.BeganAt; c.w.plan.Prompt && waited >= 2*time.Second {
+				c.w.violate("X2", "a transaction ends after %v, and nothing but others like it stood in its way\n%v", waited, op)
+			}
 		}
 		var aborted *tablet.AbortedError
 		if !errors.As(err, &aborted) || ctx.Err() != nil || kind != "init" && c.d.IntN(4) == 0 {
