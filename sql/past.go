@@ -253,6 +253,9 @@ func (c *Conn) beginAsOf(ctx context.Context, st *pgast.Statement, e pgast.Expr)
 // settling when the transaction reads: to describe it, or for values beside it.
 func (c *Conn) glance(ctx context.Context, st *pgast.Statement, tree pgast.Stmt, f func() error) error {
 	t := &c.txn
+	if !t.open {
+		defer func() { t.start = time.Time{} }() // now() is not settled by this either
+	}
 	r := request{st: st, tree: tree, single: true}
 	if len(st.AsOf) > 0 && st.NumParams == 0 {
 		var err error

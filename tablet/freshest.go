@@ -53,7 +53,7 @@ func (t *Tablet) clearBelow(sp keys.Span, at truetime.Timestamp) truetime.Timest
 		}
 	}
 	for i := range t.settling {
-		if s := &t.settling[i]; s.ts <= at && s.span.Overlaps(sp) {
+		if s := &t.settling[i]; s.ts <= at && s.span.Overlaps(sp) && !t.settled(s) {
 			at = s.ts - 1
 		}
 	}

@@ -51,7 +51,8 @@ func TestX4_FreshestIsAnsweredHere(t *testing.T) {
 		if at, now := fresh("leader", w.lead(), all), w.lead().cfg.Clock.Now(); at != now.Earliest-1 {
 			t.Errorf("leader: %d at %d", at, now.Earliest)
 		}
-		pts := w.prepare(w.txn(2), "p", put("p", "new"))
+		ref := w.txn(2)
+		pts := w.prepare(ref, "p", put("p", "new"))
 		time.Sleep(time.Second)
 		setSafe(w.now())
 		for who, r := range map[string]*Tablet{"leader": w.lead(), "follower": fol} {
@@ -60,6 +61,20 @@ func TestX4_FreshestIsAnsweredHere(t *testing.T) {
 			}
 			if at := fresh(who, r, point); at <= pts {
 				t.Errorf("%s, beside a prepare at %d: %d", who, pts, at)
+			}
+		}
+
+		// Its outcome lifts that, once visible, though no later batch follows.
+		resolve := &ResolveRequest{Key: []byte("p"), Txn: ref.ID, Outcome: Outcome{OutcomeCommitted, pts + 100}}
+		if err := w.lead().Resolve(context.Background(), resolve); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		setSafe(w.now())
+		time.Sleep(time.Second)
+		for who, r := range map[string]*Tablet{"leader": w.lead(), "follower": fol} {
+			if at := fresh(who, r, all); at <= pts+100 {
+				t.Errorf("%s, after the outcome at %d: %d", who, pts+100, at)
 			}
 		}
 	})

@@ -206,14 +206,17 @@ func (t *Tablet) clearAt(sp keys.Span, at truetime.Timestamp) bool {
 		}
 	}
 	for i := range t.settling {
-		s := &t.settling[i]
-		if s.ts <= at && s.span.Overlaps(sp) {
-			if _, ok, err := t.cfg.Reader.Get(s.witness); err != nil || !ok {
-				return false
-			}
+		if s := &t.settling[i]; s.ts <= at && s.span.Overlaps(sp) && !t.settled(s) {
+			return false
 		}
 	}
 	return true
+}
+
+// settled reports whether s is visible by now.
+func (t *Tablet) settled(s *settling) bool {
+	_, ok, err := t.cfg.Reader.Get(s.witness)
+	return err == nil && ok
 }
 
 // readVersions evaluates the request on the versions as of at.
