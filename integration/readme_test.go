@@ -23,21 +23,25 @@ func readmeBlock(t *testing.T, info string) string {
 	return string(m[1])
 }
 
-// TestReadme runs README's examples as they stand, but for the ports: the psql
-// session, whose output must be the one shown, and then the pgx program.
+// TestReadme runs README's examples as they stand, but for the ports: the first psql
+// session, whose output must be the one shown, the pgx program, and the one about the past.
 func TestReadme(t *testing.T) {
 	c := Start(t, Options{})
 	here := func(text string) string { return strings.ReplaceAll(text, "127.0.0.1:15432", c.Nodes[0].SQLAddr) }
 
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", here(readmeBlock(t, "sh psql")))
-	cmd.Env = append(os.Environ(), "PATH="+postgresBin+":"+os.Getenv("PATH"), "PSQL_PAGER=", "PGSSLMODE=disable", "LC_ALL=C.UTF-8", "PSQLRC=/dev/null")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("psql session: %v\n%s", err, out)
+	session := func(name string) {
+		t.Helper()
+		cmd := exec.Command("bash", "-euo", "pipefail", "-c", here(readmeBlock(t, "sh "+name)))
+		cmd.Env = append(os.Environ(), "PATH="+postgresBin+":"+os.Getenv("PATH"), "PSQL_PAGER=", "PGSSLMODE=disable", "LC_ALL=C.UTF-8", "PSQLRC=/dev/null")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("psql session %s: %v\n%s", name, err, out)
+		}
+		if want := readmeBlock(t, "text "+name); string(out) != want {
+			t.Errorf("psql session %s printed\n%s\nREADME shows\n%s", name, out, want)
+		}
 	}
-	if want := readmeBlock(t, "text psql"); string(out) != want {
-		t.Errorf("psql session printed\n%s\nREADME shows\n%s", out, want)
-	}
+	session("psql")
 
 	dir, err := os.MkdirTemp(".", "readme") // inside the module, so that pgx is found
 	if err != nil {
@@ -48,10 +52,11 @@ func TestReadme(t *testing.T) {
 	if err := os.WriteFile(file, []byte(here(readmeBlock(t, "go pgx"))), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err = exec.Command("go", "run", "./"+file).CombinedOutput()
+	out, err := exec.Command("go", "run", "./"+file).CombinedOutput()
 	if err != nil || string(out) != "total 150\n" {
 		t.Errorf("pgx program: %v\n%s", err, out)
 	}
+	session("past")
 }
 
 // TestReadmeCluster runs README's three commands of a cluster, in a directory of
