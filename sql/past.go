@@ -51,7 +51,7 @@ func (c *Conn) planPast(ctx context.Context, r *request, tree pgast.Stmt, prep *
 	if !t.past {
 		var err error
 		if w, err = c.window(ctx, r); err != nil {
-			if q := tree.(*pgast.Select); r.asOf != 0 || q.From != nil || !c.alone(r) || ctx.Err() != nil {
+			if q, ok := tree.(*pgast.Select); !ok || r.asOf != 0 || q.From != nil || !c.alone(r) || ctx.Err() != nil {
 				return nil, err
 			}
 			// SELECT set_config(…) must work under a setting under which nothing can be read.
@@ -123,13 +123,20 @@ func (c *Conn) window(ctx context.Context, r *request) (window, error) {
 	return w, c.eng.clock.AwaitAfter(ctx, w.lo)
 }
 
+// closedElsewhere is an age at which every replica that hears from its leader answers.
+const closedElsewhere = time.Second
+
 // choose returns the newest timestamp of w, at most limit, at which this node answers
-// reads of spans by itself, or the oldest of w.
+// reads of spans by itself. When it can answer nothing within w, others are to.
 func (c *Conn) choose(w window, limit truetime.Timestamp, spans ...keys.Span) truetime.Timestamp {
 	if w.hi <= w.lo {
 		return w.lo
 	}
-	return max(w.lo, min(w.hi, limit, c.eng.kv.Freshest(spans)))
+	at := c.eng.kv.Freshest(spans)
+	if at < w.lo {
+		at = w.hi.Add(-closedElsewhere)
+	}
+	return max(w.lo, min(w.hi, limit, at))
 }
 
 // spans are the key ranges of the tables that p uses.
