@@ -1,7 +1,9 @@
 // Command spand is the whole database: one process is one node.
 //
 //	spand start     run a node
+//	spand demo      run a cluster in one process, or a guided demonstration
 //	spand status    show a running node, its peers and its tablets
+//	spand clock     show clock uncertainty, or widen it
 //	spand version   print the version
 package main
 
@@ -25,7 +27,9 @@ const usage = `spand: a distributed SQL database with external consistency
 
 Usage:
   spand start [flags]     run a node; with no flags a single-node store in ./spand-data
+  spand demo [flags]      run a cluster in one process, in a temporary folder; --scenario for a guided tour
   spand status [flags]    show a running node, its peers and its tablets
+  spand clock [verb]      show every node's clock uncertainty, or widen a node's
   spand version           print the version
 
 spand COMMAND --help lists the flags of a command.
@@ -51,6 +55,10 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	switch command, args := args[0], args[1:]; command {
 	case "start":
 		return start(args, environ, stdout, stderr)
+	case "demo":
+		return demonstrate(args, os.Stdin, stdout, stderr)
+	case "clock":
+		return clock(args, stdout, stderr)
 	case "status":
 		return status(args, stdout, stderr)
 	case "version":

@@ -10,8 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -57,14 +55,9 @@ func status(args []string, stdout, stderr io.Writer) int {
 }
 
 func fetchStatus(addr string, timeout time.Duration) (*adminpb.StatusResponse, error) {
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
+	return ask(addr, timeout, func(ctx context.Context, c adminpb.AdminClient) (*adminpb.StatusResponse, error) {
+		return c.Status(ctx, &adminpb.StatusRequest{})
+	})
 }
 
 func printStatus(out io.Writer, st *adminpb.StatusResponse) {
