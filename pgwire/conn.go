@@ -337,6 +337,9 @@ func (c *conn) after(err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, sql.ErrConnectionLost) {
+		return &closeError{cause: err}
+	}
 	if why := c.mon.interrupted(); why != nil {
 		if e := c.mon.fatal(); e != nil {
 			return fatal(e)

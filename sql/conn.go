@@ -48,6 +48,7 @@ type Conn struct {
 
 	free    *exec.Context // an idle execution context
 	memory  *exec.Account // what its statements and cursors collect
+	faults  SessionFaults // nil: none
 	spare   portal        // the unnamed portal, again and again
 	key     []byte        // scratch for plan cache keys
 	stmtCtx context.Context

@@ -36,6 +36,9 @@ type Config struct {
 	// exec.DefaultNodeMemory.
 	Memory int64
 
+	// Faults fail what clients do, in tests; nil: none.
+	Faults Faults
+
 	// LeaseDuration, GCHorizon and CleanEvery override the catalog's; see catalog.Config.
 	LeaseDuration, GCHorizon, CleanEvery time.Duration
 	// KeepOutcomes is how long the outcomes of transactions that asked for their ids
@@ -182,6 +185,9 @@ func (e *Engine) NewSession(ctx context.Context, o SessionOptions) (Session, err
 	}
 	if err := e.clock.Err(); err != nil {
 		return nil, clockError(err)
+	}
+	if e.cfg.Faults != nil {
+		c.faults = e.cfg.Faults.NewSession()
 	}
 	c.ctx, c.stop = context.WithCancelCause(e.ctx)
 	if err := c.initSettings(o); err != nil {

@@ -89,6 +89,11 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 	if err := c.clockRefuses(r.tree); err != nil {
 		return err
 	}
+	if c.faults != nil {
+		if err := c.fault(ctx, r); err != nil {
+			return err
+		}
+	}
 	if tc, ok := r.tree.(*pgast.Transaction); ok {
 		err := c.clientError(c.control(ctx, tc, r))
 		if err == nil {

@@ -129,6 +129,14 @@ func (c *Conn) commit(ctx context.Context) error {
 		c.endTxn(err == nil)
 		return askedFor(asked, err)
 	}
+	faulty := c.faults != nil && !t.kv.ReadOnly()
+	if faulty {
+		if err := c.faults.Commit(false); err != nil {
+			c.noteAbort(err)
+			c.rollback()
+			return err
+		}
+	}
 	if err == nil {
 		err = c.commitKV(ctx)
 	}
@@ -148,6 +156,9 @@ func (c *Conn) commit(ctx context.Context) error {
 		}
 	}
 	c.endTxn(err == nil)
+	if faulty && err == nil {
+		return c.faults.Commit(true)
+	}
 	return askedFor(asked, err)
 }
 

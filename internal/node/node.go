@@ -212,14 +212,14 @@ func (n *Node) serve(not error) {
 // openPorts listens before anything else is touched.
 func (n *Node) openPorts() error {
 	around := &n.cfg.Around
-	n.ports.sql = around.SQL
+	n.ports.sql, n.ports.rpc = around.SQL, around.RPC
 	for _, p := range []struct {
 		flag, addr string
 		ln         *net.Listener
 		unused     bool
 	}{
 		{"--sql-addr", n.cfg.SQLAddr, &n.ports.sql, around.SQL != nil},
-		{"--rpc-addr", n.cfg.RPCAddr, &n.ports.rpc, around.Network != nil},
+		{"--rpc-addr", n.cfg.RPCAddr, &n.ports.rpc, around.Network != nil || around.RPC != nil},
 		{"--http-addr", n.cfg.HTTPAddr, &n.ports.http, around.Network != nil},
 	} {
 		if p.unused {

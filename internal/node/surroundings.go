@@ -28,8 +28,8 @@ type Surroundings struct {
 	ClockSource string
 	// FS holds the data directory; nil: the operating system's.
 	FS storage.FS
-	// SQL accepts clients instead of --sql-addr.
-	SQL net.Listener
+	// SQL accepts clients instead of --sql-addr, RPC peers instead of --rpc-addr.
+	SQL, RPC net.Listener
 	// Network makes the way to the peers instead of gRPC; --rpc-addr and --http-addr
 	// are then not listened on.
 	Network func(NetworkConfig) Network
