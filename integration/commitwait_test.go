@@ -15,7 +15,7 @@ func TestX1CommitWait(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		for _, epsilon := range []time.Duration{0, 4 * time.Millisecond, 50 * time.Millisecond} {
 			t.Run(fmt.Sprintf("nodes=%d,epsilon=%v", nodes, epsilon), func(t *testing.T) {
-				c := Start(t, Options{Nodes: nodes, ClockError: epsilon.String()})
+				c := startProcesses(t, Options{Nodes: nodes, ClockError: epsilon})
 				conn := connect(t, c.Nodes[0])
 				if _, err := conn.Exec(t.Context(), "create table t (k int primary key, v int)"); err != nil {
 					t.Fatal(err)

@@ -106,7 +106,7 @@ func (w *writer) check(t *testing.T, n *Node) {
 
 // TestKillNineOneNode (R1, X5): what was acknowledged before kill -9 is there after it.
 func TestKillNineOneNode(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	psql(t, n, "create table numbers (k int)") // no key: a doubled row would show
 	w := startWriter(t, n, 0)
@@ -123,7 +123,7 @@ func TestKillNineOneNode(t *testing.T) {
 // TestKillNineOfThree kills each node in turn, leaders included, while writers
 // work through the others; then all three at once.
 func TestKillNineOfThree(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table numbers (k int)")
 	var writers []*writer
 	for i, n := range c.Nodes {
@@ -160,7 +160,7 @@ func TestKillNineOfThree(t *testing.T) {
 // TestPausedLeader (R2): a leader that sleeps through its lease answers nothing
 // stale when it wakes, and loses and doubles nothing.
 func TestPausedLeader(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table numbers (k int)")
 	psql(t, c.Nodes[0], "create table register (id int primary key, v int)")
 	psql(t, c.Nodes[0], "insert into register values (1, 0)")
@@ -212,7 +212,7 @@ func TestPausedLeader(t *testing.T) {
 // TestTransfersOverTablets: over four tablets led by different nodes, transfers
 // preserve the total that concurrent full reads see, while nodes die.
 func TestTransfersOverTablets(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	b := openBank(t, c)
 	b.await(t, 100)
 	for _, n := range c.Nodes {
@@ -230,7 +230,7 @@ func TestTransfersOverTablets(t *testing.T) {
 // name, votes in nothing it may have voted in before, and gets its replicas as
 // snapshots.
 func TestLostDataDirectory(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table numbers (k int)")
 	psql(t, c.Nodes[0], "create table parted (k int primary key)")
 	psql(t, c.Nodes[0], "split table parted by (100), (200)")

@@ -35,7 +35,7 @@ func TestDeathAtEveryStep(t *testing.T) {
 
 // dieAt has a node die at each point; in the long form every node at each.
 func dieAt(t *testing.T, points []crashpoint.Point) {
-	c := Start(t, Options{Nodes: 3, Binary: BreakableBinary(t)})
+	c := startProcesses(t, Options{Nodes: 3, Binary: BreakableBinary(t)})
 	b := openBank(t, c)
 	type death struct {
 		n  *Node

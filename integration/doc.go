@@ -1,5 +1,29 @@
-// Package integration starts clusters for tests: real spand processes, driven
-// by the real clients (psql, pgbench, pgx), killed, paused and restarted.
+// Package integration starts clusters for tests, other people's too: nodes in the test's own
+// process ([InProcess]), in virtual time ([Virtual]), or real spand processes
+// ([Processes]), behind one set of handles that kill, pause and restart them, cut their
+// network, set their clocks, move their leaders, and fail their clients' statements and
+// commits.
+//
+//	c := integration.Start(t, integration.Options{Nodes: 3})
+//	conn := c.Connect(0)
+//	c.Kill(1)
+//
+// docs/testing-your-app.md explains them by examples. [Start] and [Cluster] are the
+// contract with other modules; Nodes and Proxy of a Cluster, the functions on a [Node] and
+// what they need are for this package's own tests of real processes, driven by the real
+// clients (psql, pgbench, pgx).
+//
+// # Invariants
+//
+//   - A node that was killed says nothing more: its connections, to peers and to clients,
+//     are broken before it is stopped.
+//   - What a paused node computes on its stopped clock leaves it only after the clock goes
+//     on: the network closes first and opens last.
+//   - Nothing outlives the test: no goroutine, process, listener or file.
+//
+// Each backend states its goroutines and locks (inprocess.go, gate.go, proxy.go).
+//
+// # This package's own tests
 //
 // `go test ./integration` runs every test in its short form. At length, each with
 // -v -timeout 30m to see its figures:

@@ -20,7 +20,7 @@ var (
 	faultMinutes = flag.Float64("integration.minutes", 0, "minutes of faults in TestFaults, in pieces of at most five, each with a cluster and a seed of its own; default: 20 s, with -integration.long 30 minutes")
 	faultSeed    = flag.Uint64("integration.seed", 1, "seed of the first piece of TestFaults")
 	faultNodes   = flag.Int("integration.nodes", 3, "nodes in TestFaults")
-	faultClock   = flag.String("integration.clock-error", "0", "--max-clock-error in TestFaults; all nodes share one host's clock, so 0 is honest")
+	faultClock   = flag.Duration("integration.clock-error", 0, "--max-clock-error in TestFaults; all nodes share one host's clock, so 0 is honest")
 )
 
 // Longest times in which a tablet may answer nobody: while a majority is alive (the
@@ -38,7 +38,7 @@ const (
 func TestFaults(t *testing.T) {
 	besideEachOther(t)
 	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) figures {
-		c := Start(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Proxy: true})
+		c := startProcesses(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Proxy: true})
 		return runFaults(t, c, c.Proxy, seed, d)
 	})
 }
@@ -52,7 +52,7 @@ func TestFaultsInNamespaces(t *testing.T) {
 	}
 	ns := NewNamespaces(t, *faultNodes)
 	eachPiece(t, func(t *testing.T, seed uint64, d time.Duration) figures {
-		c := Start(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Namespaces: ns})
+		c := startProcesses(t, Options{Nodes: *faultNodes, ClockError: *faultClock, Namespaces: ns})
 		return runFaults(t, c, ns, seed, d)
 	})
 }

@@ -27,7 +27,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c := Start(t, Options{Dir: data})
+	c := startProcesses(t, Options{Dir: data})
 	n := c.Nodes[0]
 	psql(t, n, "create table numbers (k int)")
 	psql(t, n, "create table t (k int primary key)")

@@ -21,7 +21,7 @@ import (
 // TestSQLErrors (F1): each mistake has PostgreSQL's SQLSTATE, fails only its own
 // transaction, and leaves no lock behind.
 func TestSQLErrors(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	psql(t, n, "create table t (k int primary key, v int not null)")
 	psql(t, n, "insert into t values (1, 1)")
@@ -79,7 +79,7 @@ func TestSQLErrors(t *testing.T) {
 
 // TestGarbageOnThePorts (F1): whatever arrives, the node goes on serving.
 func TestGarbageOnThePorts(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	before := quiet(t, n)
 	for _, addr := range []string{n.SQLAddr, n.RPCAddr, n.HTTPAddr} {
@@ -112,7 +112,7 @@ func TestGarbageOnThePorts(t *testing.T) {
 
 // TestWrongStartups (F1): a connection that does not begin as it should hears why.
 func TestWrongStartups(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	before := quiet(t, n)
 	packet := func(version uint32, body string) []byte {
@@ -166,7 +166,7 @@ func answerUntilClosed(t *testing.T, conn net.Conn) string {
 // TestBrokenMessages (F1): a session whose client sends what is no message, or half of
 // one, ends with a clear error, and what its transaction had locked is free.
 func TestBrokenMessages(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	psql(t, n, "create table t (k int primary key, v int not null)")
 	psql(t, n, "insert into t values (1, 1)")
@@ -242,7 +242,7 @@ func replaced(args []string, flag, value string) []string {
 
 // TestRefusedStarts: what must not start says why, in one line, and touches nothing.
 func TestRefusedStarts(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	bin := Binary(t)
 	psql(t, n, "create table t (k int primary key)")
@@ -273,7 +273,7 @@ func TestRefusedStarts(t *testing.T) {
 
 // TestFlippedByteInTheLog (D1): damage below what was synced is refused loudly.
 func TestFlippedByteInTheLog(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	n := c.Nodes[0]
 	psql(t, n, "create table t (k int primary key, v text)")
 	for range 20 {
@@ -298,7 +298,7 @@ func TestFlippedByteInTheStore(t *testing.T) {
 		{"key", "sought-7"},
 	} {
 		t.Run(where.what, func(t *testing.T) {
-			c := Start(t, Options{})
+			c := startProcesses(t, Options{})
 			n := c.Nodes[0]
 			psql(t, n, "create table t (k text primary key, v text)")
 			psql(t, n, "insert into t select 'sought-' || i, 'findme-' || i from generate_series(1, 9) as i")
@@ -355,7 +355,7 @@ func flipByte(t *testing.T, pattern string, needle string, n int) {
 
 // TestDrainExitsZero: SIGTERM hands everything over and ends with 0, nothing lost.
 func TestDrainExitsZero(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table t (k int primary key)")
 	psql(t, c.Nodes[0], "insert into t values (1)")
 	for _, n := range c.Nodes[:2] {
@@ -372,7 +372,7 @@ func TestDrainExitsZero(t *testing.T) {
 // TestDrainOfAllNodesAtOnce: nodes that are all told to stop do not wait for each
 // other to take over, and nothing is lost.
 func TestDrainOfAllNodesAtOnce(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table t (k int primary key)")
 	psql(t, c.Nodes[1], "insert into t values (1)")
 	var wg sync.WaitGroup

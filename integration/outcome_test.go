@@ -90,7 +90,7 @@ func (o outcome) agree(t *testing.T, nodes ...*Node) {
 // hears nothing and asks other nodes. All of them tell what happened, and say so after
 // every node was restarted.
 func TestX5_AskAnotherNode(t *testing.T) {
-	c := Start(t, Options{Nodes: 3, Binary: BreakableBinary(t)})
+	c := startProcesses(t, Options{Nodes: 3, Binary: BreakableBinary(t)})
 	outcomes(t, c)
 	var known []outcome
 	k := int64(0)
@@ -249,7 +249,7 @@ func TestX5_AskAnotherNode(t *testing.T) {
 // ask other nodes about what they were not told, and sometimes about what they were.
 // Whatever was said once is said ever after, and is what happened.
 func TestX5_OutcomesWhileNodesDie(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	outcomes(t, c)
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex

@@ -8,7 +8,7 @@ import (
 // TestPartitions (R2, X5): the leader of a tablet is cut off from the others, both
 // ways or one; transfers go on and nothing is lost or doubled when it is back.
 func TestPartitions(t *testing.T) {
-	c := Start(t, Options{Nodes: 3, Proxy: true})
+	c := startProcesses(t, Options{Nodes: 3, Proxy: true})
 	b := openBank(t, c)
 	for _, cut := range []struct {
 		name      string

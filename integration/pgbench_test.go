@@ -55,7 +55,7 @@ func pgbenchInit(t testing.TB, n *Node, args ...string) {
 func TestPgbench(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		t.Run(fmt.Sprintf("nodes=%d", nodes), func(t *testing.T) {
-			c := Start(t, Options{Nodes: nodes})
+			c := startProcesses(t, Options{Nodes: nodes})
 			first, last := c.Nodes[0], c.Nodes[nodes-1]
 			pgbenchInit(t, first)
 			pgbenchHistory{tpcb: pgbench(t, last, "-M", "simple")}.check(t, c)

@@ -111,7 +111,7 @@ func (l *pgbenchLoad) await(t *testing.T, count int) {
 // Then all nodes die at once. See doc.go for the long form, which bounds how long
 // the death of a leader is felt.
 func TestPgbenchWhileNodesDie(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	pgbenchInit(t, c.Nodes[0])
 	var h pgbenchHistory
 	rounds := 1

@@ -20,31 +20,6 @@ import (
 	"time"
 )
 
-// Options of a cluster of real processes.
-type Options struct {
-	Nodes int // 1 by default
-	// ClockError is --max-clock-error; "0" by default, which is honest here: the
-	// nodes share one host's clock.
-	ClockError string
-	// Binary is the spand to run; by default it is built from this module, once.
-	Binary string
-	// Proxy has the nodes reach each other through a Proxy.
-	Proxy bool
-	// Namespaces has each node run in its own.
-	Namespaces *Namespaces
-	// Args are further flags for every node.
-	Args []string
-	// Dir is where the data directories and logs are made; a temporary one by default.
-	Dir string
-}
-
-// Cluster is a running cluster. Its nodes are stopped when the test ends.
-type Cluster struct {
-	Nodes []*Node
-	Proxy *Proxy // if asked for
-	dir   string
-}
-
 // Node is one spand process of a Cluster.
 type Node struct {
 	Name     string
@@ -73,22 +48,17 @@ type process struct {
 // it only decides when a broken test gives up.
 const startTimeout = 60 * time.Second
 
-// Start starts a cluster and waits until every node serves SQL.
-func Start(t testing.TB, o Options) *Cluster {
+// startProcesses makes c a cluster of processes, and waits until every node serves SQL.
+func (c *Cluster) startProcesses(t testing.TB, o Options) {
 	t.Helper()
-	if o.Nodes == 0 {
-		o.Nodes = 1
-	}
-	if o.ClockError == "" {
-		o.ClockError = "0"
-	}
+	c.backend = processes{c}
 	if o.Binary == "" {
 		o.Binary = Binary(t)
 	}
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
-	c := &Cluster{dir: o.Dir}
+	c.dir = o.Dir
 	var members []string
 	for i := range o.Nodes {
 		n := &Node{
@@ -117,7 +87,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	for i, n := range c.Nodes {
 		n.args = []string{"start", "--node", n.Name, "--data-dir", n.DataDir, "--sql-addr", n.SQLAddr,
-			"--rpc-addr", n.RPCAddr, "--http-addr", n.HTTPAddr, "--max-clock-error", o.ClockError, "--log-format", "text"}
+			"--rpc-addr", n.RPCAddr, "--http-addr", n.HTTPAddr, "--max-clock-error", o.ClockError.String(), "--log-format", "text"}
 		if o.Nodes > 1 {
 			n.args = append(n.args, "--cluster", strings.Join(members, ","))
 		}
@@ -143,7 +113,6 @@ func Start(t testing.TB, o Options) *Cluster {
 	for _, n := range c.Nodes {
 		n.AwaitReady(t)
 	}
-	return c
 }
 
 func (c *Cluster) stop(t testing.TB) {
@@ -274,7 +243,7 @@ func (n *Node) Restart(t testing.TB) {
 	n.AwaitReady(t)
 }
 
-// build is one build of this module's binaries, made once per test process.
+// build is one build of this module's spand, made once per test process.
 type build struct {
 	tags string
 	once sync.Once
@@ -307,7 +276,7 @@ func (b *build) binary(t testing.TB) string {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, "go", "build", "-tags", b.tags, "-o", b.dir, "github.com/spandb/spand/cmd/...").CombinedOutput()
+		out, err := exec.CommandContext(ctx, "go", "build", "-tags", b.tags, "-o", filepath.Join(b.dir, "spand"), "github.com/spandb/spand/cmd/spand").CombinedOutput()
 		if err != nil {
 			b.err = fmt.Errorf("go build: %v\n%s", err, bytes.TrimSpace(out))
 		}

@@ -26,7 +26,7 @@ func readmeBlock(t *testing.T, info string) string {
 // TestReadme runs README's examples as they stand, but for the ports: the first psql
 // session, whose output must be the one shown, the pgx program, and the one about the past.
 func TestReadme(t *testing.T) {
-	c := Start(t, Options{})
+	c := startProcesses(t, Options{})
 	here := func(text string) string { return strings.ReplaceAll(text, "127.0.0.1:15432", c.Nodes[0].SQLAddr) }
 
 	session := func(name string) {

@@ -15,7 +15,7 @@ import (
 // the splits before it are still being replayed. A replica taken for missing would
 // forget what it has voted and acknowledged.
 func TestRestartWithManySplits(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	n := c.Nodes[0]
 	const tablets = 30
 	psql(t, n, "create table parted (k int primary key, v int not null)")

@@ -91,7 +91,7 @@ func awaitPast(t *testing.T, conn *pgx.Conn, sql, want string) {
 // at any node and in every mode, sees exactly the rows that were committed up to the
 // timestamp that it names, across tablets.
 func TestX4_StaleReadsSeeWhatWasCommitted(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table numbers (k int primary key)")
 	psql(t, c.Nodes[0], "split table numbers by (1000000), (2000000)")
 	awaitPast(t, connect(t, c.Nodes[0]), "select count(*)::text from numbers as of timestamp now() - interval '300 milliseconds'", "0")
@@ -199,7 +199,7 @@ func TestX4_StaleReadsSeeWhatWasCommitted(t *testing.T) {
 // TestX4_IdleTabletsSafeTimeMoves: at a follower of tablets that have long been idle,
 // reads of the very recent past are its own business; nothing is locked.
 func TestX4_IdleTabletsSafeTimeMoves(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table t (k int primary key); insert into t values (1)")
 	written := time.Now()
 	for n := range c.Nodes {
@@ -251,7 +251,7 @@ func TestX4_IdleTabletsSafeTimeMoves(t *testing.T) {
 // node that is left serves what it had closed, to new clients too, and says so when it
 // cannot.
 func TestX4_LastNodeAliveReadsThePast(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	psql(t, c.Nodes[0], "create table t (k int primary key, v text); insert into t select g, 'v' from generate_series(1, 100) g; create table gone (a int)")
 	psql(t, c.Nodes[0], "split table t by (50)")
 	conn := connect(t, c.Nodes[0])

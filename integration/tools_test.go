@@ -69,3 +69,10 @@ func connect(t testing.TB, n *Node) *pgx.Conn {
 func tryConnect(ctx context.Context, n *Node) (*pgx.Conn, error) {
 	return pgx.Connect(ctx, n.URL())
 }
+
+// startProcesses starts a cluster of real processes, as the tests of this package want it.
+func startProcesses(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	o.Mode = Processes
+	return Start(t, o)
+}

@@ -18,7 +18,7 @@ var workloadFor = flag.Duration("workload.for", 5*time.Second, "how long TestWor
 
 // TestWorkloads runs every kind of client at once against three healthy nodes.
 func TestWorkloads(t *testing.T) {
-	c := Start(t, Options{Nodes: 3})
+	c := startProcesses(t, Options{Nodes: 3})
 	o := workload.Options{Seed: 1, Clients: 2 * len(workload.DefaultKinds()), Log: t.Logf}
 	if err := workload.Setup(t.Context(), c.Target(), o); err != nil {
 		t.Fatal(err)

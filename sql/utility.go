@@ -493,22 +493,39 @@ func (c *Conn) splitTable(ctx context.Context, r *request, x *pgast.SplitTable) 
 	if c.txn.explicit {
 		return sqlstate.Newf(sqlstate.ActiveTransaction, "SPLIT TABLE cannot run inside a transaction block")
 	}
-	if err := c.txn.view.Begin(ctx); err != nil {
-		return err
-	}
-	rel, err := c.planCatalog().Resolve(ctx, x.Table)
+	splits, err := c.boundaries(ctx, r, x)
 	if err != nil {
 		return err
 	}
+	// From the end: a split leaves the left side where it is, with its leader, so
+	// that none has to wait for the tablet that the one before made.
+	slices.SortFunc(splits, func(a, b keys.Key) int { return bytes.Compare(b, a) })
+	for _, k := range splits {
+		if err := c.eng.kv.Split(ctx, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// boundaries returns the keys at which SPLIT TABLE splits, in its order.
+func (c *Conn) boundaries(ctx context.Context, r *request, x *pgast.SplitTable) ([]keys.Key, error) {
+	if err := c.txn.view.Begin(ctx); err != nil {
+		return nil, err
+	}
+	rel, err := c.planCatalog().Resolve(ctx, x.Table)
+	if err != nil {
+		return nil, err
+	}
 	if rel.Table == nil {
-		return sqlstate.Newf(sqlstate.WrongObjectType, "%q is a system catalog", x.Table.Last())
+		return nil, sqlstate.Newf(sqlstate.WrongObjectType, "%q is a system catalog", x.Table.Last())
 	}
 	ti := plan.NewTableInfo(rel.Table)
 	ix := ti.Primary()
 	if x.Index != "" {
 		i := slices.IndexFunc(ti.Indexes, func(ix *plan.IndexInfo) bool { return ix.Desc.Name == x.Index })
 		if i < 0 {
-			return sqlstate.Newf(sqlstate.UndefinedObject, "index %q does not exist", x.Index)
+			return nil, sqlstate.Newf(sqlstate.UndefinedObject, "index %q does not exist", x.Index)
 		}
 		ix = ti.Indexes[i]
 	}
@@ -533,26 +550,44 @@ func (c *Conn) splitTable(ctx context.Context, r *request, x *pgast.SplitTable) 
 		for _, es := range x.By {
 			v, err := row(es)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			bounds = append(bounds, v)
 		}
 	} else if bounds, err = splitEvenly(x, want, row); err != nil {
-		return err
+		return nil, err
 	}
 	splits := make([]keys.Key, len(bounds))
 	for i, v := range bounds {
 		splits[i] = ix.Codec.Partial(nil, v)
 	}
-	// From the end: a split leaves the left side where it is, with its leader, so
-	// that none has to wait for the tablet that the one before made.
-	slices.SortFunc(splits, func(a, b keys.Key) int { return bytes.Compare(b, a) })
-	for _, k := range splits {
-		if err := c.eng.kv.Split(ctx, k); err != nil {
-			return err
-		}
+	return splits, nil
+}
+
+// Boundaries returns the keys at which a SPLIT TABLE statement would split, in its
+// order, and splits nothing.
+func (e *Engine) Boundaries(ctx context.Context, o SessionOptions, statement string) ([]keys.Key, error) {
+	s, err := e.NewSession(ctx, o)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	defer s.Close()
+	c := s.(*Conn)
+	sts, err := e.parse.Parse(statement)
+	if err != nil {
+		return nil, err
+	}
+	if len(sts) != 1 {
+		return nil, sqlstate.Newf(sqlstate.SyntaxError, "want one SPLIT TABLE statement")
+	}
+	x, ok := sts[0].Tree.(*pgast.SplitTable)
+	if !ok {
+		return nil, sqlstate.Newf(sqlstate.SyntaxError, "%q is not SPLIT TABLE", statement)
+	}
+	c.openTxn(false)
+	defer c.rollback()
+	ks, err := c.boundaries(ctx, &request{st: sts[0], tree: x}, x)
+	return ks, c.clientError(err)
 }
 
 // splitEvenly lays n-1 boundaries between two integers.

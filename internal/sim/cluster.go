@@ -25,6 +25,8 @@ type ClusterOptions struct {
 	DiskLatency time.Duration // of every sync
 	Network     Noise         // zero: 100 to 300 µs
 	Log         *slog.Logger  // of the nodes; nil: silence
+	// Tune, if given, changes node i's tuning further.
+	Tune func(i int, t *node.Tuning)
 }
 
 // OpenCluster starts a cluster inside the present synctest bubble, and returns when all
@@ -37,7 +39,7 @@ func OpenCluster(t testing.TB, o ClusterOptions) (*World, error) {
 		o.Network = Noise{Min: 100 * time.Microsecond, Max: 300 * time.Microsecond}
 	}
 	w := &World{
-		opts: Options{LyingClocks: true, FixedClocks: true, Logger: o.Log},
+		opts: Options{LyingClocks: true, FixedClocks: true, Logger: o.Log, Tune: o.Tune},
 		plan: Plan{
 			Seed: o.Seed, Nodes: o.Nodes, Epsilon: o.Epsilon, Noise: o.Network, Workers: 1, DiskLatency: o.DiskLatency,
 			SegmentBytes: 1 << 20,
@@ -122,6 +124,13 @@ func (w *World) Clock(i int) *truetime.Manual {
 	}
 	return nil
 }
+
+// SetClock makes node i's clock wrong by e from now on, and by ppm more as time passes;
+// the node's next lives find it so.
+func (w *World) SetClock(i int, e time.Duration, ppm float64) { w.nodes[i].setClock(e, ppm) }
+
+// SetError has node i's clock claim d more than Epsilon, in its next lives too.
+func (w *World) SetError(i int, d time.Duration) { w.nodes[i].setAdded(d) }
 
 // Pause stops the process of node i until Resume: its clock stands still for it, and
 // network, disk and clients wait. What it has begun to compute goes on.

@@ -37,6 +37,7 @@ type Node struct {
 	fails  bool // every sync fails
 	failed bool // one has, in this life
 	clock  clockError
+	added  time.Duration // to the bound that the clock claims
 	paused chan struct{} // closed when the process goes on; nil: it runs
 }
 
@@ -193,6 +194,17 @@ func (n *Node) setClock(e time.Duration, ppm float64) {
 	}
 }
 
+// setAdded has the machine's clock claim d more than the plan's bound.
+func (n *Node) setAdded(d time.Duration) {
+	n.mu.Lock()
+	n.added = d
+	l := n.life
+	n.mu.Unlock()
+	if l != nil {
+		l.clock.SetEpsilon(n.w.plan.Epsilon + d)
+	}
+}
+
 // boot starts the node's process and does not wait.
 func (n *Node) boot() {
 	n.turn <- struct{}{}
@@ -206,10 +218,11 @@ func (n *Node) boot() {
 	n.fails, n.failed = false, false // it was not the disk's last life
 	e := n.clock.now()
 	ppm := n.clock.ppm
+	epsilon := n.w.plan.Epsilon + n.added
 	n.life = l
 	disk := n.disk
 	n.mu.Unlock()
-	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: n.w.plan.Epsilon})
+	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: epsilon})
 	l.clock.SetDrift(ppm)
 	cfg := l.config(disk)
 	log := n.w.opts.Logger
@@ -285,6 +298,9 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 			},
 			Tablets: func(c *tablet.Config) { c.InDoubtAfter, c.VersionHorizon = p.InDoubtAfter, p.VersionHorizon },
 		},
+	}
+	if w.opts.Tune != nil {
+		w.opts.Tune(int(n.id)-1, &cfg.Around.Tune)
 	}
 	return cfg
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/truetime"
 	"github.com/spandb/spand/txn"
 )
@@ -33,6 +34,8 @@ type Options struct {
 	Log, LogDebug bool
 	// Logger takes the rooms' log lines instead of the trace.
 	Logger *slog.Logger
+	// Tune, if given, changes the tuning of a node, from 0, once the plan has.
+	Tune func(i int, t *node.Tuning)
 }
 
 func (o *Options) logLevel() slog.Level {
