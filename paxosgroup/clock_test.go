@@ -9,6 +9,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/truetime"
+	"go.etcd.io/raft/v3"
 )
 
 // T1: a leader whose clock stops vouching stops serving at once; the others take
@@ -64,6 +65,37 @@ func TestT1_FailedClockGivesWay(t *testing.T) {
 		n.clock.Fail(nil)
 		time.Sleep(time.Second)
 		w.converged(1)
+	})
+}
+
+// A leader whose clock fails amid work steps down at its next tick: otherwise Raft's
+// heartbeats, which need no clock, would bind its followers again whenever they have
+// given it up.
+func TestT1_FailedClockStepsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.start(1)
+		n := w.leader(1)
+		if _, err := n.propose(1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		n.clock.Fail(errors.New("wrong"))
+		g := n.groups[1]
+		if err := g.ask(func() {
+			g.tick()
+			if g.w.rn.BasicStatus().RaftState == raft.StateLeader {
+				t.Error("T1: still Raft's leader")
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		failed := time.Now()
+		m := w.leader(1)
+		// The package's comment: what was promised, and one election or two.
+		if took := time.Since(failed); m == n || took > 2300*time.Millisecond {
+			t.Errorf("node %d leads %v after the clock of node %d failed", m.id, took, n.id)
+		}
 	})
 }
 

@@ -282,11 +282,29 @@ func (g *Group) tick() {
 		g.maybeCampaign(now)
 		return
 	}
+	if !g.solo && g.host.clock.Now().Latest == truetime.Max {
+		g.abdicate()
+		return
+	}
 	g.w.rn.Tick()
 	g.tickTransfer(now)
 	g.trimTail()
 	g.supply()
 	g.maybeQuiesce()
+}
+
+// abdicate steps down for want of a clock (T1). The node no longer renews its promises,
+// but Raft's own heartbeats would bind the followers again each time that they give it
+// up. Raft's leader steps down at the second of two looks at its quorum between which
+// it has heard nobody.
+func (g *Group) abdicate() {
+	// RawNode takes local messages only from the names of its own threads.
+	from, typ := uint64(raft.LocalApplyThread), pb.MsgCheckQuorum
+	for range 2 {
+		if err := g.w.rn.Step(&pb.Message{Type: &typ, From: &from}); err != nil {
+			g.log.Debug("step down", "err", err)
+		}
+	}
 }
 
 // stepQueue gives Raft everything queued, as one message.
