@@ -24,7 +24,7 @@ func readmeBlock(t *testing.T, info string) string {
 }
 
 // TestReadme runs README's examples as they stand, but for the ports: the first psql
-// session, whose output must be the one shown, the pgx program, and the one about the past.
+// session, whose output must be the one shown, the pgx program, and those about the past and the clock.
 func TestReadme(t *testing.T) {
 	c := startProcesses(t, Options{})
 	here := func(text string) string { return strings.ReplaceAll(text, "127.0.0.1:15432", c.Nodes[0].SQLAddr) }
@@ -57,6 +57,7 @@ func TestReadme(t *testing.T) {
 		t.Errorf("pgx program: %v\n%s", err, out)
 	}
 	session("past")
+	session("clock")
 }
 
 // TestReadmeCluster runs README's three commands of a cluster, in a directory of

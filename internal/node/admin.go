@@ -58,9 +58,9 @@ func (a *admin) Clock(context.Context, *adminpb.ClockRequest) (*adminpb.ClockRes
 		c := known[m.ID]
 		p := &adminpb.PeerClock{
 			NodeId: uint32(m.ID), Name: m.Name, State: clockState(c),
-			OffsetNs: int64(c.Offset), BoundNs: int64(c.Bound), EpsilonNs: int64(c.Epsilon), GapNs: int64(c.Gap),
 		}
-		if !c.At.IsZero() {
+		if measured(c) {
+			p.OffsetNs, p.BoundNs, p.EpsilonNs, p.GapNs = int64(c.Offset), int64(c.Bound), int64(c.Epsilon), int64(c.Gap)
 			p.MeasuredNs = c.At.UnixNano()
 		}
 		r.Peers = append(r.Peers, p)

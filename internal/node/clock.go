@@ -161,6 +161,10 @@ func (n *Node) peerClocks() map[keys.NodeID]paxosgroup.PeerClock {
 // heartbeats.
 const staleClock = 2 * time.Second
 
+// measured reports whether c tells how far off the peer's clock is: the latest pong does,
+// or the peer has stopped vouching since one that disagreed.
+func measured(c paxosgroup.PeerClock) bool { return !c.At.IsZero() && (c.Vouches || c.Gap != 0) }
+
 // clockState is one word for people.
 func clockState(c paxosgroup.PeerClock) string {
 	switch {

@@ -142,7 +142,7 @@ func (n *Node) clockRows(_ context.Context, emit func([]types.Datum) error) erro
 		} else {
 			c := known[m.ID]
 			row[2] = types.Text(clockState(c))
-			if !c.At.IsZero() {
+			if measured(c) {
 				row[4], row[9], row[10], row[11] = seconds(c.Epsilon), seconds(c.Offset), seconds(c.Bound), seconds(c.Gap)
 				row[12] = timestamp(truetime.FromTime(c.At))
 			}
