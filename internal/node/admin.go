@@ -47,7 +47,7 @@ func (a *admin) Clock(context.Context, *adminpb.ClockRequest) (*adminpb.ClockRes
 	}
 	waits := n.client.Stats()
 	r := &adminpb.ClockResponse{
-		Node: n.cfg.Node, Clock: n.clockStatus(), AddedNs: int64(n.clock.Added()), MaxEpsilonNs: int64(n.peaks.max()),
+		Node: n.cfg.Node, Clock: n.clockStatus(), AddedNs: int64(n.clock.Added()), MaxEpsilonNs: int64(n.maxEpsilon()),
 		CommitWait: &adminpb.CommitWait{Commits: waits.CommitWaits.Load(), GrossNs: int64(waits.WaitGross.Load()), NetNs: int64(waits.WaitNet.Load())},
 	}
 	known := n.peerClocks()

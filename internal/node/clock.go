@@ -51,6 +51,12 @@ func (n *Node) epsilon() time.Duration {
 	return now.Epsilon()
 }
 
+// maxEpsilon is the most in the last minute, of one look a second and this one.
+func (n *Node) maxEpsilon() time.Duration {
+	n.peaks.note(n.epsilon())
+	return n.peaks.max()
+}
+
 // clockOutvoted is told that a majority of the cluster contradicts this node's clock
 // (T2). From the next instant on the clock has no upper bound, so that no lease is held,
 // no timestamp chosen and no read answered here; the others take over when the promises
@@ -145,7 +151,7 @@ func (c nodeClock) Summary() string {
 	if err := n.clock.Err(); err != nil {
 		return "not trusted: " + err.Error()
 	}
-	return fmt.Sprintf("epsilon %v (%s, added %v), at most %v in the last minute", n.epsilon(), n.source, n.clock.Added(), n.peaks.max())
+	return fmt.Sprintf("epsilon %v (%s, added %v), at most %v in the last minute", n.epsilon(), n.source, n.clock.Added(), n.maxEpsilon())
 }
 
 // peerClocks is what this node knows of the others' clocks, by node id.

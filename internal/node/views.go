@@ -135,7 +135,7 @@ func (n *Node) clockRows(_ context.Context, emit func([]types.Datum) error) erro
 			if err := n.clock.Err(); err != nil {
 				row[2], row[4], row[16] = types.Text("not trusted"), types.Null, types.Text(err.Error())
 			}
-			row[5], row[6] = seconds(n.peaks.max()), seconds(n.clock.Added())
+			row[5], row[6] = seconds(n.maxEpsilon()), seconds(n.clock.Added())
 			row[7], row[8] = timestamp(now.Earliest), timestamp(now.Latest)
 			row[13] = types.Int(int64(waits.CommitWaits.Load()))
 			row[14], row[15] = seconds(time.Duration(waits.WaitGross.Load())), seconds(time.Duration(waits.WaitNet.Load()))
