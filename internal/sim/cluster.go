@@ -39,10 +39,10 @@ func OpenCluster(t testing.TB, o ClusterOptions) (*World, error) {
 		o.Network = Noise{Min: 100 * time.Microsecond, Max: 300 * time.Microsecond}
 	}
 	w := &World{
-		opts: Options{LyingClocks: true, FixedClocks: true, Logger: o.Log, Tune: o.Tune},
+		opts: Options{FixedClocks: true, Logger: o.Log, Tune: o.Tune},
 		plan: Plan{
 			Seed: o.Seed, Nodes: o.Nodes, Epsilon: o.Epsilon, Noise: o.Network, Workers: 1, DiskLatency: o.DiskLatency,
-			SegmentBytes: 1 << 20,
+			SegmentBytes: 1 << 20, Lies: true,
 		},
 		collected: Versions{}, history: &History{},
 	}

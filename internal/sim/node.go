@@ -27,6 +27,7 @@ type Node struct {
 	w    *World
 	id   keys.NodeID
 	name string
+	temp string        // where its first disk's bbolt files lie
 	torn *rand.Rand    // of crashes; for who has the turn
 	turn chan struct{} // capacity 1: booting, draining or crashing
 
@@ -65,6 +66,7 @@ type Life struct {
 	store  *storage.Store
 	txns   *txn.Client
 	set    *replicas.Set
+	trust  truetime.Clock // as the node sees it
 
 	ctx     context.Context // ends with the life
 	cancel  context.CancelFunc
@@ -144,7 +146,7 @@ func (n *Node) setFull(full bool) {
 	disk.SetFree(free)
 }
 
-// wipe replaces the disk of a node that is down by an empty one.
+// wipe replaces the disk of a node that is down by an empty one, which makes temp.
 func (n *Node) wipe(temp string) {
 	disk := storage.NewMemFS(temp)
 	disk.Inject(n.inject)
@@ -179,6 +181,27 @@ func (n *Node) setPaused(paused bool) {
 		}
 		close(was)
 	}
+}
+
+// awaitRunning waits until the process is not stopped: clients that live in it neither
+// begin nor hear anything meanwhile.
+func (n *Node) awaitRunning() {
+	for {
+		n.mu.Lock()
+		paused := n.paused
+		n.mu.Unlock()
+		if paused == nil {
+			return
+		}
+		<-paused
+	}
+}
+
+// stopped reports that the process is paused.
+func (n *Node) stopped() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.paused != nil
 }
 
 // setClock moves the machine's clock to an error of e that drifts by ppm.
@@ -219,11 +242,15 @@ func (n *Node) boot() {
 	e := n.clock.now()
 	ppm := n.clock.ppm
 	epsilon := n.w.plan.Epsilon + n.added
+	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: epsilon})
+	l.clock.SetDrift(ppm)
+	if n.paused != nil {
+		l.clock.Hold()
+		l.door.stop()
+	}
 	n.life = l
 	disk := n.disk
 	n.mu.Unlock()
-	l.clock = truetime.NewManual(truetime.ManualOptions{Offset: e, Epsilon: epsilon})
-	l.clock.SetDrift(ppm)
 	cfg := l.config(disk)
 	log := n.w.opts.Logger
 	if log == nil {
@@ -240,7 +267,7 @@ func (l *Life) run(cfg node.Config, log *slog.Logger) {
 	w := l.n.w
 	if err != nil {
 		if !l.dead.Load() && l.ctx.Err() == nil {
-			if w.opts.LyingClocks {
+			if w.plan.Lies {
 				w.trace.Addf("node %d does not start: %v", l.n.id, err)
 			} else {
 				w.violate("F1", "node %d does not start: %v", l.n.id, err)
@@ -288,7 +315,7 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 				c.Workers, c.TailBudget = p.Workers, p.TailBudget
 				c.Rand = rand.New(rand.NewPCG(p.Seed, uint64(n.id)))
 				c.ClockSuspect = func(err error) {
-					if !w.opts.LyingClocks {
+					if !w.plan.Lies {
 						w.violate("T2", "node %d suspects an honest clock: %v", n.id, err)
 					}
 				}
@@ -308,7 +335,7 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 // open takes the rooms of a node whose groups run.
 func (l *Life) open(nd *node.Node) {
 	r := nd.Rooms()
-	l.store, l.txns, l.set = r.Store, r.Client, r.Replicas
+	l.store, l.txns, l.set, l.trust = r.Store, r.Client, r.Replicas, r.Clock
 	if l.n.w.plan.VersionHorizon > 0 {
 		l.n.w.spawn(l, l.collect)
 	}
@@ -375,6 +402,7 @@ func (n *Node) crash(torn bool) {
 		e.Detach()
 	}
 	l.door.cut()
+	n.setPaused(false) // a commit that is under way must come to its end
 	var r *rand.Rand
 	if torn {
 		r = n.torn
@@ -382,7 +410,6 @@ func (n *Node) crash(torn bool) {
 	if err := disk.Crash(r); err != nil {
 		n.w.violate("R1", "node %d: the simulated disk failed: %v", n.id, err)
 	}
-	n.setPaused(false) // nobody is left to be stopped
 	l.stop()
 }
 
@@ -402,6 +429,7 @@ func (n *Node) drain() error {
 	default:
 		return errors.New("it has not started yet")
 	}
+	n.setPaused(false)
 	ctx, cancel := context.WithTimeout(l.ctx, drainTime)
 	defer cancel()
 	l.dead.Store(true) // what clients are told from now on is an exit's doing

@@ -33,6 +33,8 @@ type Plan struct {
 	Prompt  bool          // nothing keeps a transaction from ending in time: all must (X2)
 	Splits  []string      // made before the faults
 	Clients []string      // kinds, one per client
+	// Lies says that some clock errs beyond ε: recency is at risk then, nothing else (T2).
+	Lies bool
 }
 
 // FaultKind says what goes wrong.
@@ -52,10 +54,14 @@ const (
 	Checkpoint
 	Drain    // a clean shutdown, then a restart
 	FailSync // the disk fails the next sync, which must end the life (R1)
+	Pause    // the process is stopped
+	FullDisk // below the reserve
+	Wipe     // a crash that takes the disk with it
+	ClockLie // to an error of Amount, beyond ε (T2)
 )
 
 func (k FaultKind) String() string {
-	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain", "failing sync"}[k]
+	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain", "failing sync", "pause", "full disk", "wipe", "clock lies"}[k]
 }
 
 // Fault happens at At and, where it lasts, ends after For.
@@ -85,7 +91,7 @@ func (f Fault) String() string {
 	switch f.Kind {
 	case NoisyNet:
 		s += " " + f.Noise.String()
-	case SlowDisk, ClockMove:
+	case SlowDisk, ClockMove, ClockLie:
 		s += fmt.Sprintf(" %v", f.Amount)
 	}
 	if f.PPM != 0 {
@@ -150,6 +156,7 @@ func NewPlan(seed uint64, o Options) Plan {
 	for range d.IntN(7) {
 		p.Splits = append(p.Splits, pick(d, splitKeys...))
 	}
+	p.Lies = o.LyingClocks || d.IntN(10) == 0
 	p.TailBudget = pick(d, 16<<10, 256<<10, 0)
 	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
 	if d.IntN(4) == 0 {
@@ -180,9 +187,13 @@ func (p *Plan) victim(d draw) (keys.NodeID, string) {
 
 func (p *Plan) drawFaults(d draw, o Options) {
 	kinds := []FaultKind{
-		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Stall, NoisyNet, NoisyNet,
-		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain, FailSync,
+		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Pause, Pause, NoisyNet, NoisyNet,
+		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain, FailSync, FullDisk, Wipe,
 	}
+	if p.Lies {
+		kinds = append(kinds, ClockLie, ClockLie, ClockLie)
+	}
+	wiped := false
 	at := 200 * time.Millisecond
 	pace := pick(d, 600*time.Millisecond, 1500*time.Millisecond, 3*time.Second)
 	for {
@@ -208,9 +219,20 @@ func (p *Plan) drawFaults(d draw, o Options) {
 				f.To = f.Node%keys.NodeID(p.Nodes) + 1
 			}
 			f.For = long
-		case Stall:
+		case Stall, Pause:
 			f.Node, f.Key = p.victim(d)
 			f.For = long
+		case FullDisk:
+			f.Node, f.For = p.node(d), long
+		case Wipe:
+			if wiped { // two may be a majority
+				continue
+			}
+			wiped = true
+			f.Node, f.For = p.node(d), pick(d, 5*time.Millisecond, long)
+		case ClockLie:
+			f.Node, f.For = p.node(d), long
+			f.Amount = pick(d, -3*time.Second, -200*time.Millisecond, -10*time.Millisecond, 10*time.Millisecond, 200*time.Millisecond, 3*time.Second)
 		case NoisyNet:
 			f.For = long
 			f.Noise = Noise{

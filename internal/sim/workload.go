@@ -99,7 +99,7 @@ func (c *client) step(ctx context.Context, l *Life) {
 func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context.Context, *txn.Txn, *Op) error) (*Op, error) {
 	var age truetime.Timestamp
 	for {
-		op := c.w.history.begin(c.id, l.n.id, kind)
+		op := c.begin(l, kind)
 		t := l.txns.Begin(ctx, txn.TxnOptions{Age: age, Optimistic: c.d.IntN(2) == 0})
 		op.Txn = t.ID()
 		age = op.Txn.Age
@@ -120,14 +120,14 @@ func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context
 		var unknown *txn.UnknownOutcomeError
 		switch {
 		case err == nil:
-			c.w.history.end(op, OK, ts, nil)
+			c.end(l, op, OK, ts, nil)
 			return op, nil
 		case errors.As(err, &unknown), sent && l.dead.Load():
-			c.w.history.end(op, Unknown, 0, err)
+			c.end(l, op, Unknown, 0, err)
 			return op, err
 		default:
 			// Commit's contract: it has not committed and never will.
-			c.w.history.end(op, Failed, 0, err)
+			c.end(l, op, Failed, 0, err)
 			if waited := op.EndAt - op.BeganAt; c.w.plan.Prompt && waited >= 2*time.Second {
 				c.w.violate("X2", "a transaction ends after %v, and nothing but others like it stood in its way\n%v", waited, op)
 			}
@@ -139,6 +139,17 @@ func (c *client) rw(ctx context.Context, l *Life, kind string, body func(context
 		// At once it would only meet what its last attempt has left behind.
 		time.Sleep(c.d.between(time.Millisecond, 50*time.Millisecond))
 	}
+}
+
+// begin and end note an operation of a client that lives in the node's process.
+func (c *client) begin(l *Life, kind string) *Op {
+	l.n.awaitRunning()
+	return c.w.history.begin(c.id, l.n.id, kind)
+}
+
+func (c *client) end(l *Life, op *Op, s Status, ts truetime.Timestamp, err error) {
+	l.n.awaitRunning()
+	c.w.history.end(op, s, ts, err)
 }
 
 // lasting holds locks at all tablets for seconds, and then writes.
@@ -276,7 +287,7 @@ func (c *client) audit(ctx context.Context, l *Life, at truetime.Timestamp) {
 	if at != 0 {
 		kind = "stale audit"
 	}
-	op := c.w.history.begin(c.id, l.n.id, kind)
+	op := c.begin(l, kind)
 	op.ReadOnly, op.Stale = true, at != 0
 	t := l.txns.ReadOnly(ctx, at)
 	rows, err := c.readAll(ctx, t, op)
@@ -284,10 +295,10 @@ func (c *client) audit(ctx context.Context, l *Life, at truetime.Timestamp) {
 		err = t.AwaitVisible(ctx)
 	}
 	if err != nil {
-		c.w.history.end(op, Failed, 0, err)
+		c.end(l, op, Failed, 0, err)
 		return
 	}
-	c.w.history.end(op, OK, t.ReadTimestamp(), nil)
+	c.end(l, op, OK, t.ReadTimestamp(), nil)
 	c.w.checkTotal(op, rows)
 }
 
@@ -347,7 +358,7 @@ func (c *client) register(ctx context.Context, l *Life) {
 			return err
 		})
 	default:
-		op := c.w.history.begin(c.id, l.n.id, "register read")
+		op := c.begin(l, "register read")
 		op.ReadOnly = true
 		t := l.txns.ReadOnly(ctx, 0)
 		_, err := op.get(ctx, t, tablet.LockNone, k)
@@ -355,10 +366,10 @@ func (c *client) register(ctx context.Context, l *Life) {
 			err = t.AwaitVisible(ctx)
 		}
 		if err != nil {
-			c.w.history.end(op, Failed, 0, err)
+			c.end(l, op, Failed, 0, err)
 			return
 		}
-		c.w.history.end(op, OK, t.ReadTimestamp(), nil)
+		c.end(l, op, OK, t.ReadTimestamp(), nil)
 	}
 }
 
