@@ -189,8 +189,10 @@ func (l *leader) commitReads(d *decision, tx *txnState) (truetime.Timestamp, err
 		l.lt.abortFinishing(tx, why)
 		return 0, why
 	}
-	l.note(s)
-	err := l.t.group.Promise(l.term, s)
+	err := l.note(s)
+	if err == nil {
+		err = l.t.group.Promise(l.term, s)
+	}
 	if err == nil {
 		err = l.t.group.Valid(l.term)
 	}

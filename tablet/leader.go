@@ -101,12 +101,25 @@ func (l *leader) killByID(id keys.TxnID, why *AbortedError) {
 	}
 }
 
-// note records a timestamp about to be promised.
-func (l *leader) note(t truetime.Timestamp) {
+// implausible is how far beyond our clock a timestamp to be promised may lie (T2).
+const implausible = 2 * time.Second
+
+// note records a timestamp about to be promised. What lies far beyond our clock is
+// refused before it is recorded: the promise would be, but a split would hand it to the
+// child for ever. Most are so near the last one that the clock need not be asked.
+func (l *leader) note(t truetime.Timestamp) error {
 	for {
 		old := l.promised.Load()
-		if int64(t) <= old || l.promised.CompareAndSwap(old, int64(t)) {
-			return
+		if int64(t) <= old {
+			return nil
+		}
+		if t.Sub(truetime.Timestamp(old)) > implausible {
+			if err := truetime.CheckReceived(l.t.cfg.Clock, t, implausible); err != nil {
+				return err
+			}
+		}
+		if l.promised.CompareAndSwap(old, int64(t)) {
+			return nil
 		}
 	}
 }

@@ -77,7 +77,9 @@ func (t *Tablet) recheck(before *view, req *ReadRequest) error {
 func (t *Tablet) snapshotRead(ctx context.Context, l *leader, req *ReadRequest) (*ReadResponse, error) {
 	// In this order: noted, then promised, then the map. A split that this read does
 	// not see yet will hand the noted timestamp to its child.
-	l.note(req.At)
+	if err := l.note(req.At); err != nil {
+		return nil, err
+	}
 	if err := t.group.Promise(l.term, req.At); err != nil {
 		return nil, err
 	}

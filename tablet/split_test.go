@@ -566,3 +566,22 @@ func TestX5_ResolveOvertakenBySplit(t *testing.T) {
 		t.Fatal(got)
 	}
 }
+
+// A reader whose clock does not vouch asks for the end of time. The refusal must leave
+// nothing that a split would hand on (T2).
+func TestT2_ChildFloorIsPlausible(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		_, err := w.lead().Read(context.Background(), &ReadRequest{At: truetime.Max, Gets: []keys.Key{keys.Key("q")}})
+		if err == nil {
+			t.Fatal("read at the end of time")
+		}
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range w.splits {
+			if limit := w.now().Add(time.Minute); s.Floor > limit {
+				t.Errorf("replica %d: the child's floor is %v", i, s.Floor)
+			}
+		}
+	})
+}

@@ -179,7 +179,9 @@ func (c *Client) spawn(f func()) bool {
 func (c *Client) begin(t *Txn, age truetime.Timestamp) {
 	now := c.cfg.Clock.Now()
 	if age == 0 {
-		age = now.Latest
+		if age = now.Latest; age == truetime.Max {
+			age = now.Earliest // of a clock that does not vouch: who dates from the end of time is never old
+		}
 	}
 	t.c = c
 	c.mu.Lock()

@@ -56,7 +56,7 @@ func (c *checker) realTime() {
 		if !t.Stale {
 			begins = append(begins, int32(i))
 		}
-		if t.Status == OK {
+		if t.Status == OK && t.Writes() { // a read's timestamp binds only those who write what it read
 			ends = append(ends, int32(i))
 		}
 	}

@@ -98,15 +98,16 @@ func (o Options) kinds() (ks []kind, err error) {
 	return ks, nil
 }
 
-// Setup makes the tables of all kinds anew, their first rows, and divides them into tablets.
+// Setup makes the tables of the kinds asked for anew, their first rows, and divides them into tablets.
 // It tries every node in turn until ctx ends.
 func Setup(ctx context.Context, t Target, o Options) error {
 	o = o.withDefaults()
-	if _, err := o.kinds(); err != nil {
+	ks, err := o.kinds()
+	if err != nil {
 		return err
 	}
 	done := map[string]bool{} // statements, which kinds may share
-	for _, k := range kinds() {
+	for _, k := range ks {
 		for _, sql := range k.tables {
 			if done[sql] {
 				continue

@@ -173,8 +173,8 @@ func versions(kvs []storage.KV) Versions {
 	out := Versions{}
 	prefix := []byte{byte(storage.ClassData), keys.TablePrefix}
 	for _, kv := range kvs {
-		if !bytes.HasPrefix(kv.Key, prefix) || len(kv.Key) < 10 || len(kv.Value) == 0 {
-			continue
+		if !bytes.HasPrefix(kv.Key, prefix) || len(kv.Key) < 11 || len(kv.Value) == 0 || kv.Key[2] < 'a' || kv.Key[2] > 'z' {
+			continue // not the workloads'; SQL's keys begin with a number
 		}
 		n := len(kv.Key) - 8
 		k := string(kv.Key[1:n])

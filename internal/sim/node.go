@@ -122,6 +122,13 @@ func (n *Node) failSync() {
 	n.fails = n.life != nil
 }
 
+// diskFailed reports that a sync has failed in the node's present life.
+func (n *Node) diskFailed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.failed
+}
+
 func (n *Node) setSlow(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -267,7 +274,7 @@ func (l *Life) run(cfg node.Config, log *slog.Logger) {
 	w := l.n.w
 	if err != nil {
 		if !l.dead.Load() && l.ctx.Err() == nil {
-			if w.plan.Lies {
+			if w.plan.Lies || l.n.diskFailed() {
 				w.trace.Addf("node %d does not start: %v", l.n.id, err)
 			} else {
 				w.violate("F1", "node %d does not start: %v", l.n.id, err)
@@ -345,12 +352,9 @@ func (l *Life) open(nd *node.Node) {
 // exit is what the process would do at once; it cannot wait for itself.
 func (l *Life) exit(err error) {
 	n, w := l.n, l.n.w
-	n.mu.Lock()
-	expected := n.failed
-	n.mu.Unlock()
 	switch {
 	case l.dead.Load():
-	case expected:
+	case n.diskFailed():
 		w.trace.Addf("node %d exits: %v", n.id, err)
 		w.exits.Go(func() { n.crash(true) })
 	default:

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spandb/spand/integration/workload"
 	"github.com/spandb/spand/internal/keys"
 )
 
@@ -28,11 +29,13 @@ type Plan struct {
 	InDoubtAfter                        time.Duration
 	VersionHorizon                      time.Duration // 0: nothing is collected
 
-	Think   time.Duration // a client's longest pause
-	Ahead   time.Duration // how far in the future "ahead" clients read at most
-	Prompt  bool          // nothing keeps a transaction from ending in time: all must (X2)
-	Splits  []string      // made before the faults
-	Clients []string      // kinds, one per client
+	Think      time.Duration // a client's longest pause
+	Ahead      time.Duration // how far in the future "ahead" clients read at most
+	Prompt     bool          // nothing keeps a transaction from ending in time: all must (X2)
+	Splits     []string      // made before the faults
+	Clients    []string      // kinds, one per client
+	SQL        []string      // kinds of SQL clients (package workload), none for none
+	SQLClients int
 	// Lies says that some clock errs beyond ε: recency is at risk then, nothing else (T2).
 	Lies bool
 }
@@ -165,6 +168,12 @@ func NewPlan(seed uint64, o Options) Plan {
 	if d.IntN(4) == 0 {
 		p.Ahead = pick(d, 50*time.Millisecond, 300*time.Millisecond)
 		p.Clients = append(p.Clients, "ahead", "skew", "blind")
+	}
+	kinds := append(workload.DefaultKinds(), "stale", "outcome")
+	d.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+	p.SQL, p.SQLClients = kinds[:1+d.IntN(3)], 6
+	if slices.Contains(p.SQL, "stale") && !slices.Contains(p.SQL, "append") {
+		p.SQL = append(p.SQL, "append") // whose lists it reads
 	}
 	p.drawFaults(newDraw(seed, streamFaults), o)
 	if o.Adjust != nil {

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spandb/spand/integration/check"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/truetime"
@@ -65,12 +66,13 @@ type Stats struct {
 	// What the rooms did, over all lives.
 	TwoPhase, Inquired, Staged uint64
 	Snapshots, Missing, Leads  int
+	SQL                        string // what the SQL clients did
 	Virtual, Real              time.Duration
 }
 
 func (s Stats) String() string {
-	return fmt.Sprintf("%d ok, %d failed, %d unknown; %d in two phases, %d inquired, %d bytes staged; %d crashes, %d tablets, %d terms of leadership, %d snapshots, %d replicas reopened; %v virtual in %v",
-		s.OK, s.Failed, s.Unknown, s.TwoPhase, s.Inquired, s.Staged, s.Crashes, s.Tablets, s.Leads, s.Snapshots, s.Missing, s.Virtual.Round(time.Millisecond), s.Real.Round(time.Millisecond))
+	return fmt.Sprintf("%d ok, %d failed, %d unknown; %d in two phases, %d inquired, %d bytes staged; %d crashes, %d tablets, %d terms of leadership, %d snapshots, %d replicas reopened; SQL %s; %v virtual in %v",
+		s.OK, s.Failed, s.Unknown, s.TwoPhase, s.Inquired, s.Staged, s.Crashes, s.Tablets, s.Leads, s.Snapshots, s.Missing, s.SQL, s.Virtual.Round(time.Millisecond), s.Real.Round(time.Millisecond))
 }
 
 // World is a cluster in a bubble.
@@ -85,6 +87,7 @@ type World struct {
 	settled truetime.Timestamp // of the initial rows
 	stats   Stats
 	truth   Versions
+	sql     *check.History
 	exits   sync.WaitGroup // nodes that end their lives themselves
 
 	mu         sync.Mutex // a leaf
@@ -123,6 +126,7 @@ func Run(t *testing.T, seed uint64, o Options) *Report {
 	if w.truth != nil {
 		w.violations = append(w.violations, Check(w.history.ops, w.truth)...)
 	}
+	w.judgeSQL()
 	if w.plan.Lies {
 		w.forgive()
 	}
@@ -164,7 +168,7 @@ func (w *World) run(temp []string) {
 	w.trace.Addf("seed %d: ε=%v %v disk=%v checkpoints at %d keys or %v, segments %d, tails %d, staging from %d bytes", p.Seed, p.Epsilon, p.Noise, p.DiskLatency, p.CheckpointKeys, p.CheckpointInterval, p.SegmentBytes, p.TailBudget, p.StageAfter)
 	w.build(temp)
 	defer w.close()
-	if !w.bootAll() || !w.setup() {
+	if !w.bootAll() || !w.setup() || !w.setupSQL() {
 		return
 	}
 	until := time.Now().Add(p.Duration)
@@ -178,10 +182,12 @@ func (w *World) run(temp []string) {
 		c := &client{w: w, id: i, kind: kind, d: newDraw(p.Seed, streamClients+uint64(i))}
 		clients.Go(func() { c.run(until) })
 	}
+	clients.Go(func() { w.runSQL(until) })
 	w.nemesis()
 	w.heal()
 	clients.Wait()
 	if w.converge() {
+		w.finishSQL()
 		w.finale()
 		w.compare()
 	}
