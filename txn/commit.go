@@ -475,6 +475,7 @@ func (t *Txn) learn(ctx context.Context, anchor keys.Key, lost *unknownError) (t
 	}
 	ictx, cancel := context.WithDeadline(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	defer context.AfterFunc(t.c.ctx, cancel)() // a node that exits does not wait for it
 	out, err := t.c.inquire(ictx, &tablet.InquireRequest{Txn: t.id, AnchorKey: anchor, Abort: true})
 	if err != nil {
 		return 0, &UnknownOutcomeError{Txn: t.id, Cause: errors.Join(err, lost.cause)}

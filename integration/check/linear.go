@@ -94,8 +94,8 @@ func (c *checker) steps(k *keyState) (h []porcupine.Operation) {
 func (c *checker) tellRegister(k *keyState, h []porcupine.Operation, info porcupine.LinearizationInfo) {
 	var longest []int
 	for _, p := range info.PartialLinearizations()[0] {
-		if len(p) > len(longest) {
-			longest = p
+		if len(p) > len(longest) || len(p) == len(longest) && slices.Compare(p, longest) < 0 {
+			longest = p // of several the same one each time
 		}
 	}
 	first, end := -1, int64(math.MaxInt64)

@@ -27,6 +27,10 @@ const convergence = 40 * time.Second
 func (w *World) converge() bool {
 	limit := time.Now().Add(convergence)
 	for {
+		if w.plan.Lies { // whose clock was found out only now
+			w.readmit()
+			w.restart(nil)
+		}
 		why := w.unrest()
 		if len(why) == 0 {
 			w.trace.Addf("AT REST")
@@ -50,6 +54,9 @@ func (w *World) unrest() (why []string) {
 		if l == nil {
 			say("node %d is down", n.id)
 			return why
+		}
+		if l.store.Full() {
+			say("node %d believes its disk to be full", n.id)
 		}
 		for _, r := range l.set.All() {
 			g := r.Tablet.Group()

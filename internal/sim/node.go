@@ -438,8 +438,12 @@ func (n *Node) drain() error {
 	defer cancel()
 	l.dead.Store(true) // what clients are told from now on is an exit's doing
 	var err error
+	began := time.Now()
 	if l.node != nil {
 		err = l.node.Shutdown(ctx)
+	}
+	if took := time.Since(began); took > drainTime+time.Second {
+		n.w.violate("liveness", "node %d takes %v to shut down, with %v allowed", n.id, took, drainTime)
 	}
 	n.mu.Lock()
 	n.life = nil
