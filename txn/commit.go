@@ -466,7 +466,7 @@ func (t *Txn) stageRest(ctx context.Context) error {
 
 // learn finds out what became of a commit whose answer was lost: it asks the
 // tablet that holds the anchor, with abort-if-undecided, until there is an
-// answer (X5). It goes on beyond ctx, for OutcomeTimeout.
+// answer (X5). It goes on beyond ctx, for OutcomeTimeout, but not beyond Close.
 func (t *Txn) learn(ctx context.Context, anchor keys.Key, lost *unknownError) (truetime.Timestamp, error) {
 	t.c.stats.Inquired.Add(1)
 	limit := time.Now().Add(t.c.cfg.OutcomeTimeout)

@@ -155,6 +155,27 @@ func TestX5_UnknownOnlyWhenNobodyAnswers(t *testing.T) {
 	})
 }
 
+// A gateway that closes does not wait for an answer that nobody gives: the outcome is
+// unknown, and can be asked for elsewhere.
+func TestX5_ClosingEndsInquiries(t *testing.T) {
+	run(t, 0, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
+		start := time.Now()
+		w.setFault(once("Commit", 0, true, func() error {
+			w.setDown(1, true)
+			return lost()
+		}))
+		tx := g.Begin(context.Background(), TxnOptions{})
+		check(t, tx.Put(context.Background(), k("a"), []byte("1")))
+		time.AfterFunc(time.Second, g.Close)
+		_, err := tx.Commit(context.Background())
+		if outcome(err) != "unknown" || time.Since(start) != time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		w.setDown(1, false)
+		w.setFault(nil)
+	})
+}
+
 // Nobody answers for the coordinator, which has committed: the gateway must not
 // undo what it does not know.
 func TestX5_UnknownUndoesNothing(t *testing.T) {
