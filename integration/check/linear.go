@@ -16,6 +16,7 @@ type linear struct {
 	differs     bool // it learned that the register does not hold saw
 	writes      bool
 	value       int64
+	maybe       bool // its outcome is unknown, and nobody has seen what it wrote
 	begin, ends int64
 }
 
@@ -39,6 +40,23 @@ var registerModel = porcupine.Model{
 	},
 }
 
+// doubtfulModel is registerModel where some steps may have been taken or not.
+var doubtfulModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{register{}} },
+	Step: func(state, input, output any) []any {
+		possible, next := registerModel.Step(state, input, output)
+		switch {
+		case !input.(linear).maybe && possible:
+			return []any{next}
+		case !input.(linear).maybe:
+			return nil
+		case possible && next != state:
+			return []any{state, next}
+		}
+		return []any{state}
+	},
+}).ToModel()
+
 // linearizable judges every register by itself with porcupine. A transaction is, to each
 // register, one step that reads and then writes.
 func (c *checker) linearizable() {
@@ -46,12 +64,16 @@ func (c *checker) linearizable() {
 		if k.class != registerKey {
 			continue
 		}
-		h := c.steps(k)
+		h, doubtful := c.steps(k)
 		if len(h) == 0 {
 			continue
 		}
 		c.report.Registers++
 		result, info := porcupine.CheckOperationsVerbose(registerModel, h, c.o.Patience)
+		if result == porcupine.Illegal && len(doubtful) > 0 {
+			// Who learned only what a register does not hold has perhaps seen one of them.
+			result = porcupine.CheckOperationsTimeout(doubtfulModel, append(slices.Clone(h), doubtful...), c.o.Patience)
+		}
 		switch result {
 		case porcupine.Illegal:
 			c.tellRegister(k, h, info)
@@ -61,15 +83,21 @@ func (c *checker) linearizable() {
 	}
 }
 
-// steps makes porcupine's history of a register. A write of unknown outcome that nobody
-// has seen may be left out: that it took effect after all others, or never, is always possible.
-func (c *checker) steps(k *keyState) (h []porcupine.Operation) {
+// steps makes porcupine's history of a register. Writes of unknown outcome that nobody has
+// seen stand apart: that they took effect after all others, or never, is always possible,
+// unless somebody learned that the register differs from a value.
+func (c *checker) steps(k *keyState) (h, doubtful []porcupine.Operation) {
+	differs := false
 	for _, i := range k.history {
 		t := c.txns[i]
-		if !c.committed[i] || t.Stale {
+		maybe := !c.committed[i] && t.Status == Unknown
+		if !c.committed[i] && !maybe || t.Stale {
 			continue
 		}
-		s := linear{txn: i, begin: t.Begin, ends: c.end[i]}
+		s := linear{txn: i, begin: t.Begin, ends: c.end[i], maybe: maybe}
+		if maybe {
+			s.ends = math.MaxInt64
+		}
 		for j := range t.Ops {
 			o := &t.Ops[j]
 			if o.Key != k.name || o.Undone || o.Kind.class() != registerKey {
@@ -84,9 +112,18 @@ func (c *checker) steps(k *keyState) (h []porcupine.Operation) {
 		if t.Status == Unknown && !s.writes || !s.writes && !s.reads {
 			continue
 		}
-		h = append(h, porcupine.Operation{ClientId: t.Client, Input: s, Call: s.begin, Return: s.ends})
+		op := porcupine.Operation{ClientId: t.Client, Input: s, Call: s.begin, Return: s.ends}
+		if maybe {
+			doubtful = append(doubtful, op)
+			continue
+		}
+		differs = differs || s.differs
+		h = append(h, op)
 	}
-	return h
+	if !differs {
+		return h, nil
+	}
+	return h, doubtful
 }
 
 // tellRegister tells how far an order could be found, and which transaction ends first
