@@ -63,6 +63,12 @@ func witnessKey(parent, child keys.GroupID) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(child))
 }
 
+// chunksKey is the engine key under which a group's replica has the index of the latest
+// command that made a transaction's last chunk versions, in that command's own batch.
+func chunksKey(g keys.GroupID) []byte {
+	return append(binary.BigEndian.AppendUint64([]byte{byte(storage.ClassStage)}, uint64(g)), 3)
+}
+
 // settling is a set of versions that apply has written to a batch which may not
 // be visible yet, though the transaction no longer stands in a reader's way. A
 // follower's reader makes sure by looking for the witness.
@@ -70,6 +76,9 @@ type settling struct {
 	ts      truetime.Timestamp
 	span    keys.Span
 	witness []byte
+	// index, where there were chunks, of the command that ended them: what chunksKey
+	// holds by then. A version would be no witness, for an earlier chunk may have made it.
+	index uint64
 }
 
 // Apply implements paxosgroup.StateMachine. It is deterministic: the leader's
@@ -109,7 +118,7 @@ func (t *Tablet) Apply(b *storage.Batch, c paxosgroup.Command) (any, error) {
 	case cmdStage:
 		return t.applyStage(b, &cmd), nil
 	case cmdMaterialise:
-		return t.applyMaterialise(b, &cmd)
+		return t.applyMaterialise(b, &c, &cmd)
 	case cmdDropStage:
 		return t.applyDropStage(b, &cmd), nil
 	case cmdSplit:
@@ -175,6 +184,7 @@ func (t *Tablet) applyCommit(b *storage.Batch, c *paxosgroup.Command, cmd *comma
 	if cmd.staged > 0 {
 		t.closeStage(b, cmd, s, cmd.writes)
 		s.status, s.ts = stageCommitted, c.TS
+		t.materialising.Add(1)
 		res = okStagedResult
 	} else {
 		putVersions(b, cmd.writes, c.TS)
@@ -324,6 +334,7 @@ func (t *Tablet) applyResolve(b *storage.Batch, c *paxosgroup.Command, cmd *comm
 		}
 	case p.staged > 0:
 		s.status, s.ts = stageCommitted, cmd.ts
+		t.materialising.Add(1)
 		res = okStagedResult
 	default:
 		putVersions(b, p.writes, cmd.ts)
@@ -383,7 +394,7 @@ func (t *Tablet) applyStage(b *storage.Batch, cmd *command) *result {
 }
 
 // applyMaterialise turns the next chunk of a committed transaction into versions.
-func (t *Tablet) applyMaterialise(b *storage.Batch, cmd *command) (any, error) {
+func (t *Tablet) applyMaterialise(b *storage.Batch, c *paxosgroup.Command, cmd *command) (any, error) {
 	m := t.m
 	s := m.staged[cmd.txn]
 	if s == nil || s.status != stageCommitted || s.next != cmd.seq {
@@ -407,7 +418,9 @@ func (t *Tablet) applyMaterialise(b *storage.Batch, cmd *command) (any, error) {
 	delete(m.staged, cmd.txn)
 	t.settleWrites(v, s.ts)
 	if n := len(t.settling); n > 0 && s.min != nil {
-		t.settling[n-1].span = s.hull() // earlier chunks may sit in the same batch
+		b.Put(chunksKey(t.cfg.Group), binary.BigEndian.AppendUint64(nil, c.Index))
+		last := &t.settling[n-1]
+		last.span, last.index = s.hull(), c.Index // earlier chunks may sit in the same batch
 	}
 	return okResult, nil
 }

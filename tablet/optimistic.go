@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
 )
 
@@ -20,12 +21,43 @@ import (
 // as the same transaction: a request that asks again in time keeps its place.
 const confirmPatience = time.Second
 
-// guess answers an optimistic read.
+// guess answers an optimistic read. A version's timestamp is its identity only once all
+// chunks of its transaction are versions: until then an earlier chunk's value may stand
+// under it. So there is no guess where that is under way, or began meanwhile.
 func (t *Tablet) guess(req *ReadRequest) (*ReadResponse, error) {
+	elsewhere := &paxosgroup.NotLeaderError{Group: t.cfg.Group, Leader: t.group.Leader()}
+	installs, begun := t.group.Installs(), t.materialising.Load()
 	if err := t.checkRead(t.m.view.Load(), req); err != nil {
 		return nil, err
 	}
-	return t.readVersions(req, truetime.Max)
+	for _, k := range req.Gets {
+		if !t.versionsStand(keys.Span{Start: k}) {
+			return nil, elsewhere
+		}
+	}
+	resp, err := t.readVersions(req, truetime.Max)
+	if err == nil && (t.materialising.Load() != begun || t.group.Installs() != installs) {
+		return nil, elsewhere
+	}
+	return resp, err
+}
+
+// versionsStand reports whether no version in sp may yet change its value.
+func (t *Tablet) versionsStand(sp keys.Span) bool {
+	m := t.m
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, s := range m.staged {
+		if s.status == stageCommitted && s.min != nil && s.hull().Overlaps(sp) {
+			return false
+		}
+	}
+	for i := range t.settling {
+		if s := &t.settling[i]; s.span.Overlaps(sp) && !t.settled(s) {
+			return false
+		}
+	}
+	return true
 }
 
 // confirm takes the locks that an optimistic transaction needs and looks whether

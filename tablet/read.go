@@ -2,6 +2,7 @@ package tablet
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -217,6 +218,10 @@ func (t *Tablet) clearAt(sp keys.Span, at truetime.Timestamp) bool {
 
 // settled reports whether s is visible by now.
 func (t *Tablet) settled(s *settling) bool {
+	if s.index != 0 {
+		v, ok, err := t.cfg.Reader.Get(chunksKey(t.cfg.Group))
+		return err == nil && ok && len(v) == 8 && binary.BigEndian.Uint64(v) >= s.index
+	}
 	_, ok, err := t.cfg.Reader.Get(s.witness)
 	return err == nil && ok
 }

@@ -154,6 +154,8 @@ type Tablet struct {
 	// settling is guarded by m.mu, nsettling its length for those without.
 	settling  []settling
 	nsettling atomic.Int32
+	// materialising counts the commits whose chunks began to become versions here.
+	materialising atomic.Uint64
 	// written counts versions put by a leader's commits since the last collection.
 	collecting sync.Mutex // at most one Collect at a time; never contended by requests
 }
