@@ -59,7 +59,7 @@ const (
 	FailSync // the disk fails the next sync, which must end the life (R1)
 	Pause    // the process is stopped
 	FullDisk // below the reserve
-	Wipe     // a crash that takes the disk with it
+	Wipe     // a crash that takes the disk with it; never drawn, see doc.go
 	ClockLie // to an error of Amount, beyond ε (T2)
 )
 
@@ -197,12 +197,11 @@ func (p *Plan) victim(d draw) (keys.NodeID, string) {
 func (p *Plan) drawFaults(d draw, o Options) {
 	kinds := []FaultKind{
 		Crash, Crash, Crash, Isolate, Isolate, OneWay, Stall, Pause, Pause, NoisyNet, NoisyNet,
-		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain, FailSync, FullDisk, Wipe,
+		SlowDisk, ClockMove, ClockMove, Transfer, Transfer, Split, Split, Checkpoint, Drain, FailSync, FullDisk,
 	}
 	if p.Lies {
 		kinds = append(kinds, ClockLie, ClockLie, ClockLie)
 	}
-	wiped := false
 	at := 200 * time.Millisecond
 	pace := pick(d, 600*time.Millisecond, 1500*time.Millisecond, 3*time.Second)
 	for {
@@ -233,12 +232,6 @@ func (p *Plan) drawFaults(d draw, o Options) {
 			f.For = long
 		case FullDisk:
 			f.Node, f.For = p.node(d), long
-		case Wipe:
-			if wiped { // two may be a majority
-				continue
-			}
-			wiped = true
-			f.Node, f.For = p.node(d), pick(d, 5*time.Millisecond, long)
 		case ClockLie:
 			f.Node, f.For = p.node(d), long
 			f.Amount = pick(d, -3*time.Second, -200*time.Millisecond, -10*time.Millisecond, 10*time.Millisecond, 200*time.Millisecond, 3*time.Second)

@@ -62,6 +62,28 @@ func TestR1SyncFailsAsAllHeals(t *testing.T) {
 	}
 }
 
+// A node that has lost its disk comes back under its name: it votes in nothing before the
+// snapshots have arrived, and then has everything again (R1).
+func TestR1LostDisk(t *testing.T) {
+	for seed := uint64(1); seed <= 4; seed++ {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
+			o := options()
+			o.Duration = 4 * time.Second
+			o.Adjust = func(p *Plan, d draw) {
+				p.Nodes = 3
+				p.Faults = []Fault{{Kind: Wipe, Node: p.node(d), At: d.between(time.Second, 3*time.Second), For: d.between(time.Millisecond, time.Second)}}
+			}
+			r := Run(t, seed, o)
+			t.Logf("seed %d: %v", seed, r.Stats)
+			if r.Stats.Snapshots == 0 {
+				t.Error("nobody needed a snapshot")
+			}
+			report(t, r, fmt.Sprintf("go test ./internal/sim -run TestR1LostDisk/seed=%d", seed))
+		})
+	}
+}
+
 func options() Options {
 	return Options{Duration: *durationFlag, Log: *logFlag, LogDebug: *debugFlag}
 }
