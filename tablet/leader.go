@@ -25,6 +25,8 @@ type leader struct {
 	// promised is the highest timestamp that reads have asked the group to promise;
 	// a split hands it to the child (R3).
 	promised atomic.Int64
+	// plausible is a timestamp up to which note need not ask the clock.
+	plausible atomic.Int64
 	// splitAt is the key of a split that waits to be proposed, nil if none:
 	// transactions that would straddle it are refused meanwhile.
 	splitAt atomic.Pointer[[]byte]
@@ -106,16 +108,21 @@ const implausible = 2 * time.Second
 
 // note records a timestamp about to be promised. What lies far beyond our clock is
 // refused before it is recorded: the promise would be, but a split would hand it to the
-// child for ever. Most are so near the last one that the clock need not be asked.
+// child for ever. The clock is asked once in a while, not for every read; how far a
+// timestamp lies from the one before it says nothing, as a clock that runs fast creeps.
 func (l *leader) note(t truetime.Timestamp) error {
 	for {
 		old := l.promised.Load()
 		if int64(t) <= old {
 			return nil
 		}
-		if t.Sub(truetime.Timestamp(old)) > implausible {
+		if int64(t) > l.plausible.Load() {
+			now := l.t.cfg.Clock.Now()
 			if err := truetime.CheckReceived(l.t.cfg.Clock, t, implausible); err != nil {
 				return err
+			}
+			if now.Latest != truetime.Max {
+				l.plausible.Store(int64(now.Latest.Add(implausible)))
 			}
 		}
 		if l.promised.CompareAndSwap(old, int64(t)) {

@@ -584,3 +584,29 @@ func TestT2_ChildFloorIsPlausible(t *testing.T) {
 		}
 	})
 }
+
+// Nor may a reader whose clock runs away, each of whose timestamps is near the one
+// before it (T2).
+func TestT2_ChildFloorDoesNotCreep(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		l := w.lead().leader.Load()
+		at, refused := w.now(), 0
+		for range 3600 {
+			at = at.Add(time.Second)
+			if l.note(at) != nil {
+				refused++
+			}
+		}
+		if refused == 0 {
+			t.Error("everything up to an hour ahead was recorded")
+		}
+		if _, err := w.splitAt("m"); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range w.splits {
+			if limit := w.now().Add(time.Minute); s.Floor > limit {
+				t.Errorf("replica %d: the child's floor is %v ahead", i, s.Floor.Sub(w.now()))
+			}
+		}
+	})
+}
