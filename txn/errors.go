@@ -24,6 +24,7 @@ var (
 	ErrNotSent = errors.New("txn: request not sent")
 
 	errNoReplica = errors.New("txn: no replica is known")
+	errDeposed   = errors.New("txn: no answer, and another node leads by now")
 )
 
 // UnknownOutcomeError: a commit was sent and its outcome could not be learned in

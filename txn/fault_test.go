@@ -541,3 +541,44 @@ func TestCallsToADeposedLeaderEnd(t *testing.T) {
 		}
 	})
 }
+
+// Given up for another leader, a request that may be repeated goes to that one at once,
+// and the belief in it survives; one that may not is not mistaken for one that the caller
+// has cancelled.
+func TestDeposedLeadersSuccessorIsAskedNext(t *testing.T) {
+	run(t, 0, []string{"m"}, func(t *testing.T, w *world, g *gateway) {
+		desc := w.twin(2).desc()
+		for _, repeatable := range []bool{true, false} {
+			dialer{w, 1}.Learned(2, 2)
+			time.AfterFunc(time.Second, func() { dialer{w, 1}.Learned(2, 3) })
+			began := time.Now()
+			var asked []keys.NodeID
+			err := g.do(t.Context(), &desc, repeatable, func(ctx context.Context, p Participant) error {
+				node := p.(*faulty).node
+				asked = append(asked, node)
+				switch node {
+				case 2:
+					<-ctx.Done()
+					return ctx.Err()
+				case 3:
+					return nil
+				}
+				return errLinkDown
+			})
+			if leader := (dialer{w, 1}).Leader(2); leader != 3 {
+				t.Errorf("repeatable %v: node %d is believed to lead", repeatable, leader)
+			}
+			if !repeatable {
+				var unknown *unknownError
+				if !errors.As(err, &unknown) || errors.Is(err, context.Canceled) {
+					t.Errorf("%v", err)
+				}
+				continue
+			}
+			if took := time.Since(began); err != nil || took > time.Second+leaderWatch {
+				t.Errorf("answered after %v, %v", took, err)
+			}
+			eq(t, asked, "[2 3]")
+		}
+	})
+}

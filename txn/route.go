@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
@@ -70,15 +71,23 @@ func (c *Client) judge(ctx context.Context, group keys.GroupID, a *attempt, err 
 	case errors.Is(err, paxosgroup.ErrDiskFull), errors.Is(err, paxosgroup.ErrTooLarge):
 		return final
 	case errors.Is(err, ErrNotSent):
-		c.cfg.Dialer.Learned(group, 0)
+		c.forget(group, a)
 		return again
 	case errors.As(err, &unreachable),
 		errors.Is(err, paxosgroup.ErrStopped), errors.Is(err, paxosgroup.ErrAmbiguous),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		c.cfg.Dialer.Learned(group, 0)
+		c.forget(group, a)
 		return unclear
 	}
 	return strange
+}
+
+// forget drops the belief that the node tried last leads, but not what has been learnt
+// meanwhile.
+func (c *Client) forget(group keys.GroupID, a *attempt) {
+	if c.cfg.Dialer.Leader(group) == a.node {
+		c.cfg.Dialer.Learned(group, 0)
+	}
 }
 
 func (c *Client) notLeader(group keys.GroupID, a *attempt, e *paxosgroup.NotLeaderError) verdict {
@@ -175,15 +184,34 @@ func (c *Client) try(ctx context.Context, desc *keys.Descriptor, a *attempt, f f
 	if err != nil {
 		return &UnreachableError{Node: node, Cause: errors.Join(ErrNotSent, err)}
 	}
-	if node != c.cfg.Node {
-		actx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-		defer cancel()
-		defer c.watchLeader(desc.Group, node, cancel)()
-		ctx = actx
+	if node == c.cfg.Node {
+		err = f(ctx, p)
+	} else {
+		err = c.tryThere(ctx, desc.Group, a, p, f)
 	}
-	err = f(ctx, p)
 	if err == nil && a.blind {
 		c.cfg.Dialer.Learned(desc.Group, node)
+	}
+	return err
+}
+
+// tryThere calls another node.
+func (c *Client) tryThere(ctx context.Context, group keys.GroupID, a *attempt, p Participant, f func(context.Context, Participant) error) error {
+	actx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+	defer cancel()
+	var deposed atomic.Bool
+	stop := c.watchLeader(group, a.node, func() {
+		deposed.Store(true)
+		cancel()
+	})
+	err := f(actx, p)
+	stop()
+	if deposed.Load() && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		// Whoever gave up was not the caller; the one who leads by now is asked next.
+		a.hint = c.cfg.Dialer.Leader(group)
+		if !errors.Is(err, ErrNotSent) {
+			err = &UnreachableError{Node: a.node, Cause: errDeposed}
+		}
 	}
 	return err
 }
