@@ -77,7 +77,9 @@ func newCmp(op cmpOp, l, r Expr) Expr {
 	}
 	switch types.KindOf(n.typ.OID) {
 	case types.KindBool, types.KindInt, types.KindTimestamp, types.KindDate, types.KindTime:
-		n.fast = cmpInts
+		if n.typ.OID != types.OIDXid8 {
+			n.fast = cmpInts
+		}
 	case types.KindText:
 		if n.typ.OID != types.OIDBPChar {
 			n.fast = cmpStrings

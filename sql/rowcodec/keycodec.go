@@ -178,6 +178,9 @@ func appendValue(dst []byte, d types.Datum, t types.Type) []byte {
 		}
 		return append(dst, tagFalse)
 	case types.KindInt, types.KindTimestamp, types.KindDate, types.KindTime:
+		if t.OID == types.OIDXid8 && d.Int() < 0 { // unsigned, hence above all others
+			return binary.BigEndian.AppendUint64(append(dst, tagIntPos1+7), uint64(d.Int()))
+		}
 		return appendInt(dst, d.Int())
 	case types.KindFloat:
 		f := d.Float()
@@ -358,6 +361,9 @@ func decodeValue(b []byte, t types.Type, depth int) (types.Datum, []byte, error)
 		}
 		return types.Bool(b[0] == tagTrue), b[1:], nil
 	case types.KindInt, types.KindTimestamp, types.KindDate, types.KindTime:
+		if t.OID == types.OIDXid8 && len(b) >= 9 && b[0] == tagIntPos1+7 {
+			return types.Int(int64(binary.BigEndian.Uint64(b[1:]))), b[9:], nil
+		}
 		v, rest, ok := decodeInt(b)
 		if !ok {
 			return bad()

@@ -31,6 +31,7 @@ func samples(r *rand.Rand) map[types.Type][]types.Datum {
 		ints = append(ints, types.Int(int64(r.Uint64())>>r.Intn(64)))
 	}
 	m[types.T(types.OIDInt8)] = ints
+	m[types.T(types.OIDXid8)] = text(types.OIDXid8, "0", "1", "127", "128", "65536", "9223372036854775807", "9223372036854775808", "9223372036854775809", "18446744073709551360", "18446744073709551614", "18446744073709551615")
 	m[types.T(types.OIDBool)] = text(types.OIDBool, "t", "f")
 	floats := text(types.OIDFloat8, "0", "-0", "1", "-1", "1.5", "1e300", "-1e300", "1e-300", "NaN", "Infinity", "-Infinity")
 	for i := 0; i < 50; i++ {

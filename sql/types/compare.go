@@ -24,10 +24,14 @@ func Compare(a, b Datum, t Type) int {
 	case KindNull:
 		return 0
 	case KindBool, KindInt, KindTimestamp, KindDate, KindTime:
+		x, y := a.n, b.n
+		if t.OID == OIDXid8 { // unsigned
+			x, y = x^math.MinInt64, y^math.MinInt64
+		}
 		switch {
-		case a.n < b.n:
+		case x < y:
 			return -1
-		case a.n > b.n:
+		case x > y:
 			return 1
 		}
 		return 0

@@ -11,7 +11,7 @@ type Kind uint8
 const (
 	KindNull      Kind = iota
 	KindBool           // n: 0 or 1
-	KindInt            // n; smallint, integer, bigint, oid, regclass …
+	KindInt            // n; smallint, integer, bigint, oid, regclass …; of xid8, which is unsigned, the same bits
 	KindFloat          // n: IEEE bits
 	KindText           // s: text, varchar, bpchar (blank-padded as stored), name, json text
 	KindBytes          // s: bytea, jsonb

@@ -2,6 +2,7 @@ package types
 
 import (
 	"encoding/hex"
+	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -25,6 +26,9 @@ func AppendText(dst []byte, d Datum, t Type, fs *FormatSettings) []byte {
 	case KindInt:
 		if IsReg(t.OID) {
 			return appendReg(dst, d, t.OID, fs)
+		}
+		if t.OID == OIDXid8 {
+			return strconv.AppendUint(dst, uint64(d.n), 10)
 		}
 		return strconv.AppendInt(dst, d.n, 10)
 	case KindFloat:
@@ -197,7 +201,7 @@ func parseText(s string, t Type, fs *FormatSettings) (Datum, error) {
 	case OIDOid, OIDXid, OIDCid:
 		return parseOID(s, t.OID)
 	case OIDXid8:
-		return parseInt(s, 64, "xid8")
+		return parseXid8(s)
 	case OIDFloat4, OIDFloat8:
 		return parseFloat(s, t.OID == OIDFloat4)
 	case OIDNumeric:
@@ -342,6 +346,25 @@ func parseOID(in string, oid OID) (Datum, error) {
 	}
 	if neg || v > math.MaxUint32 {
 		return Null, sqlstate.Newf(sqlstate.NumericValueOutOfRange, "value \"%s\" is out of range for type %s", in, BaseName(oid))
+	}
+	return Int(int64(v)), nil
+}
+
+// parseXid8 reads an unsigned number, of which a negative one is the complement.
+func parseXid8(in string) (Datum, error) {
+	s := trimSpace(in)
+	digits, neg := strings.CutPrefix(s, "-")
+	if !neg {
+		digits = strings.TrimPrefix(s, "+")
+	}
+	v, err := strconv.ParseUint(digits, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return Null, sqlstate.Newf(sqlstate.NumericValueOutOfRange, "value \"%s\" is out of range for type xid8", in)
+	case err != nil:
+		return Null, badInput("xid8", in)
+	case neg:
+		v = -v
 	}
 	return Int(int64(v)), nil
 }

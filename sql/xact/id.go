@@ -10,7 +10,8 @@ import (
 	"github.com/spandb/spand/truetime"
 )
 
-// ID names a transaction for clients; it is an xid8. 0 is none.
+// ID names a transaction for clients; it is an xid8, the same bits. 0 is none, and none
+// is negative.
 type ID int64
 
 const (
@@ -21,7 +22,7 @@ const (
 	epoch = 946684800 * 1000000
 )
 
-func (id ID) String() string { return strconv.FormatInt(int64(id), 10) }
+func (id ID) String() string { return strconv.FormatUint(uint64(id), 10) }
 
 // micros is the id's time in microseconds since 2000; node is who handed it out.
 func (id ID) micros() int64 { return int64(id) >> nodeBits }

@@ -26,7 +26,7 @@ const patience = 100 * time.Millisecond
 // patience for a transaction in whose commit nothing has happened yet, and else
 // for the store alone. The error is a *FutureError, the store's, or ctx's.
 func (x *Table) Status(ctx context.Context, id ID) (Status, error) {
-	if id.timestamp() > x.cfg.Clock.Now().Latest {
+	if id < 0 || id.timestamp() > x.cfg.Clock.Now().Latest {
 		return Unknown, &FutureError{id}
 	}
 	for {
