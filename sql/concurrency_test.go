@@ -18,6 +18,7 @@ import (
 	"github.com/spandb/spand/sql/sqlstate"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
+	"github.com/spandb/spand/txn"
 )
 
 // run executes a query string and returns what a client would see.
@@ -194,6 +195,32 @@ func TestX2CommitConflicts(t *testing.T) {
 		t.Fatalf("%d commits: %s", store.n.Load(), out)
 	}
 	store.fail = nil
+	noneOpen(t, store.Store)
+}
+
+// A tablet for which nobody answers is refused as such, whatever the last attempt failed
+// with, unless the statement ran out of its own time.
+func TestUnavailable(t *testing.T) {
+	s, store := newFaulty(t)
+	must(t, s, "create table c (id int primary key)")
+	store.fail = func(int64, keys.TxnID) error {
+		slow := &txn.UnreachableError{Node: 3, Cause: context.DeadlineExceeded}
+		return fmt.Errorf("committing: %w", &txn.UnavailableError{Group: 7, Cause: slow})
+	}
+	const want = "ERROR 57P03: could not reach the leader of tablet 7 in time\nDETAIL: Node 3 cannot be reached.\nHINT: A majority of the tablet's replicas"
+	if out := run(s, "insert into c values (1)"); !strings.HasPrefix(out, want) {
+		t.Fatal(out)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	store.fail = func(int64, keys.TxnID) error {
+		cancel(sqlstate.Newf(sqlstate.QueryCanceled, "out of time"))
+		return errors.Join(context.DeadlineExceeded, &txn.UnavailableError{Group: 7, Cause: txn.ErrNotSent})
+	}
+	if err := s.Simple(ctx, "insert into c values (1)", &textResult{fs: s.FormatSettings()}); sqlstate.CodeOf(err) != sqlstate.QueryCanceled {
+		t.Fatal(err)
+	}
+	store.fail = nil
+	expect(t, s, "select count(*) from c", "[count]\n0\nSELECT 1")
 	noneOpen(t, store.Store)
 }
 

@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,6 +188,7 @@ func (c *Conn) clientError(err error) error {
 	var unknown *kv.UnknownOutcomeError
 	var corrupt *tablet.CorruptError
 	var tooOld *tablet.TooOldError
+	var nobody *txn.UnavailableError
 	switch {
 	case errors.As(err, &unknown):
 		return &sqlstate.Error{Code: sqlstate.TransactionResolutionUnknown, Cause: err,
@@ -219,6 +221,8 @@ func (c *Conn) clientError(err error) error {
 		return errShutdown
 	case c.eng.clock.Err() != nil:
 		return clockError(c.eng.clock.Err())
+	case errors.As(err, &nobody): // before what its cause may wrap: a call that took too long
+		return unavailableError(nobody, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return errTimeout
 	case errors.Is(err, context.Canceled):
@@ -227,12 +231,27 @@ func (c *Conn) clientError(err error) error {
 	return &sqlstate.Error{Code: sqlstate.InternalError, Message: err.Error(), Cause: err}
 }
 
-// retryable reports a conflict that another attempt may not meet.
+// unavailableError is what a client hears when nobody answers for a tablet: too few of
+// its replicas are alive, or this node is cut off from them. libpq tries its next host
+// on 57P03.
+func unavailableError(nobody *txn.UnavailableError, cause error) *sqlstate.Error {
+	e := &sqlstate.Error{Code: sqlstate.CannotConnectNow, Cause: cause,
+		Message: "could not reach the leader of tablet " + strconv.FormatUint(uint64(nobody.Group), 10) + " in time",
+		Hint:    "A majority of the tablet's replicas must be alive and reachable from this node; reads in the past need one of them only."}
+	var node *txn.UnreachableError
+	if errors.As(nobody.Cause, &node) {
+		e.Detail = "Node " + strconv.FormatUint(uint64(node.Node), 10) + " cannot be reached."
+	}
+	return e
+}
+
+// unresolved reports a commit that may or may not have happened.
 func unresolved(err error) bool {
 	var unknown *kv.UnknownOutcomeError
 	return errors.As(err, &unknown)
 }
 
+// retryable reports a conflict that another attempt may not meet.
 func retryable(err error) bool {
 	var aborted *tablet.AbortedError
 	if errors.As(err, &aborted) {
