@@ -239,9 +239,14 @@ func fromDatum(v types.Datum) (truetime.Timestamp, error) {
 	return truetime.Timestamp(micros * 1000), nil
 }
 
+var errAsOfWrites = sqlstate.Newf(sqlstate.InvalidTransactionState, "a transaction with AS OF TIMESTAMP must be read only")
+
 // beginAsOf makes the block that is open read at one timestamp, READ ONLY AS OF TIMESTAMP.
 func (c *Conn) beginAsOf(ctx context.Context, st *pgast.Statement, e pgast.Expr) error {
 	t := &c.txn
+	if !t.readOnly { // READ WRITE came after it
+		return errAsOfWrites
+	}
 	if t.kv != nil {
 		return sqlstate.Newf(sqlstate.ActiveTransaction, "transaction read timestamp must be set before any query")
 	}

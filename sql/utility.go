@@ -80,7 +80,8 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, r *request) er
 	readOnly := t.readOnly // a chained block has it too
 	switch x.Kind {
 	case "begin":
-		if t.explicit {
+		inside := t.explicit
+		if inside {
 			if err := warn(sqlstate.ActiveTransaction, "there is already a transaction in progress"); err != nil {
 				return err
 			}
@@ -93,11 +94,15 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, r *request) er
 		if err == nil && x.AsOf != nil {
 			err = c.beginAsOf(ctx, r.st, x.AsOf)
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			return s.w.Complete("BEGIN")
+		case inside:
 			c.failTxn()
-			return err
+		default:
+			c.rollback() // a BEGIN that fails begins nothing
 		}
-		return s.w.Complete("BEGIN")
+		return err
 	case "commit":
 		if !t.explicit {
 			if err := warn(sqlstate.NoActiveTransaction, "there is no transaction in progress"); err != nil {
@@ -182,6 +187,9 @@ func (c *Conn) characteristics(x *pgast.Transaction) error {
 	t := &c.txn
 	if x.ReadOnly == nil || *x.ReadOnly == t.readOnly {
 		return nil
+	}
+	if t.asOf != 0 && !*x.ReadOnly {
+		return errAsOfWrites
 	}
 	if t.kv != nil {
 		if !*x.ReadOnly {
