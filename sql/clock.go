@@ -68,7 +68,7 @@ func (c *Conn) setClockErrorAdd(v string, local bool) error {
 		return invalidValue(clockErrorAdd, v).(*sqlstate.Error).WithHint("A clock's uncertainty can be widened, never narrowed.")
 	}
 	if err := c.eng.cfg.NodeClock.AddError(d); err != nil {
-		return sqlstate.Newf(sqlstate.InvalidParameterValue, "invalid value for parameter %q: %q", clockErrorAdd, v).WithDetail("%s", err)
+		return sqlstate.Newf(sqlstate.InvalidParameterValue, "invalid value for parameter %q: %q", clockErrorAdd, v).WithDetail("%s", sentence(err.Error()))
 	}
 	return nil
 }

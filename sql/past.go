@@ -281,14 +281,21 @@ func (c *Conn) glance(ctx context.Context, st *pgast.Statement, tree pgast.Stmt,
 		}
 		return f()
 	}
-	w, err := c.window(ctx, &r)
-	if err != nil {
+	var at truetime.Timestamp
+	switch w, err := c.window(ctx, &r); {
+	case err == nil:
+		at = c.choose(w, truetime.Max, catalog.Span())
+	case r.asOf != 0 || ctx.Err() != nil:
 		return err
+	default:
+		// What reads no table runs all the same (planTableless), and what does is refused
+		// when it runs.
+		at = c.eng.kv.Freshest([]keys.Span{catalog.Span()})
 	}
 	view := t.view
 	t.view = c.eng.catalog.NewView()
 	defer func() { t.view = view }()
-	if err := t.view.PinPast(ctx, c.choose(w, truetime.Max, catalog.Span())); err != nil {
+	if err := t.view.PinPast(ctx, at); err != nil {
 		return err
 	}
 	return f()

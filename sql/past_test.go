@@ -29,6 +29,33 @@ func mustSimple(t *testing.T, s sql.Session, query string) string {
 	return out
 }
 
+// Under a setting under which nothing can be read, what reads no table runs, prepared
+// too, so that a client can see and set things.
+func TestPastNothingCanBeRead(t *testing.T) {
+	e, _ := newEngine(t)
+	s := newSession(t, e)
+	x := ext{t, s}
+	must(t, s, "create table t (a int primary key)")
+	must(t, s, "set spand.read_only_staleness = 'EXACT_STALENESS 48h'")
+	single := sql.ExecuteOptions{SyncFollows: true}
+	for q, want := range map[string]string{
+		"select 1 as one": "[one]\n1\nSELECT 1",
+		"select a from t": "ERROR 72000: snapshot too old",
+		"select set_config('spand.read_only_staleness', 'EXACT_STALENESS 49h', false) as v": "[v]\nEXACT_STALENESS 176400s\nSELECT 1",
+	} {
+		if err := x.prepare("", q); err != nil {
+			t.Fatal(q, err)
+		}
+		if got := x.exec("", single); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s", q, got)
+		}
+		x.sync()
+	}
+	if err := x.prepare("", "select a from t as of timestamp '2020-01-01'"); sqlstate.CodeOf(err) != sqlstate.SnapshotTooOld {
+		t.Error(err)
+	}
+}
+
 // Older than versions are kept is refused, whatever way the timestamp is named, with
 // the oldest that is allowed; what only bounds it is not.
 func TestPastIsKeptForAWhile(t *testing.T) {
