@@ -179,17 +179,28 @@ func (c *Client) spawn(f func()) bool {
 func (c *Client) begin(t *Txn, age truetime.Timestamp) {
 	now := c.cfg.Clock.Now()
 	if age == 0 {
-		if age = now.Latest; age == truetime.Max {
-			age = now.Earliest // of a clock that does not vouch: who dates from the end of time is never old
-		}
+		age = now.Latest
 	}
-	t.c = c
+	t.c, t.failed = c, c.vouched(now)
 	c.mu.Lock()
 	c.seq = max(uint64(now.Earliest)<<1, c.seq+2)
 	t.id = keys.TxnID{Age: age, Node: c.cfg.Node, Seq: c.seq}
 	t.prev, t.next = c.live.prev, &c.live
 	t.prev.next, c.live.prev = t, t
 	c.mu.Unlock()
+}
+
+// vouched is nil when now is of a clock that vouches for it. One that does not stands
+// still at its Earliest and has no Latest: a transaction dated by it would soon be older
+// than everybody's and wound whom it met (X2), and read at the end of time (X4).
+func (c *Client) vouched(now truetime.Interval) error {
+	if now.Latest != truetime.Max {
+		return nil
+	}
+	if err := c.cfg.Clock.Err(); err != nil {
+		return err
+	}
+	return errNoClock // it has recovered since
 }
 
 // end takes t off the list: nothing more will be asked about it. Harmless when
@@ -222,7 +233,8 @@ type TxnOptions struct {
 	Optimistic bool
 }
 
-// Begin starts a read-write transaction, which must be ended by Commit or Rollback.
+// Begin starts a read-write transaction, which must be ended by Commit or Rollback. On a
+// clock that does not vouch for true time (T1) its use fails with the clock's error.
 func (c *Client) Begin(_ context.Context, opts TxnOptions) *Txn {
 	c.stats.Begun.Add(1)
 	t := &Txn{optimistic: opts.Optimistic}
@@ -232,11 +244,13 @@ func (c *Client) Begin(_ context.Context, opts TxnOptions) *Txn {
 
 // ReadOnly starts a lock-free transaction that reads everything as of at; 0
 // means now, so that it sees every commit acknowledged before (X1, X4). For a
-// timestamp that has certainly passed, any replica may answer, this node's first.
+// timestamp that has certainly passed, any replica may answer, this node's first. On a
+// clock that does not vouch for true time (T1) its use fails with the clock's error.
 func (c *Client) ReadOnly(_ context.Context, at truetime.Timestamp) *Txn {
 	c.stats.ReadOnly.Add(1)
 	t := &Txn{c: c, ro: true, at: at}
 	now := c.cfg.Clock.Now()
+	t.failed = c.vouched(now)
 	if at == 0 {
 		t.at = now.Latest
 	} else {

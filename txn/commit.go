@@ -51,6 +51,9 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 			return 0, ErrFinished
 		}
 		t.finished = true
+		if t.failed != nil {
+			return 0, t.failed
+		}
 		return t.at, nil
 	}
 	if err := t.usable(); err != nil {

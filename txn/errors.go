@@ -25,6 +25,7 @@ var (
 
 	errNoReplica = errors.New("txn: no replica is known")
 	errDeposed   = errors.New("txn: no answer, and another node leads by now")
+	errNoClock   = errors.New("txn: the clock did not vouch for true time when the transaction began")
 )
 
 // UnknownOutcomeError: a commit was sent and its outcome could not be learned in

@@ -28,6 +28,9 @@ func (t *Txn) Load(ctx context.Context, rows []tablet.Write) error {
 	if t.finished {
 		return ErrFinished
 	}
+	if t.failed != nil {
+		return t.failed
+	}
 	if len(rows) == 0 {
 		return nil
 	}
