@@ -13,8 +13,12 @@ func (c *Cluster) Target() workload.Target { return target{c} }
 
 type target struct{ c *Cluster }
 
-func (t target) Nodes() int { return len(t.c.Nodes) }
+func (t target) Nodes() int { return t.c.size }
 
 func (t target) Connect(ctx context.Context, node int) (*pgx.Conn, error) {
-	return pgx.Connect(ctx, t.c.Nodes[node].URL())
+	cfg, err := t.c.backend.config(node)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, cfg)
 }

@@ -76,20 +76,20 @@ func TestBroken(t *testing.T) {
 	}
 	seeds := make([]uint64, c.seeds)
 	for i := range seeds {
-		seeds[i] = *firstFlag + uint64(i)
+		seeds[i] = settings.First + uint64(i)
 	}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
+	if settings.Seed != 0 {
+		seeds = []uint64{settings.Seed}
 	}
 	run := func(seed uint64) (found *Violation) {
 		var r *Report
 		t.Run("", func(t *testing.T) {
 			o := c.options
-			o.Log, o.LogDebug = *logFlag, *debugFlag
+			o.Log, o.LogDebug = settings.Log, settings.Debug
 			r = Run(t, seed, o)
 			t.Logf("seed %d: %v", seed, r.Stats)
 		})
-		if *keepFlag {
+		if settings.Keep {
 			report(t, r, "")
 		}
 		for i, v := range r.Violations {

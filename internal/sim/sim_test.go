@@ -3,43 +3,13 @@ package sim
 import (
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
 
-var (
-	seedsFlag    = flag.Int("sim.seeds", 40, "how many seeds TestSimulation runs")
-	seedFlag     = flag.Uint64("sim.seed", 0, "run this seed alone")
-	firstFlag    = flag.Uint64("sim.first", 1, "the first seed")
-	repeatFlag   = flag.Int("sim.repeat", 1, "how often to run each seed")
-	durationFlag = flag.Duration("sim.duration", 0, "virtual time of faults per seed (default 8s)")
-	logFlag      = flag.Bool("sim.log", false, "add the rooms' log lines to the trace")
-	debugFlag    = flag.Bool("sim.debug", false, "add the rooms' debug lines to the trace")
-	keepFlag     = flag.Bool("sim.keep", false, "write the traces of passing seeds too")
-)
+var settings Settings
 
-// TestSimulation runs seeds; see the package's comment.
-func TestSimulation(t *testing.T) {
-	first, count := *firstFlag, *seedsFlag
-	if *seedFlag != 0 {
-		first, count = *seedFlag, 1
-	}
-	for seed := first; seed < first+uint64(count); seed++ {
-		for range *repeatFlag {
-			t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-				if count > 1 || *repeatFlag > 1 {
-					t.Parallel()
-				}
-				r := Run(t, seed, options())
-				t.Logf("seed %d: %v", seed, r.Stats)
-				report(t, r, fmt.Sprintf("go test ./internal/sim -run TestSimulation -sim.seed=%d", seed))
-			})
-		}
-	}
-}
+func init() { settings.Flags(flag.CommandLine, 1) }
 
 // A sync that is under way when everything heals has failed or it has not: the node
 // dies of it and comes back, or goes on. On a slow disk there is always one.
@@ -84,30 +54,9 @@ func TestR1LostDisk(t *testing.T) {
 	}
 }
 
-func options() Options {
-	return Options{Duration: *durationFlag, Log: *logFlag, LogDebug: *debugFlag}
-}
+func options() Options { return settings.Options() }
 
-// report fails t for a run with violations, and says how to run it again.
 func report(t *testing.T, r *Report, command string) {
 	t.Helper()
-	if len(r.Violations) == 0 && !*keepFlag {
-		return
-	}
-	file := filepath.Join(os.TempDir(), fmt.Sprintf("spand-sim-%d-%d.trace", r.Plan.Seed, time.Now().UnixNano()))
-	if err := os.WriteFile(file, []byte(strings.Join(r.Trace, "\n")+"\n"), 0o644); err != nil {
-		t.Error(err)
-	}
-	if len(r.Violations) == 0 {
-		t.Logf("trace: %s", file)
-		return
-	}
-	for i, v := range r.Violations {
-		if i == 6 {
-			t.Errorf("and %d more", len(r.Violations)-i)
-			break
-		}
-		t.Errorf("%v", v)
-	}
-	t.Errorf("seed %d fails; trace: %s\nrun it again:\n    %s", r.Plan.Seed, file, command)
+	settings.Report(t, r, command)
 }
