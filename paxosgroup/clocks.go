@@ -44,6 +44,13 @@ func (h *Host) Clocks() []PeerClock {
 	return out
 }
 
+// vouches reports whether the peer's clock vouches for true time, as far as is known.
+func (p *peer) vouches() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.clock.At.IsZero() || p.mu.clock.Vouches
+}
+
 // compareClocks takes note of a pong's interval. false: the pong proves nothing
 // else, because the clocks cannot both be right or the peer's does not vouch.
 // Nothing is allocated while the clocks agree.

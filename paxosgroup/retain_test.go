@@ -1,6 +1,7 @@
 package paxosgroup
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,5 +185,37 @@ func TestNoTailIsKeptForWhoCannotUseIt(t *testing.T) {
 			w.converged(1)
 			sameData(t, n, f)
 		})
+	})
+}
+
+// A replica whose node has lost its clock refuses entries (T2), so that a snapshot would
+// bring it nothing but the next one. It gets one when the clock vouches again.
+func TestNoSnapshotForWhoRefusesEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 2 << 20
+		w := newWorld(t, 1, 3)
+		defer w.close()
+		w.conf = func(c *Config) { c.TailBudget = budget }
+		w.start(1)
+		n := w.leader(1)
+		f := w.nodes[1+n.id%3]
+		n.fill(t, 1, 1)
+		f.clock.Fail(errors.New("outvoted"))
+		time.Sleep(5 * time.Second)
+		before := f.toys[1].snapshots()
+		for range 4 {
+			for range 60 {
+				n.fill(t, 1, 1)
+			}
+			n.store.checkpoint(n.host)
+			time.Sleep(5 * time.Second)
+		}
+		if got := f.toys[1].snapshots() - before; got != 0 {
+			t.Errorf("%d snapshots for a replica that refuses what follows them", got)
+		}
+		f.clock.Fail(nil)
+		time.Sleep(10 * time.Second)
+		w.converged(1)
+		sameData(t, n, f)
 	})
 }

@@ -229,6 +229,10 @@ func (g *Group) startSnapshot(to uint64) {
 		fail(fmt.Errorf("retry later"))
 		return
 	}
+	if !mem.peer.vouches() {
+		fail(fmt.Errorf("its clock does not vouch: it would refuse the entries behind it")) // T2
+		return
+	}
 	if !g.host.acquireSender() {
 		fail(fmt.Errorf("%d under way", maxSenders))
 		return
