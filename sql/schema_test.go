@@ -217,6 +217,68 @@ func TestB2RevocationWaitsForStrayCommits(t *testing.T) {
 	}
 }
 
+// B2: a node whose clock has failed gives up its schema lease: reads under it have passed
+// after 2ε at most, an earlier life's commits after its lease, and so have those whose
+// outcome is not known, also when a first revocation has given up on them.
+func TestB2RevokeOnAFailedClock(t *testing.T) {
+	const lease = 4 * time.Second
+	for _, c := range []struct {
+		name           string
+		lived, unknown bool
+	}{{"used", false, false}, {"restarted", true, false}, {"unknown outcome", false, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				clock := truetime.NewManual(truetime.ManualOptions{})
+				store := &faultyKV{Store: kvmem.New(clock)}
+				e, err := sql.NewEngine(sql.Config{KV: store, Node: 1, Lived: c.lived})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				if !c.lived {
+					if err := e.Start(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					s := newSession(t, e)
+					defer s.Close()
+					must(t, s, "create table t (x int primary key)")
+					if c.unknown {
+						store.fail = func(_ int64, id keys.TxnID) error {
+							return &kv.UnknownOutcomeError{Txn: id, Cause: errors.New("cut off")}
+						}
+					}
+					run(s, "insert into t values (1)")
+				}
+				clock.Fail(errors.New("wrong"))
+				revoke := func(least, most time.Duration, confirmed bool) {
+					t.Helper()
+					ctx, cancel := context.WithTimeout(context.Background(), lease/2)
+					defer cancel()
+					began := time.Now()
+					err := e.HandleRevoke(ctx)
+					if took := time.Since(began); (err == nil) != confirmed || took < least || took > most {
+						t.Errorf("B2: %v after %v", err, took)
+					}
+				}
+				switch {
+				case c.lived:
+					revoke(0, 0, false)
+					time.Sleep(2 * lease)
+					revoke(lease/8, lease/8, true) // the one before may not be over
+				case c.unknown:
+					revoke(lease/2, lease/2, false)
+					revoke(lease/2, lease/2, false)
+					time.Sleep(lease)
+					revoke(lease/8, lease/8, true)
+				default:
+					revoke(lease/8, lease/8, true)
+				}
+				revoke(0, 0, true)
+			})
+		})
+	}
+}
+
 // DDL and writes race on several nodes: nothing is lost and nothing is left behind.
 func TestB2ChangesUnderLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -51,6 +51,7 @@ type Config struct {
 type Manager struct {
 	cfg    Config
 	clock  truetime.Clock
+	born   time.Time             // of this life
 	former truetime.Timestamp    // leases of the node's earlier lives end before
 	cur    atomic.Pointer[Lease] // nil: none
 	inUse  atomic.Bool           // the lease was used since it was last renewed
@@ -82,6 +83,8 @@ type generation struct {
 	count   int
 	closed  bool
 	drained chan struct{}
+	// before was revoked, but is not known to be over: whoever revoked it gave up.
+	before *generation
 }
 
 type renewal struct {
@@ -104,7 +107,7 @@ func NewManager(cfg Config) *Manager {
 	def(&cfg.GCHorizon, time.Hour)
 	def(&cfg.OrphanAge, time.Hour)
 	def(&cfg.CleanEvery, time.Minute)
-	m := &Manager{cfg: cfg, clock: cfg.KV.Clock(), wake: make(chan struct{}, 1)}
+	m := &Manager{cfg: cfg, clock: cfg.KV.Clock(), born: time.Now(), wake: make(chan struct{}, 1)}
 	if cfg.Lived {
 		m.former = m.clock.Now().Latest.Add(cfg.LeaseDuration)
 	}
@@ -215,6 +218,9 @@ func (m *Manager) renew(ctx context.Context) error {
 		}
 		end := before.Add(m.cfg.LeaseDuration)
 		if m.clock.Now().Latest >= end {
+			if err := m.clock.Err(); err != nil {
+				return fmt.Errorf("catalog: renewing the schema lease: %w", err)
+			}
 			age = 0
 			continue // waited too long for the lock
 		}
@@ -314,11 +320,10 @@ func (m *Manager) LeaveCommit(l *Lease, unknown bool) {
 		m.mu.Unlock()
 		go func() {
 			defer m.wg.Done()
-			// An error says that the manager closes or the clock has failed: then this
-			// node revokes nothing any more (see HandleRevoke).
-			if m.clock.AwaitAfter(m.ctx, l.End) == nil {
-				m.LeaveCommit(l, false)
+			if m.clock.AwaitAfter(m.ctx, l.End) != nil && !m.pause(m.ctx, 2*m.cfg.LeaseDuration) {
+				return // closed; else the clock has failed, and the lease is over by any clock
 			}
+			m.LeaveCommit(l, false)
 		}()
 		return
 	}
@@ -335,19 +340,66 @@ func (m *Manager) LeaveCommit(l *Lease, unknown bool) {
 func (m *Manager) HandleRevoke(ctx context.Context) error {
 	m.mu.Lock()
 	gen := m.mu.gen
-	m.mu.gen = &generation{drained: make(chan struct{})}
-	m.cur.Store(nil)
+	next := &generation{drained: make(chan struct{}), before: gen}
+	m.mu.gen = next
+	used := m.cur.Swap(nil) != nil || gen.before != nil
 	gen.closed = true
 	if gen.count == 0 {
 		close(gen.drained)
 	}
+	var open []*generation
+	for g := gen; g != nil; g = g.before {
+		open = append(open, g)
+	}
 	m.mu.Unlock()
-	select {
-	case <-gen.drained:
-	case <-ctx.Done():
+	for _, g := range open {
+		select {
+		case <-g.drained:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if err := m.outlast(ctx, used); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	next.before = nil
+	m.mu.Unlock()
+	return nil
+}
+
+// mostAhead is how far beyond true time a read's timestamp may lie, 2ε: no node serves
+// with more (paxosgroup.MaxClockError).
+const mostAhead = 500 * time.Millisecond
+
+// outlast returns once the earlier lives' leases are over and, if this life has used one
+// since it was last revoked, once the timestamps read under it have passed.
+func (m *Manager) outlast(ctx context.Context, used bool) error {
+	err := m.clock.Err()
+	if err == nil {
+		return m.clock.AwaitAfter(ctx, max(m.clock.Now().Latest, m.former))
+	}
+	// A clock that does not vouch cannot tell when, but no schema change need wait for
+	// this node's lease: it reads and commits nothing, so that bounds will do.
+	if m.cfg.Lived && time.Since(m.born) < 2*m.cfg.LeaseDuration {
+		return err
+	}
+	if used && !m.pause(ctx, mostAhead) {
 		return context.Cause(ctx)
 	}
-	return m.clock.AwaitAfter(ctx, max(m.clock.Now().Latest, m.former))
+	return nil
+}
+
+// pause waits for d of the machine's time; false: ctx ended first.
+func (m *Manager) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // revokeAll makes every node drop its lease, or waits until leases taken before
