@@ -1,19 +1,19 @@
-// Package sim runs a whole cluster (truetime, storage, paxosgroup, tablet,
-// directory, txn: the real code) in virtual time, under faults that one seed
+// Package sim runs a whole cluster in virtual time, under faults that one seed
 // decides, and judges what its clients saw. It is a test tool: nothing of it is
 // in the binary.
 //
 // # What is simulated
 //
-// A world is a testing/synctest bubble with a few nodes, assembled as
-// internal/node assembles them, on simulated surroundings: a [Network] that
+// A world is a testing/synctest bubble with a few nodes of internal/node, from
+// truetime to pgwire, in simulated surroundings (node.Surroundings): a [Network] that
 // carries both paxosgroup's frames and txn's calls and drops, delays, duplicates,
-// reorders, cuts (one way or both) and stalls them; storage.MemFS disks that are
-// slow, and lose at a crash what was not synced, sector by sector; truetime.Manual
-// clocks that err and drift within ε (beyond it only in a test that says so). Nodes
-// crash, one or all, or are shut down cleanly, or die of a failed sync, and come back on
-// the same disk; leaders are transferred, tablets split, checkpoints taken and old
-// versions collected in the middle of it all.
+// reorders, cuts (one way or both) and stalls them; storage.MemFS disks that are slow, fill
+// up, and lose at a crash what was not synced, sector by sector; truetime.Manual clocks
+// that err, drift and step within ε, in one plan of ten beyond it; connections of SQL clients
+// in memory. Nodes crash, one or all, are shut down cleanly, stopped, or die of a failed
+// sync, and come back on the same disk; leaders are transferred, tablets split, checkpoints
+// taken and old versions collected in the middle of it all. OpenCluster gives the same
+// without plan and clients: package integration's virtual mode.
 //
 // Faults come first, for a stretch of virtual time; then everything heals and must
 // converge: every tablet gets a leader, no lock and no prepared, decided or staged
@@ -22,7 +22,7 @@
 //
 // Clients on all nodes transfer between accounts, audit them, read and write
 // registers, insert unique rows, and run transactions of reads, scans, writes and
-// deletes at random, small and staged. Each records what it asked, when, and what
+// deletes at random, small and staged; those of package workload speak SQL over pgx. Each records what it asked, when, and what
 // it was told. The true order of events is the order in which they happen in the
 // bubble, which no clock of the system under test can touch.
 //
@@ -45,7 +45,7 @@
 //
 // # Reproducing
 //
-//	go test ./internal/sim -run TestSimulation -sim.seed=123
+//	go test ./integration -run TestSimulation$ -sim.seed=123
 //
 // runs the schedule of one seed; a failure prints this line, and leaves the trace
 // of faults and operations in a file whose name it prints. -sim.seeds=N runs N
@@ -71,14 +71,10 @@
 //
 // # What is not
 //
-// SQL and pgwire, real sockets and gRPC, a process stopped between two
-// instructions (a stalled network comes near it: time passes for the node, but what
-// it has sent arrives late), a full disk, damage on disk, steps of a clock beyond ε but
-// in the one test of T2, changes of membership, nodes that lost their disk. bbolt's own
-// file survives crashes as its last commit left it. SKIP LOCKED, savepoints and bulk
-// loads are not among the clients' transactions. How internal/node wires the rooms
-// together is mirrored here by hand (node.go): a change there wants one here; what
-// it decides about replicas is the same code (internal/replicas).
+// Real sockets and gRPC, a process stopped between two instructions (its clock stands
+// still and all that goes in or out waits, but what it has begun to compute goes on), damage on
+// disk, changes of membership. bbolt's own file survives crashes as its last commit left it. A
+// lost disk is a test of its own (docs/verification.md says why).
 //
 // # Goroutines
 //
