@@ -5,7 +5,7 @@ package paxosgroup
 // Negative controls of internal/sim: each breaks one invariant. They can only be set in
 // a build with the tag spandbreak.
 const (
-	BreakReceived   = false // T2: timestamps far beyond the clock are accepted
+	BreakReceived   = false // T2: timestamps far beyond the clock are accepted, and no clock is found to lie
 	BreakPeerCheck  = false // T2: a clock that contradicts ours goes unnoticed
 	BreakLease      = false // R2: leaders serve without looking at their lease
 	BreakPromise    = false // R2: promises bind nobody who votes or campaigns

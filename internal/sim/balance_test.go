@@ -15,7 +15,7 @@ func TestX2SplitsAbortNobody(t *testing.T) {
 			o := options()
 			o.Duration = 25 * time.Second
 			o.Adjust = func(p *Plan, d draw) {
-				p.Nodes, p.Splits, p.Faults, p.Noise, p.SQL = 3, nil, nil, Noise{Max: time.Millisecond}, nil
+				p.Nodes, p.Splits, p.Faults, p.Noise = 3, nil, nil, Noise{Max: time.Millisecond}
 				p.Clients = []string{"lasting", "insert", "insert"}
 				for i, k := range splitKeys {
 					p.Faults = append(p.Faults, Fault{Kind: Split, At: time.Duration(2+2*i) * time.Second, Key: k})

@@ -24,7 +24,7 @@ type control struct {
 // docs/verification.md lists them.
 var controls = map[string]control{
 	// Clocks that err by more than they admit, each alone too little for its peers to see.
-	"T1": {seeds: 5, finds: []string{"X1", "X4"}, planOnly: true, options: Options{Epsilon: 10 * time.Millisecond, LyingClocks: true, FixedClocks: true, Adjust: wildClocks}},
+	"T1": {seeds: 5, finds: []string{"X1", "X4"}, planOnly: true, options: Options{Epsilon: 10 * time.Millisecond, LyingClocks: true, Unforgiving: true, FixedClocks: true, Adjust: wildClocks}},
 	// A forward step that enters a log keeps everybody from writing there, for ever.
 	"T2receive": {seeds: 30, finds: []string{"R1"}, options: Options{Epsilon: 4 * time.Millisecond, FixedClocks: true, Adjust: leapForward}},
 	// A leader whose clock lies behind believes promises for longer than they are kept.

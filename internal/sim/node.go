@@ -31,6 +31,8 @@ type Node struct {
 	torn *rand.Rand    // of crashes; for who has the turn
 	turn chan struct{} // capacity 1: booting, draining or crashing
 
+	lived atomic.Bool // it has run before
+
 	mu     sync.Mutex // a leaf
 	disk   *storage.MemFS
 	life   *Life // nil: down
@@ -277,7 +279,11 @@ func (l *Life) run(cfg node.Config, log *slog.Logger) {
 			if w.plan.Lies || l.n.diskFailed() {
 				w.trace.Addf("node %d does not start: %v", l.n.id, err)
 			} else {
-				w.violate("F1", "node %d does not start: %v", l.n.id, err)
+				inv := "F1"
+				if l.n.lived.Load() { // what it needs was there once
+					inv = "R1"
+				}
+				w.violate(inv, "node %d does not start: %v", l.n.id, err)
 			}
 			w.exits.Go(func() { l.n.crash(false) })
 		}
@@ -347,6 +353,7 @@ func (l *Life) open(nd *node.Node) {
 		l.n.w.spawn(l, l.collect)
 	}
 	l.opened.Store(true)
+	l.n.lived.Store(true)
 }
 
 // exit is what the process would do at once; it cannot wait for itself.

@@ -159,7 +159,7 @@ func NewPlan(seed uint64, o Options) Plan {
 	for range d.IntN(7) {
 		p.Splits = append(p.Splits, pick(d, splitKeys...))
 	}
-	p.Lies = o.LyingClocks || d.IntN(10) == 0
+	p.Lies = o.LyingClocks || d.IntN(10) == 0 && o.Adjust == nil
 	p.TailBudget = pick(d, 16<<10, 256<<10, 0)
 	p.Clients = []string{"bank", "bank", "bank", "register", "register", "register", "insert", "mixed", "mixed", "mixed", "audit", "stale"}
 	if d.IntN(4) == 0 {
@@ -169,11 +169,8 @@ func NewPlan(seed uint64, o Options) Plan {
 		p.Ahead = pick(d, 50*time.Millisecond, 300*time.Millisecond)
 		p.Clients = append(p.Clients, "ahead", "skew", "blind")
 	}
-	kinds := append(workload.DefaultKinds(), "stale", "outcome")
-	d.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
-	p.SQL, p.SQLClients = kinds[:1+d.IntN(3)], 6
-	if slices.Contains(p.SQL, "stale") && !slices.Contains(p.SQL, "append") {
-		p.SQL = append(p.SQL, "append") // whose lists it reads
+	if o.Adjust == nil { // a plan of its own says which clients it needs
+		p.drawSQL(d)
 	}
 	p.drawFaults(newDraw(seed, streamFaults), o)
 	if o.Adjust != nil {
@@ -181,6 +178,15 @@ func NewPlan(seed uint64, o Options) Plan {
 	}
 	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return int(a.At - b.At) })
 	return p
+}
+
+func (p *Plan) drawSQL(d draw) {
+	kinds := append(workload.DefaultKinds(), "stale", "outcome")
+	d.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+	p.SQL, p.SQLClients = kinds[:1+d.IntN(3)], 6
+	if slices.Contains(p.SQL, "stale") && !slices.Contains(p.SQL, "append") {
+		p.SQL = append(p.SQL, "append") // whose lists it reads
+	}
 }
 
 func (p *Plan) node(d draw) keys.NodeID { return keys.NodeID(1 + d.IntN(p.Nodes)) }

@@ -29,6 +29,8 @@ type Options struct {
 	Adjust func(*Plan, draw)
 	// LyingClocks makes a plan with Lies, whatever the seed says.
 	LyingClocks bool
+	// Unforgiving has a lying clock judged like an honest one.
+	Unforgiving bool
 	// FixedClocks change by the plan's faults alone, not by reboots.
 	FixedClocks bool
 	// Log adds the rooms' log lines to the trace; LogDebug their debug lines too.
@@ -127,7 +129,7 @@ func Run(t *testing.T, seed uint64, o Options) *Report {
 		w.violations = append(w.violations, Check(w.history.ops, w.truth)...)
 	}
 	w.judgeSQL()
-	if w.plan.Lies {
+	if w.plan.Lies && !w.opts.Unforgiving {
 		w.forgive()
 	}
 	w.count()
