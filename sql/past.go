@@ -57,7 +57,7 @@ func (c *Conn) planPast(ctx context.Context, r *request, tree pgast.Stmt, prep *
 			// SELECT set_config(…) must work under a setting under which nothing can be read.
 			return c.planTableless(ctx, r, tree, prep, err)
 		}
-		if err := t.view.PinPast(ctx, c.choose(w, truetime.Max, catalog.Span())); err != nil {
+		if err := t.view.PinPast(ctx, c.choose(w, truetime.Max, catalog.Span()), w.hi); err != nil {
 			return nil, err
 		}
 	}
@@ -82,10 +82,12 @@ func (c *Conn) planPast(ctx context.Context, r *request, tree pgast.Stmt, prep *
 		// schema alone could, and then the schema may be an earlier one.
 		at := t.view.PinnedAt()
 		if next := c.choose(w, at, c.spans(cp.plan)...); next < at {
-			if err := t.view.PinPast(ctx, next); err != nil {
+			if err := t.view.PinPast(ctx, next, at); err != nil {
 				return nil, err
 			}
-			continue
+			if t.view.PinnedAt() < at {
+				continue
+			}
 		}
 		t.kv, t.past, c.lastRead = c.eng.kv.ReadOnly(c.ctx, at), true, at
 		return cp, nil
@@ -95,7 +97,7 @@ func (c *Conn) planPast(ctx context.Context, r *request, tree pgast.Stmt, prep *
 // planTableless plans a statement that reads no table under the newest schema that is
 // here; one that does read gets the error.
 func (c *Conn) planTableless(ctx context.Context, r *request, tree pgast.Stmt, prep *prepared, refused error) (*compiled, error) {
-	if err := c.txn.view.PinPast(ctx, c.eng.kv.Freshest([]keys.Span{catalog.Span()})); err != nil {
+	if err := c.txn.view.PinPast(ctx, c.eng.kv.Freshest([]keys.Span{catalog.Span()}), 0); err != nil {
 		return nil, err
 	}
 	cp, err := c.compiled(ctx, r.st, tree, prep)
@@ -281,10 +283,10 @@ func (c *Conn) glance(ctx context.Context, st *pgast.Statement, tree pgast.Stmt,
 		}
 		return f()
 	}
-	var at truetime.Timestamp
+	var at, newest truetime.Timestamp
 	switch w, err := c.window(ctx, &r); {
 	case err == nil:
-		at = c.choose(w, truetime.Max, catalog.Span())
+		at, newest = c.choose(w, truetime.Max, catalog.Span()), w.hi
 	case r.asOf != 0 || ctx.Err() != nil:
 		return err
 	default:
@@ -295,7 +297,7 @@ func (c *Conn) glance(ctx context.Context, st *pgast.Statement, tree pgast.Stmt,
 	view := t.view
 	t.view = c.eng.catalog.NewView()
 	defer func() { t.view = view }()
-	if err := t.view.PinPast(ctx, at); err != nil {
+	if err := t.view.PinPast(ctx, at, newest); err != nil {
 		return err
 	}
 	return f()
@@ -343,7 +345,7 @@ func (c *Conn) pastDatabase(ctx context.Context) *catalog.Database {
 	ctx, cancel := context.WithTimeout(ctx, leaseAlone)
 	defer cancel()
 	view := c.eng.catalog.NewView()
-	if view.PinPast(ctx, at) != nil {
+	if view.PinPast(ctx, at, 0) != nil {
 		return nil
 	}
 	db, err := view.Database(ctx, c.dbName)

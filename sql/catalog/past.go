@@ -24,19 +24,29 @@ func errNoPast(t truetime.Timestamp) error {
 	return sqlstate.Newf(sqlstate.InvalidParameterValue, "read timestamp %s lies before the beginning of the store", t.Time().Format(time.RFC3339Nano))
 }
 
-// PinPast ties the view to the schema at t, which has certainly passed.
-func (v *View) PinPast(ctx context.Context, t truetime.Timestamp) error {
+// PinPast ties the view to the schema at t, which has certainly passed; where there was
+// none yet, to that at newest, if it is later.
+func (v *View) PinPast(ctx context.Context, t, newest truetime.Timestamp) error {
 	l, err := v.m.leaseAt(ctx, t)
-	if err == nil {
-		v.lease, v.at = l, t
+	if err == nil && l == nil && newest > t {
+		t = newest
+		l, err = v.m.leaseAt(ctx, t)
 	}
-	return err
+	switch {
+	case err != nil:
+		return err
+	case l == nil:
+		return errNoPast(t)
+	}
+	v.lease, v.at = l, t
+	return nil
 }
 
 // PinnedAt is the timestamp of a read-only transaction that the view is tied to, else 0.
 func (v *View) PinnedAt() truetime.Timestamp { return v.at }
 
-// leaseAt returns the schema version at t with its cache; its End means nothing.
+// leaseAt returns the schema version at t with its cache, nil where there was none; its
+// End means nothing.
 func (m *Manager) leaseAt(ctx context.Context, t truetime.Timestamp) (*Lease, error) {
 	ro := m.cfg.KV.ReadOnly(ctx, t)
 	defer ro.Rollback(ctx)
@@ -45,7 +55,7 @@ func (m *Manager) leaseAt(ctx context.Context, t truetime.Timestamp) (*Lease, er
 		return nil, err
 	}
 	if vs[0] == nil {
-		return nil, errNoPast(t)
+		return nil, nil
 	}
 	version, err := decodeCounter(vs[0])
 	if err != nil {
