@@ -42,6 +42,16 @@ type StateMachine interface {
 	Spans() [][2][]byte
 }
 
+// Promiser is implemented by state machines that promise instants without the group's
+// knowledge, each below a LeaseEnd taken before and confirmed by a Valid called after the
+// promise was noted. When a hand-over ends the lease early, the next leader's
+// Lease.Floor covers them.
+type Promiser interface {
+	// Promised returns the highest instant promised under the present lease. It is
+	// called on the worker once Valid and LeaseEnd refuse, before Follow.
+	Promised() truetime.Timestamp
+}
+
 // Command is a committed entry as a state machine sees it.
 type Command struct {
 	Index uint64

@@ -440,6 +440,48 @@ func TestR3_HandOverCarriesFloor(t *testing.T) {
 	})
 }
 
+// L2: what a machine promised below its LeaseEnd binds whoever leads next, whether the
+// lease was handed over or ran out.
+func TestL2_FloorCoversWhatTheMachinePromised(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		t.Run(fmt.Sprintf("crash=%v", crash), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 5, 3)
+				defer w.close()
+				w.start(1)
+				ctx, cancel := within(time.Minute)
+				defer cancel()
+				n := w.leader(1)
+				g, term := n.groups[1], n.groups[1].leadTerm.Load()
+				end, err := g.LeaseEnd(term)
+				if err != nil || end <= n.clock.Now().Latest {
+					t.Fatalf("lease end %v, %v at %v", end, err, n.clock.Now())
+				}
+				if _, err := g.LeaseEnd(term - 1); err == nil {
+					t.Error("R4: a term that is over has a lease end")
+				}
+				n.toys[1].promises.Store(int64(end - 1))
+				if err := g.Valid(term); err != nil {
+					t.Fatal(err)
+				}
+				w.promise(1, end-1) // Lead finds a lower floor
+				if crash {
+					n.crash()
+				} else if err := g.Transfer(ctx, 2); err != nil {
+					t.Fatal(err)
+				} else if _, err := g.LeaseEnd(term); err == nil {
+					t.Error("R2: a lease that was handed over has an end")
+				}
+				if m := w.leader(1); !crash && m.id != 2 {
+					t.Errorf("node %d leads", m.id)
+				} else if _, err := m.propose(1, "next"); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 6, 3)

@@ -197,6 +197,23 @@ func (g *Group) Valid(term uint64) error {
 	return nil
 }
 
+// LeaseEnd returns the end of term's lease: no other replica serves, or promises
+// anything, before After(it). It lies above Now().Latest, and may move on. Like Valid it
+// fails with a *NotLeaderError without the lease, and from the moment that a hand-over
+// has begun.
+func (g *Group) LeaseEnd(term uint64) (truetime.Timestamp, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.host.clock.Now()
+	if now.Latest == truetime.Max {
+		return 0, g.notLeader()
+	}
+	if _, err := g.serveLocked(term, now); err != nil {
+		return 0, err
+	}
+	return g.extendLeaseLocked(now), nil
+}
+
 // PromisedUntil is the end of all that this replica has claimed and promised as a leader
 // in this life of its node; what it hands down to the child of a split as
 // GroupConfig.InheritedUntil.

@@ -82,6 +82,10 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 	}
 	floor, term, parked := g.mu.floor, g.mu.term, g.unparkLocked()
 	g.mu.Unlock()
+	// Only now: a promise that is confirmed after this finds the lease given up.
+	if p, ok := g.machine.(Promiser); ok {
+		floor = max(floor, p.Promised())
+	}
 	if BreakFloor {
 		floor = 0
 	}

@@ -289,6 +289,8 @@ type toy struct {
 	refuse bool
 	mute   bool // keeps nothing, for benchmarks
 	busy   atomic.Bool
+
+	promises atomic.Int64 // what Promised answers
 }
 
 func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
@@ -333,6 +335,8 @@ func (m *toy) Follow() {
 }
 
 func (m *toy) Busy() bool { return m.busy.Load() }
+
+func (m *toy) Promised() truetime.Timestamp { return truetime.Timestamp(m.promises.Load()) }
 
 func (m *toy) Capture() []byte {
 	m.mu.Lock()
