@@ -58,4 +58,6 @@ type CommitResult struct {
 	// Gross is the time from the choice of TS until After(TS), the way of a remote
 	// leader's answer not counted; Net what of it was left when replication was done.
 	Gross, Net time.Duration
+	// Asking is how long AskBound's bounds took.
+	Asking time.Duration
 }

@@ -11,6 +11,7 @@ var (
 	BreakShortWait        bool
 	BreakVisible          bool
 	BreakReadParticipants bool
+	BreakFence            bool
 )
 
 // breakReads lets go of the locks at tablets that were only read, and leaves them out.

@@ -120,6 +120,10 @@ func (t *Txn) commit(ctx context.Context) (truetime.Timestamp, error) {
 			return t.commitTwoPhase(ctx, shares)
 		}
 		s := &shares[0]
+		if err := t.lastBound(); err != nil {
+			t.release()
+			return 0, err
+		}
 		resp, err := t.commitOnePhase(ctx, s)
 		var re *tablet.RangeError
 		if errors.As(err, &re) {
@@ -210,7 +214,7 @@ func (t *Txn) commitOnePhase(ctx context.Context, s *share) (*tablet.CommitRespo
 	c := t.c
 	req := &tablet.CommitRequest{
 		Target: s.target(), Txn: t.ref(s.term), Writes: s.writes, Staged: s.staged,
-		MinTS: t.minTS(), MaxTS: t.maxTS, Finished: c.ended(), Expect: t.expect,
+		MinTS: t.minTS(), MaxTS: t.maxTS(), Finished: c.ended(), Expect: t.expect,
 	}
 	// What writes nothing may be repeated: it is confirmed anew.
 	repeatable := len(s.writes) == 0
@@ -251,7 +255,7 @@ func (t *Txn) minTS() truetime.Timestamp {
 // acknowledged.
 func (t *Txn) commitWait(ctx context.Context, resp *tablet.CommitResponse, participants int) (truetime.Timestamp, error) {
 	clock := t.c.cfg.Clock
-	t.result = CommitResult{TS: resp.TS, Participants: participants, Epsilon: resp.Epsilon, Gross: resp.Since}
+	t.result = CommitResult{TS: resp.TS, Participants: participants, Epsilon: resp.Epsilon, Gross: resp.Since, Asking: t.asking}
 	stats := &t.c.stats
 	stats.CommitWaits.Add(1)
 	until := resp.TS
@@ -281,12 +285,16 @@ func (t *Txn) commitWait(ctx context.Context, resp *tablet.CommitResponse, parti
 // them were held at once, above every version read and below every later
 // commit: the transaction is serialized there (X2, X3).
 func (t *Txn) commitReads(ctx context.Context) (truetime.Timestamp, error) {
-	if err := t.AwaitVisible(ctx); err != nil {
+	err := t.AwaitVisible(ctx)
+	if err == nil {
+		err = t.lastBound()
+	}
+	if err != nil {
 		t.release()
 		return 0, err
 	}
 	now := t.c.cfg.Clock.Now()
-	if t.maxTS != 0 && now.Latest > t.maxTS {
+	if most := t.maxTS(); most != 0 && now.Latest > most {
 		t.release()
 		return 0, &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortTooLate}
 	}
@@ -298,13 +306,13 @@ func (t *Txn) commitReads(ctx context.Context) (truetime.Timestamp, error) {
 			return 0, err
 		}
 		if len(shares) == 0 {
-			t.result = CommitResult{TS: now.Earliest}
+			t.result = CommitResult{TS: now.Earliest, Asking: t.asking}
 			return now.Earliest, nil
 		}
 		errs := make([]error, len(shares))
 		confirm := func(i int) {
 			s := &shares[i]
-			req := &tablet.CommitRequest{Target: s.target(), Txn: t.ref(s.term), MinTS: t.minTS(), MaxTS: t.maxTS, Finished: t.c.ended()}
+			req := &tablet.CommitRequest{Target: s.target(), Txn: t.ref(s.term), MinTS: t.minTS(), MaxTS: t.maxTS(), Finished: t.c.ended()}
 			errs[i] = t.c.do(ctx, &s.desc, true, func(ctx context.Context, p Participant) error {
 				_, err := p.Commit(ctx, req)
 				return err
@@ -339,7 +347,7 @@ func (t *Txn) commitReads(ctx context.Context) (truetime.Timestamp, error) {
 			}
 		}
 		if !stale {
-			t.result = CommitResult{TS: now.Earliest, Participants: len(shares)}
+			t.result = CommitResult{TS: now.Earliest, Participants: len(shares), Asking: t.asking}
 			return now.Earliest, nil
 		}
 	}

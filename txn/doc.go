@@ -30,7 +30,8 @@
 //     transactions have ended, so that tablets may forget their outcomes.
 //   - B1: a request that a stale map has sent astray is refused unexecuted
 //     (RangeError); the map is corrected and the remaining keys go to the right tablet.
-//   - B2, L2: BoundCommit passes s <= E to whoever assigns the timestamp.
+//   - B2, L2: BoundCommit and AskBound pass s <= E to whoever assigns the timestamp: the
+//     one tablet of a one-phase commit, a coordinator, or commitReads.
 //
 // Goroutines: the client's heartbeat, from NewClient to Close; background work
 // (rollbacks, recovery, staging), started through Client.spawn and awaited by Close,

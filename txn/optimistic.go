@@ -105,6 +105,10 @@ func (t *Txn) commitOptimistic(ctx context.Context) (truetime.Timestamp, error) 
 		s = &shares[0]
 	}
 	part, _ := t.part(&s.desc) // a rollback has to go there
+	if err := t.lastBound(); err != nil {
+		t.release()
+		return 0, err
+	}
 	resp, err := t.commitOnePhase(ctx, s)
 	var re *tablet.RangeError
 	switch {

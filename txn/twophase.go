@@ -38,6 +38,9 @@ func (t *Txn) commitTwoPhase(ctx context.Context, shares []share) (truetime.Time
 	var back backoff
 	for err == nil {
 		crashpoint.Pass(crashpoint.GatewayPrepared)
+		if err = t.lastBound(); err != nil {
+			break
+		}
 		var resp *tablet.CommitResponse
 		resp, err = t.decide(ctx, &own, anchor, prepared)
 		if err == nil {
@@ -150,7 +153,7 @@ func (t *Txn) prepareAll(ctx context.Context, anchor tablet.Anchor, shares []sha
 func (t *Txn) prepare(ctx context.Context, anchor tablet.Anchor, s share) ([]share, error) {
 	req := &tablet.PrepareRequest{
 		Target: s.target(), Txn: t.ref(s.term), Writes: s.writes, Staged: s.staged,
-		Coordinator: anchor, AnchorKey: s.anchor(), MinTS: t.minTS(), MaxTS: t.maxTS,
+		Coordinator: anchor, AnchorKey: s.anchor(), MinTS: t.minTS(), MaxTS: t.maxTS(),
 	}
 	s.sent = true
 	var resp *tablet.PrepareResponse
@@ -202,7 +205,7 @@ func (t *Txn) decide(ctx context.Context, own *share, anchor tablet.Anchor, prep
 	req := &tablet.DecideRequest{
 		Target: own.target(), Txn: t.ref(own.term), AnchorKey: anchor.Key, Writes: own.writes, Staged: own.staged,
 		Participants: make([]tablet.Anchor, len(prepared)),
-		MinTS:        t.minTS(), MaxTS: t.maxTS, Finished: t.c.ended(),
+		MinTS:        t.minTS(), MaxTS: t.maxTS(), Finished: t.c.ended(),
 	}
 	for i := range prepared {
 		p := &prepared[i]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/tablet"
@@ -26,9 +27,13 @@ type Txn struct {
 	at       truetime.Timestamp // of a read-only transaction
 
 	maxSeen truetime.Timestamp // highest version read or loaded (X1)
-	maxTS   truetime.Timestamp // lowest bound on the commit timestamp; 0: none
-	failed  error              // what ended it, other than Commit and Rollback
-	result  CommitResult
+	bound   truetime.Timestamp // lowest of BoundCommit; 0: none
+	// ask is AskBound's, asked its newest answer and asking how long all answers took.
+	ask    func() (truetime.Timestamp, error)
+	asked  truetime.Timestamp
+	asking time.Duration
+	failed error // what ended it, other than Commit and Rollback
+	result CommitResult
 
 	optimistic bool                 // reads may be guessed
 	expect     []tablet.Expectation // what was guessed; the commit has it confirmed
@@ -151,9 +156,39 @@ func (t *Txn) RollbackTo(mark int) error {
 
 // BoundCommit demands a commit timestamp s <= ts (B2, L2); the lowest bound holds.
 func (t *Txn) BoundCommit(ts truetime.Timestamp) {
-	if ts != 0 && (t.maxTS == 0 || ts < t.maxTS) {
-		t.maxTS = ts
+	if ts != 0 && (t.bound == 0 || ts < t.bound) {
+		t.bound = ts
 	}
+}
+
+// AskBound has Commit call ask, on its own goroutine, for one more bound (L2: how long a
+// lock is certain to be held) immediately before each request that may have the commit
+// timestamp assigned goes out: after chunks are staged, locks taken and participants
+// prepared, so that the bound may be a short one. An error of ask ends the transaction,
+// certainly without a commit. Of several answers (nothing was executed in between) the
+// newest counts. A transaction that wrote nothing is asked about, too.
+func (t *Txn) AskBound(ask func() (truetime.Timestamp, error)) { t.ask = ask }
+
+// lastBound asks for the bound of AskBound. The caller sends the commit at once.
+func (t *Txn) lastBound() error {
+	if t.ask == nil || BreakFence {
+		return nil
+	}
+	began := time.Now()
+	until, err := t.ask()
+	t.asking += time.Since(began)
+	if err == nil {
+		t.asked = until
+	}
+	return err
+}
+
+// maxTS bounds the commit timestamp from above, 0: no bound.
+func (t *Txn) maxTS() truetime.Timestamp {
+	if t.asked != 0 && (t.bound == 0 || t.asked < t.bound) {
+		return t.asked
+	}
+	return t.bound
 }
 
 // AwaitVisible returns once everything read so far may be shown to a client:

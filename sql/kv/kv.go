@@ -80,6 +80,10 @@ type Txn interface {
 
 	// BoundCommit demands s <= t at commit (schema lease, fence); the lowest wins.
 	BoundCommit(t truetime.Timestamp)
+	// AskBound has Commit ask for one more bound immediately before it sends what may
+	// have the commit timestamp assigned, again for each time that it sends; an error
+	// ends the transaction without a commit.
+	AskBound(ask func() (truetime.Timestamp, error))
 	// AwaitVisible waits until everything that this transaction has read may be
 	// shown to a client: After(highest version seen) (X1). Cheap when it has passed.
 	// It fails while there are guesses.
@@ -106,6 +110,8 @@ type CommitResult struct {
 	// Gross is the time from the choice of TS until it had definitely passed (commit
 	// wait), Net what of it was left when replication was done.
 	Gross, Net time.Duration
+	// Asking is how long AskBound's bounds took.
+	Asking time.Duration
 }
 
 // ScanRequest of Txn.Scan.

@@ -29,6 +29,7 @@ type Txn struct {
 	marked  bool                      // a savepoint was taken
 	maxSeen truetime.Timestamp
 	bound   truetime.Timestamp
+	ask     func() (truetime.Timestamp, error)
 	result  kv.CommitResult
 
 	// Guarded by store.mu.
@@ -235,6 +236,9 @@ func (t *Txn) BoundCommit(ts truetime.Timestamp) {
 	}
 }
 
+// AskBound has Commit ask for a bound at the last moment.
+func (t *Txn) AskBound(ask func() (truetime.Timestamp, error)) { t.ask = ask }
+
 // AwaitVisible waits until all that was read may be shown (X1).
 func (t *Txn) AwaitVisible(ctx context.Context) error {
 	if t.guessed {
@@ -274,12 +278,25 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	if err != nil {
 		return 0, err
 	}
+	bound := t.bound
+	var asking time.Duration
+	if t.ask != nil {
+		began := time.Now()
+		asked, err := t.ask()
+		if err != nil {
+			return 0, err
+		}
+		if bound == 0 || asked < bound {
+			bound = asked
+		}
+		asking = time.Since(began)
+	}
 	t.store.mu.Lock()
 	if t.wounded {
 		t.store.mu.Unlock()
 		return 0, t.abortedError()
 	}
-	if t.bound != 0 && max(t.store.clock.Now().Latest, t.store.mu.last+1) > t.bound {
+	if bound != 0 && max(t.store.clock.Now().Latest, t.store.mu.last+1) > bound {
 		t.store.mu.Unlock()
 		return 0, &tablet.AbortedError{Txn: t.id, Reason: tablet.AbortTooLate}
 	}
@@ -287,7 +304,7 @@ func (t *Txn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 	t.store.finishLocked(t)
 	t.store.mu.Unlock()
 	t.finished = true
-	t.result = kv.CommitResult{TS: ts, Participants: 1, Epsilon: t.store.clock.Now().Epsilon()}
+	t.result = kv.CommitResult{TS: ts, Participants: 1, Epsilon: t.store.clock.Now().Epsilon(), Asking: asking}
 	began := time.Now()
 	err = t.store.clock.AwaitAfter(ctx, ts)
 	t.result.Net = time.Since(began)
