@@ -37,6 +37,7 @@ var rooms = []struct {
 	{"sql/expr", []string{"sql/types", "sql/sqlstate", "sql/parse/pgast"}},
 	{"sql/...", []string{"sql/...", "txn", "tablet", "internal/keys", "internal/tracing", "truetime"}},
 	{"pgwire/...", []string{"pgwire/wiretest", "sql", "sql/types", "sql/sqlstate"}},
+	{"lockservice/cell/state", []string{"truetime"}},
 	{"internal/node/adminpb", nil},
 	{"internal/node", []string{"..."}},
 	{"internal/sim", []string{"..."}},

@@ -34,6 +34,7 @@ const (
 	Release // ends a hold (none if it is not there), then grants Grants
 	Grant   // grants Grants
 	SetCell // in the first cell: a cell that exists from now on
+	SetLeaseFactor
 )
 
 // Command is one replicated change. Which fields matter depends on Kind; the codec in
@@ -61,6 +62,7 @@ type Command struct {
 	Quota        Quota      // SetQuota
 	Attempt      uint64     // Release: acquires of the handle up to this one are cancelled
 	Cell         Cell       // SetCell
+	LeaseFactor  uint32     // SetLeaseFactor, 1 to MaxLeaseFactor
 
 	// Grants, in the queue's order: each is carried out if the lock admits it at this
 	// point and neither delay nor cancellation stands against it, else skipped.
@@ -88,12 +90,27 @@ const (
 	Deleted                   // the node is gone
 )
 
+func (c Cause) String() string {
+	switch c {
+	case Released:
+		return "released"
+	case Closed:
+		return "closed"
+	case Expired:
+		return "expired"
+	case Deleted:
+		return "deleted"
+	}
+	return "unknown"
+}
+
+// CreateMode says what Open does about a node that is not there.
 type CreateMode uint8
 
 const (
 	CreateNone CreateMode = iota
 	CreateIfAbsent
-	CreateExclusive
+	CreateExclusive // and refuses one that is there
 )
 
 // ACL names the files under acl/ that list who may.
@@ -130,16 +147,6 @@ type Granted struct {
 	Err     *Error
 }
 
-// Error refuses a request. Reason is one of lock.proto's ErrorInfo.
-type Error struct {
-	Reason  string
-	Path    string
-	Message string
-	Until   truetime.Timestamp // LOCK_DELAYED
-}
-
-func (e *Error) Error() string { return e.Message }
-
 // Info describes a node: what Stat shows. Immutable.
 type Info struct {
 	Path                                  string
@@ -163,10 +170,35 @@ type Hold struct {
 	Mode       Mode
 	Generation uint64
 	Number     uint64 // distinguishes holds of one cell
-	Attempt    uint64
+	Attempt    uint64 // the highest that was answered with this hold
 	Delay      int64
 	Since      truetime.Timestamp
 }
+
+// Lock is a lock that is held or delayed.
+type Lock struct {
+	Path         string
+	Holds        []Hold             // by session and handle
+	DelayedUntil truetime.Timestamp // 0: not delayed
+}
+
+// Ended is a hold that has ended.
+type Ended struct {
+	Hold
+	Entry  uint64 // grows with every hold that ends in the cell
+	Client string // of the session
+	Until  truetime.Timestamp
+	Cause  Cause
+}
+
+// Right to a node.
+type Right uint8
+
+const (
+	Read   Right = iota + 1
+	Write        // also to take its lock, in whatever mode (OSDI'06 2.4), and to create below it
+	Change       // of its ACL and quota
+)
 
 // Session is an open session. Immutable.
 type Session struct {
@@ -176,33 +208,43 @@ type Session struct {
 	TTL               int64
 	Caches            bool
 	Created           truetime.Timestamp
-	Locks, Ephemerals uint32
+	Locks, Ephemerals uint32 // holds, ephemeral nodes held open
 }
 
-// EventKind is lock.proto's.
+// EventKind is lock.proto's. Those that only a leader knows of are not here.
 type EventKind uint8
+
+const (
+	ContentsChanged EventKind = 1
+	ChildAdded      EventKind = 2
+	ChildRemoved    EventKind = 3
+	ChildModified   EventKind = 4
+	HandleInvalid   EventKind = 6
+	LockAcquired    EventKind = 7
+)
 
 // Event is a change that the cell remembers for subscribers. Immutable.
 type Event struct {
-	Revision   uint64
+	Revision   uint64 // no other event has it
 	Kind       EventKind
 	Path       string // of the node whose subscribers hear of it
-	Child      string
-	Instance   uint64
-	Generation uint64
+	Child      string // name, of Child events
+	Instance   uint64 // of the node at Path
+	Generation uint64 // of the contents (for Child events, the child's) or of the lock
 }
 
 // Changes are what a command did, for whoever serves the cell: events to deliver, locks
 // that may now be granted, sessions that ended.
 type Changes struct {
 	Events []Event
-	Freed  []string // paths whose lock lost a hold or may be asked for anew
+	Freed  []string // paths whose lock lost a hold, or whose node went
 	Ended  []SessionID
 	Cells  []Cell // new ones
 }
 
 // Contents stores files' contents. Keys are never used twice: Put may be repeated, and
-// what was deleted is not asked for again once the log has been replayed.
+// what was deleted is not asked for again once the log has been replayed. Put must copy
+// what it keeps.
 type Contents interface {
 	Put(number uint64, contents []byte)
 	Delete(number uint64)

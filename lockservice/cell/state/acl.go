@@ -1,0 +1,92 @@
+package state
+
+import (
+	"slices"
+	"strings"
+)
+
+// members are the principals that an ACL file lists, sorted; "*" is everybody. They are
+// kept here because contents are not.
+type members struct{ names []string }
+
+func parseMembers(contents []byte) *members {
+	m := &members{}
+	for line := range strings.Lines(string(contents)) {
+		if name := strings.TrimSpace(line); name != "" {
+			m.names = append(m.names, strings.Clone(name))
+		}
+	}
+	slices.Sort(m.names)
+	m.names = slices.Compact(m.names)
+	return m
+}
+
+func (m *members) have(principal string) bool {
+	if len(m.names) == 0 {
+		return false
+	}
+	_, there := slices.BinarySearch(m.names, principal)
+	if !there {
+		_, there = slices.BinarySearch(m.names, "*")
+	}
+	return there
+}
+
+// permit refuses a principal that a node's ACL does not admit (OSDI'06 2.2: it is the node's own ACL
+// that counts, not that of the directories above). Who is named by a file that is gone has
+// no right.
+func (s *State) permit(principal string, n *node, r Right) *Error {
+	name, verb := n.acl.Read, "read"
+	switch r {
+	case Write:
+		name, verb = n.acl.Write, "write"
+	case Change:
+		name, verb = n.acl.Change, "change the ACL or quota of"
+	}
+	if name == "" {
+		return nil
+	}
+	if f, ok := s.aclNode.dir.children.Get(name); ok && f.members != nil && f.members.have(principal) {
+		return nil
+	}
+	return refuse(Permission, n.path, "%q may not %s %s: not listed in %s/%s", principal, verb, n.path, s.aclNode.path, name)
+}
+
+// checkACL refuses an ACL that names files that are not there: a misspelt one would lock
+// everybody out.
+func (s *State) checkACL(path string, acl *ACL) *Error {
+	for _, name := range []string{acl.Read, acl.Write, acl.Change} {
+		if name == "" {
+			continue
+		}
+		if f, ok := s.aclNode.dir.children.Get(name); !ok || f.dir != nil {
+			return refuse(BadRequest, path, "ACL names %q, but there is no file %s/%s", clip(name), s.aclNode.path, clip(name))
+		}
+	}
+	return nil
+}
+
+func (a *change) setACL() (*node, *Error) {
+	c := a.c
+	if _, err := a.asking(); err != nil {
+		return nil, err
+	}
+	n, err := a.find(c.Path, c.Instance)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.permit(c.Principal, n, Change); err != nil {
+		return nil, err
+	}
+	if c.ACL == nil {
+		return nil, refuse(BadRequest, c.Path, "no ACL was given for %s", c.Path)
+	}
+	if err := a.checkACL(c.Path, c.ACL); err != nil {
+		return nil, err
+	}
+	acl := *c.ACL
+	n.acl = &acl
+	n.aclGen++
+	a.touch(n)
+	return n, nil
+}
