@@ -205,7 +205,9 @@ type ErrorInfo struct {
 	// For NOT_LEADER.
 	Leader *NotLeader `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	// For LOCK_DELAYED: until then, in nanoseconds since the Unix epoch.
-	Until         int64 `protobuf:"varint,4,opt,name=until,proto3" json:"until,omitempty"`
+	Until int64 `protobuf:"varint,4,opt,name=until,proto3" json:"until,omitempty"`
+	// For NODE_NOT_FOUND, to a GetRequest or ReadDirRequest with cache: as in their answers.
+	Cacheable     bool `protobuf:"varint,5,opt,name=cacheable,proto3" json:"cacheable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +268,13 @@ func (x *ErrorInfo) GetUntil() int64 {
 		return x.Until
 	}
 	return 0
+}
+
+func (x *ErrorInfo) GetCacheable() bool {
+	if x != nil {
+		return x.Cacheable
+	}
+	return false
 }
 
 // NotLeader says where a cell's leader is believed to be; empty when not known.
@@ -5016,12 +5025,13 @@ var File_lock_proto protoreflect.FileDescriptor
 const file_lock_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"lock.proto\x12\rspand.lock.v1\"\x7f\n" +
+	"lock.proto\x12\rspand.lock.v1\"\x9d\x01\n" +
 	"\tErrorInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x120\n" +
 	"\x06leader\x18\x03 \x01(\v2\x18.spand.lock.v1.NotLeaderR\x06leader\x12\x14\n" +
-	"\x05until\x18\x04 \x01(\x03R\x05until\"3\n" +
+	"\x05until\x18\x04 \x01(\x03R\x05until\x12\x1c\n" +
+	"\tcacheable\x18\x05 \x01(\bR\tcacheable\"3\n" +
 	"\tNotLeader\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\"\x8b\x01\n" +
