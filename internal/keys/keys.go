@@ -24,7 +24,17 @@ type (
 const (
 	DirectoryGroup GroupID = 1 // tablet/directory's records
 	FirstGroup     GroupID = 2 // everything else, until it is split
+	// FirstCell replicates the lock service's cell "local". The groups of other cells lie
+	// above it, those of tablets never do: an id tells what its group replicates.
+	FirstCell GroupID = 1 << 62
 )
+
+// IsCell reports whether g replicates a cell of the lock service, not a tablet.
+func (g GroupID) IsCell() bool { return g >= FirstCell }
+
+// CellGroup is the group of a cell that was given the allocated number n, which no other
+// group has or will have.
+func CellGroup(n GroupID) GroupID { return FirstCell + n }
 
 // TxnID identifies a transaction for ever. Age orders transactions for
 // wound-wait: lower is older and wins. Node and Seq make the id unique, and

@@ -456,6 +456,7 @@ type WelcomeResponse struct {
 	Tokens        map[uint32][]byte      `protobuf:"bytes,4,rep,name=tokens,proto3" json:"tokens,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // when known: by node id, what this member remembers, its own included
 	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                                                                         // highest that the cluster may have, as far as this member knows; 0: none was agreed on
 	Incarnation   uint64                 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                                                                 // when known: of the latest life that this member has met, 0: none
+	Cells         []*Cell                `protobuf:"bytes,7,rep,name=cells,proto3" json:"cells,omitempty"`                                                                              // when known: those of which this member has a record
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +531,13 @@ func (x *WelcomeResponse) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *WelcomeResponse) GetCells() []*Cell {
+	if x != nil {
+		return x.Cells
+	}
+	return nil
 }
 
 type RaiseVersionRequest struct {
@@ -630,6 +638,7 @@ type StatusResponse struct {
 	Nodes          []*Peer                `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`                                          // every member, this node included
 	Tablets        []*Tablet              `protobuf:"bytes,7,rep,name=tablets,proto3" json:"tablets,omitempty"`                                      // replicas on this node, by group id
 	ClusterVersion uint32                 `protobuf:"varint,8,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // which commands may be used; the same on all nodes but for a moment
+	Cells          []*Cell                `protobuf:"bytes,9,rep,name=cells,proto3" json:"cells,omitempty"`                                          // the lock service's, replicas on this node, by group id
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -718,6 +727,13 @@ func (x *StatusResponse) GetClusterVersion() uint32 {
 		return x.ClusterVersion
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetCells() []*Cell {
+	if x != nil {
+		return x.Cells
+	}
+	return nil
 }
 
 // Clock is the node's interval clock at the moment of the answer.
@@ -1029,7 +1045,132 @@ func (x *Tablet) GetReplicas() []*Replica {
 	return nil
 }
 
-// Replica is one copy of a tablet.
+// Cell is one of the lock service; fields as in Tablet.
+type Cell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Group         uint64                 `protobuf:"varint,2,opt,name=group,proto3" json:"group,omitempty"`
+	Leader        uint32                 `protobuf:"varint,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term          uint64                 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	LeaseEndNs    int64                  `protobuf:"varint,5,opt,name=lease_end_ns,json=leaseEndNs,proto3" json:"lease_end_ns,omitempty"`
+	Applied       uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`
+	Committed     uint64                 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`
+	Last          uint64                 `protobuf:"varint,8,opt,name=last,proto3" json:"last,omitempty"`
+	Quiesced      bool                   `protobuf:"varint,9,opt,name=quiesced,proto3" json:"quiesced,omitempty"`
+	Lag           []*Lag                 `protobuf:"bytes,10,rep,name=lag,proto3" json:"lag,omitempty"`
+	Replicas      []*Replica             `protobuf:"bytes,11,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cell) Reset() {
+	*x = Cell{}
+	mi := &file_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cell) ProtoMessage() {}
+
+func (x *Cell) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cell.ProtoReflect.Descriptor instead.
+func (*Cell) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Cell) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Cell) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *Cell) GetLeader() uint32 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *Cell) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Cell) GetLeaseEndNs() int64 {
+	if x != nil {
+		return x.LeaseEndNs
+	}
+	return 0
+}
+
+func (x *Cell) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *Cell) GetCommitted() uint64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *Cell) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *Cell) GetQuiesced() bool {
+	if x != nil {
+		return x.Quiesced
+	}
+	return false
+}
+
+func (x *Cell) GetLag() []*Lag {
+	if x != nil {
+		return x.Lag
+	}
+	return nil
+}
+
+func (x *Cell) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// Replica is one copy of a tablet or a cell.
 type Replica struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1040,7 +1181,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1193,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1206,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -1093,7 +1234,7 @@ type Lag struct {
 
 func (x *Lag) Reset() {
 	*x = Lag{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1246,7 @@ func (x *Lag) String() string {
 func (*Lag) ProtoMessage() {}
 
 func (x *Lag) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1259,7 @@ func (x *Lag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lag.ProtoReflect.Descriptor instead.
 func (*Lag) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Lag) GetNodeId() uint32 {
@@ -1172,21 +1313,22 @@ const file_admin_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\fR\x05token\"\xab\x02\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\"\xd7\x02\n" +
 	"\x0fWelcomeResponse\x12\x14\n" +
 	"\x05known\x18\x01 \x01(\bR\x05known\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x120\n" +
 	"\atablets\x18\x03 \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12C\n" +
 	"\x06tokens\x18\x04 \x03(\v2+.spand.admin.v1.WelcomeResponse.TokensEntryR\x06tokens\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\rR\aversion\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x1a9\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12*\n" +
+	"\x05cells\x18\a \x03(\v2\x14.spand.admin.v1.CellR\x05cells\x1a9\n" +
 	"\vTokensEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"/\n" +
 	"\x13RaiseVersionRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\"0\n" +
 	"\x14RaiseVersionResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xaa\x02\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xd6\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\rR\x06nodeId\x12\x1d\n" +
@@ -1196,7 +1338,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x05clock\x18\x05 \x01(\v2\x15.spand.admin.v1.ClockR\x05clock\x12*\n" +
 	"\x05nodes\x18\x06 \x03(\v2\x14.spand.admin.v1.PeerR\x05nodes\x120\n" +
 	"\atablets\x18\a \x03(\v2\x16.spand.admin.v1.TabletR\atablets\x12'\n" +
-	"\x0fcluster_version\x18\b \x01(\rR\x0eclusterVersion\"\x92\x01\n" +
+	"\x0fcluster_version\x18\b \x01(\rR\x0eclusterVersion\x12*\n" +
+	"\x05cells\x18\t \x03(\v2\x14.spand.admin.v1.CellR\x05cells\"\x92\x01\n" +
 	"\x05Clock\x12\x1f\n" +
 	"\vearliest_ns\x18\x01 \x01(\x03R\n" +
 	"earliestNs\x12\x1b\n" +
@@ -1231,7 +1374,21 @@ const file_admin_proto_rawDesc = "" +
 	"\fsafe_time_ns\x18\f \x01(\x03R\n" +
 	"safeTimeNs\x12%\n" +
 	"\x03lag\x18\r \x03(\v2\x13.spand.admin.v1.LagR\x03lag\x123\n" +
-	"\breplicas\x18\x0e \x03(\v2\x17.spand.admin.v1.ReplicaR\breplicas\"A\n" +
+	"\breplicas\x18\x0e \x03(\v2\x17.spand.admin.v1.ReplicaR\breplicas\"\xc2\x02\n" +
+	"\x04Cell\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\x04R\x05group\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\rR\x06leader\x12\x12\n" +
+	"\x04term\x18\x04 \x01(\x04R\x04term\x12 \n" +
+	"\flease_end_ns\x18\x05 \x01(\x03R\n" +
+	"leaseEndNs\x12\x18\n" +
+	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x1c\n" +
+	"\tcommitted\x18\a \x01(\x04R\tcommitted\x12\x12\n" +
+	"\x04last\x18\b \x01(\x04R\x04last\x12\x1a\n" +
+	"\bquiesced\x18\t \x01(\bR\bquiesced\x12%\n" +
+	"\x03lag\x18\n" +
+	" \x03(\v2\x13.spand.admin.v1.LagR\x03lag\x123\n" +
+	"\breplicas\x18\v \x03(\v2\x17.spand.admin.v1.ReplicaR\breplicas\"A\n" +
 	"\aReplica\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1258,7 +1415,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),        // 0: spand.admin.v1.StatusRequest
 	(*ClockRequest)(nil),         // 1: spand.admin.v1.ClockRequest
@@ -1274,36 +1431,41 @@ var file_admin_proto_goTypes = []any{
 	(*Clock)(nil),                // 11: spand.admin.v1.Clock
 	(*Peer)(nil),                 // 12: spand.admin.v1.Peer
 	(*Tablet)(nil),               // 13: spand.admin.v1.Tablet
-	(*Replica)(nil),              // 14: spand.admin.v1.Replica
-	(*Lag)(nil),                  // 15: spand.admin.v1.Lag
-	nil,                          // 16: spand.admin.v1.WelcomeResponse.TokensEntry
+	(*Cell)(nil),                 // 14: spand.admin.v1.Cell
+	(*Replica)(nil),              // 15: spand.admin.v1.Replica
+	(*Lag)(nil),                  // 16: spand.admin.v1.Lag
+	nil,                          // 17: spand.admin.v1.WelcomeResponse.TokensEntry
 }
 var file_admin_proto_depIdxs = []int32{
 	11, // 0: spand.admin.v1.ClockResponse.clock:type_name -> spand.admin.v1.Clock
 	4,  // 1: spand.admin.v1.ClockResponse.peers:type_name -> spand.admin.v1.PeerClock
 	5,  // 2: spand.admin.v1.ClockResponse.commit_wait:type_name -> spand.admin.v1.CommitWait
 	13, // 3: spand.admin.v1.WelcomeResponse.tablets:type_name -> spand.admin.v1.Tablet
-	16, // 4: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
-	11, // 5: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
-	12, // 6: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
-	13, // 7: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
-	15, // 8: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
-	14, // 9: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
-	0,  // 10: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
-	1,  // 11: spand.admin.v1.Admin.Clock:input_type -> spand.admin.v1.ClockRequest
-	2,  // 12: spand.admin.v1.Admin.AddClockError:input_type -> spand.admin.v1.AddClockErrorRequest
-	6,  // 13: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
-	8,  // 14: spand.admin.v1.Admin.RaiseVersion:input_type -> spand.admin.v1.RaiseVersionRequest
-	10, // 15: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
-	3,  // 16: spand.admin.v1.Admin.Clock:output_type -> spand.admin.v1.ClockResponse
-	3,  // 17: spand.admin.v1.Admin.AddClockError:output_type -> spand.admin.v1.ClockResponse
-	7,  // 18: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
-	9,  // 19: spand.admin.v1.Admin.RaiseVersion:output_type -> spand.admin.v1.RaiseVersionResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 4: spand.admin.v1.WelcomeResponse.tokens:type_name -> spand.admin.v1.WelcomeResponse.TokensEntry
+	14, // 5: spand.admin.v1.WelcomeResponse.cells:type_name -> spand.admin.v1.Cell
+	11, // 6: spand.admin.v1.StatusResponse.clock:type_name -> spand.admin.v1.Clock
+	12, // 7: spand.admin.v1.StatusResponse.nodes:type_name -> spand.admin.v1.Peer
+	13, // 8: spand.admin.v1.StatusResponse.tablets:type_name -> spand.admin.v1.Tablet
+	14, // 9: spand.admin.v1.StatusResponse.cells:type_name -> spand.admin.v1.Cell
+	16, // 10: spand.admin.v1.Tablet.lag:type_name -> spand.admin.v1.Lag
+	15, // 11: spand.admin.v1.Tablet.replicas:type_name -> spand.admin.v1.Replica
+	16, // 12: spand.admin.v1.Cell.lag:type_name -> spand.admin.v1.Lag
+	15, // 13: spand.admin.v1.Cell.replicas:type_name -> spand.admin.v1.Replica
+	0,  // 14: spand.admin.v1.Admin.Status:input_type -> spand.admin.v1.StatusRequest
+	1,  // 15: spand.admin.v1.Admin.Clock:input_type -> spand.admin.v1.ClockRequest
+	2,  // 16: spand.admin.v1.Admin.AddClockError:input_type -> spand.admin.v1.AddClockErrorRequest
+	6,  // 17: spand.admin.v1.Admin.Welcome:input_type -> spand.admin.v1.WelcomeRequest
+	8,  // 18: spand.admin.v1.Admin.RaiseVersion:input_type -> spand.admin.v1.RaiseVersionRequest
+	10, // 19: spand.admin.v1.Admin.Status:output_type -> spand.admin.v1.StatusResponse
+	3,  // 20: spand.admin.v1.Admin.Clock:output_type -> spand.admin.v1.ClockResponse
+	3,  // 21: spand.admin.v1.Admin.AddClockError:output_type -> spand.admin.v1.ClockResponse
+	7,  // 22: spand.admin.v1.Admin.Welcome:output_type -> spand.admin.v1.WelcomeResponse
+	9,  // 23: spand.admin.v1.Admin.RaiseVersion:output_type -> spand.admin.v1.RaiseVersionResponse
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1317,7 +1479,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

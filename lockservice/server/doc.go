@@ -1,0 +1,30 @@
+// Package server is the lock service's face: spand.lock.v1.LockService over the replicas of
+// cells on this node.
+//
+// Every call is one request to one cell's leader (Server.Do). Where this node leads, it is
+// carried out here. Where another does, unary calls that do not wait are forwarded over
+// the calls between nodes; Acquire, and everything on the streams KeepAlive and Do, is
+// refused with a NotLeader that says where to go, because what waits must wait at the
+// leader, where its end is noticed at once.
+//
+// # Bounds
+//
+// Who does not read slows and loses nobody but himself: a stream's answers stand in a
+// queue of its own. While a KeepAlive stream has much unread, no more of its beats are
+// taken; a stream whose queue is full is ended. A Do stream has at most maxCalls calls
+// under way; more are refused with OVERLOADED rather than left unread, because what would
+// let the waiting ones go on (a Release, a cancel) comes over the same stream. Forwarded
+// calls end after forwardTimeout at the latest.
+//
+// # Goroutines
+//
+// Per stream: its handler (gRPC's), which sends; one that receives, which ends when the
+// handler returns; and for Do one per call under way, some of which stay for the next calls
+// until the stream ends. A handler waits for those of its calls. Shutdown ends all streams
+// and calls that wait.
+//
+// # Locks
+//
+// outbox.mu and doStream.mu are leaves, the former of them taken by a cell that answers a
+// beat. Nothing waits with one held.
+package server

@@ -1,0 +1,205 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+const (
+	// maxCalls under way on one Do stream.
+	maxCalls = 4096
+	// maxIdle bounds the goroutines that wait for a stream's calls. They are kept because
+	// of their stacks: a fresh one grows its own, copying, in every call.
+	maxIdle = 64
+	// maxAnswers bounds the bytes of answers that a stream's reader has not taken.
+	maxAnswers = 16 << 20
+)
+
+// doStream is a Do stream at work.
+type doStream struct {
+	s         *Server
+	ctx       context.Context
+	principal string
+	out       *outbox[*lockpb.DoResponse]
+	wg        sync.WaitGroup
+	work      chan doCall // to idle goroutines
+
+	mu      sync.Mutex
+	idle    int
+	cancels map[uint64]context.CancelFunc // of the calls under way
+	ended   bool                          // no more are started
+}
+
+type doCall struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	req    *lockpb.DoRequest
+}
+
+// Do implements LockService. Its end ends what is under way.
+func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
+	ctx, done := v.s.until(ss.Context())
+	d := &doStream{
+		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](maxAnswers),
+		work: make(chan doCall), cancels: map[uint64]context.CancelFunc{},
+	}
+	defer func() {
+		d.mu.Lock()
+		d.ended = true
+		d.mu.Unlock()
+		done()
+		d.wg.Wait()
+	}()
+	received := make(chan error, 1)
+	sendCtx, stopSending := context.WithCancelCause(ctx)
+	defer stopSending(nil)
+	go func() { // ends with the stream
+		err := d.receive(ss)
+		if errors.Is(err, io.EOF) { // the client will send no more; it still reads
+			d.finish()
+			err = io.EOF
+		}
+		received <- err
+		stopSending(err)
+	}()
+	for {
+		list, err := d.out.take(sendCtx)
+		if err != nil {
+			return d.over(ss, err)
+		}
+		for _, resp := range list {
+			if err := ss.Send(resp); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// over returns what a stream ends with.
+func (d *doStream) over(ss grpc.ServerStream, err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+		return d.flush(ss)
+	case errors.Is(err, errShutdown):
+		return statusOf(failure(codes.Unavailable, reasonNoLeader, "%v", errShutdown))
+	}
+	return err
+}
+
+// flush sends what is left when the client has half-closed the stream and all its calls
+// have been answered.
+func (d *doStream) flush(ss grpc.ServerStream) error {
+	d.out.mu.Lock()
+	list := d.out.list
+	d.out.list = nil
+	d.out.mu.Unlock()
+	for _, resp := range list {
+		if err := ss.SendMsg(resp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish waits for the calls under way.
+func (d *doStream) finish() {
+	d.mu.Lock()
+	d.ended = true
+	close(d.work)
+	d.mu.Unlock()
+	d.wg.Wait()
+}
+
+func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
+	for {
+		req, err := ss.Recv()
+		if err != nil {
+			return err
+		}
+		if id, ok := req.GetCall().(*lockpb.DoRequest_Cancel); ok {
+			d.mu.Lock()
+			cancel := d.cancels[id.Cancel]
+			d.mu.Unlock()
+			if cancel != nil {
+				cancel()
+			}
+			continue
+		}
+		if f := d.start(req); f != nil {
+			d.answer(failed(req, f))
+		}
+	}
+}
+
+// start gives a call to a goroutine, or says why not.
+func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch _, taken := d.cancels[req.GetId()]; {
+	case taken:
+		return failure(codes.InvalidArgument, reasonBadRequest, "a call with id %d is under way on this stream", req.GetId())
+	case len(d.cancels) >= maxCalls:
+		return failure(codes.ResourceExhausted, reasonOverloaded, "%d calls are under way on this stream", maxCalls)
+	case d.ended:
+		return ended(d.ctx)
+	}
+	c := doCall{req: req}
+	c.ctx, c.cancel = context.WithCancel(d.ctx)
+	d.cancels[req.GetId()] = c.cancel
+	select {
+	case d.work <- c:
+	default: // nobody idle
+		d.wg.Go(func() { d.run(c) })
+	}
+	return nil
+}
+
+// run carries out c, then calls to come; it ends with the stream.
+func (d *doStream) run(c doCall) {
+	for {
+		d.call(c)
+		d.mu.Lock()
+		stay := d.idle < maxIdle
+		if stay {
+			d.idle++
+		}
+		d.mu.Unlock()
+		if !stay {
+			return
+		}
+		var ok bool
+		select {
+		case c, ok = <-d.work:
+		case <-d.ctx.Done():
+		}
+		d.mu.Lock()
+		d.idle--
+		d.mu.Unlock()
+		if !ok {
+			return
+		}
+	}
+}
+
+func (d *doStream) call(c doCall) {
+	id := c.req.GetId()
+	resp := d.s.answer(c.ctx, d.principal, c.req, 0, func(ticket int64) {
+		d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Waiting{Waiting: ticket}})
+	})
+	resp.Id = id
+	d.mu.Lock()
+	delete(d.cancels, id)
+	d.mu.Unlock()
+	c.cancel()
+	d.answer(resp)
+}
+
+func (d *doStream) answer(resp *lockpb.DoResponse) { d.out.put(resp, proto.Size(resp)) }

@@ -1,0 +1,84 @@
+package server
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+)
+
+// outbox is what a stream has to send and its reader has not taken yet. put never
+// blocks: what does not fit any more ends the stream.
+type outbox[T any] struct {
+	limit int // bytes
+
+	mu    sync.Mutex
+	list  []T
+	bytes int
+	over  bool // something did not fit
+
+	filled chan struct{} // capacity 1: there is something, or over
+	taken  chan struct{} // capacity 1: there is room again
+}
+
+func newOutbox[T any](limit int) *outbox[T] {
+	return &outbox[T]{limit: limit, filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
+}
+
+func (o *outbox[T]) put(x T, size int) {
+	o.mu.Lock()
+	if o.over || o.bytes > 0 && o.bytes+size > o.limit {
+		o.over = true
+	} else {
+		o.list = append(o.list, x)
+		o.bytes += size
+	}
+	o.mu.Unlock()
+	signal(o.filled)
+}
+
+// take waits until there is something to send and returns all of it.
+func (o *outbox[T]) take(ctx context.Context) ([]T, error) {
+	for {
+		o.mu.Lock()
+		list, over := o.list, o.over
+		o.list, o.bytes = nil, 0
+		o.mu.Unlock()
+		signal(o.taken)
+		switch {
+		case over:
+			return nil, statusOf(failure(codes.ResourceExhausted, reasonOverloaded, "the stream's answers are not being read"))
+		case len(list) > 0:
+			return list, nil
+		}
+		select {
+		case <-o.filled:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// room waits until no more than part of what fits stands unread.
+func (o *outbox[T]) room(ctx context.Context, part int) error {
+	for {
+		o.mu.Lock()
+		full := o.bytes > o.limit/part
+		o.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-o.taken:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,226 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// Cell is what the server needs of this node's replica of a cell.
+type Cell interface {
+	Group() keys.GroupID
+	// Do carries out a call and always answers: where the replica does not lead, with a
+	// failure whose reason is NOT_LEADER or NO_LEADER. A call that is going to wait tells
+	// waiting (if not nil) its place in the queue.
+	Do(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64)) *lockpb.DoResponse
+	// OpenStream begins to answer beats, ErrNotLeader where the replica does not lead. send
+	// is called from any goroutine and does not block.
+	OpenStream(send func(*lockpb.Lease)) (Stream, error)
+}
+
+// Stream is a cell's end of a KeepAlive stream.
+type Stream interface {
+	// Beat takes a beat; its answer goes to send when there is something to tell.
+	Beat(*lockpb.Beat)
+	// Done is closed when the replica does not lead any more: no beat will be answered.
+	Done() <-chan struct{}
+	// Close ends the stream; send is not called afterwards.
+	Close()
+}
+
+// ErrNotLeader says that this node does not lead the cell that a call is for.
+var ErrNotLeader = errors.New("lock service: this node does not lead the cell")
+
+// Config of a Server. All fields are required.
+type Config struct {
+	Node keys.NodeID
+	// Cells returns this node's replica of a cell, nil if it has none.
+	Cells func(name string) Cell
+	// Leader returns the node that is believed to lead a cell, 0: not known.
+	Leader func(name string) keys.NodeID
+	// Call carries a forwarded call to HandleCall of another node's Server.
+	Call func(ctx context.Context, to keys.NodeID, payload []byte) ([]byte, error)
+	// Address returns a node's name and its RPC address as the cluster dials it.
+	Address func(keys.NodeID) (name, addr string)
+	// Create makes a cell; it is called where the first cell is led, else it returns
+	// ErrNotLeader. Making one that is there is no error.
+	Create func(ctx context.Context, name string) error
+	// Principal says who makes a call that comes over gRPC.
+	Principal func(context.Context) string
+}
+
+// Server answers the lock service's calls at one node. All methods may be called
+// concurrently.
+type Server struct {
+	cfg  Config
+	quit context.Context // ends with Shutdown, the cause errShutdown
+	end  context.CancelCauseFunc
+}
+
+// New returns a server.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg}
+	s.quit, s.end = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Register adds LockService to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	lockpb.RegisterLockServiceServer(r, &service{s: s})
+}
+
+// Shutdown ends the streams and the calls that wait, and refuses new ones: their clients
+// go to whoever leads after this node, which is known already if its leaderships were
+// handed over before. It does not wait for them; stopping the gRPC server does.
+func (s *Server) Shutdown() { s.end(errShutdown) }
+
+// until returns a context that ends with ctx or with the server.
+func (s *Server) until(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.quit, func() { cancel(errShutdown) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Do carries out one call, here or, unless it waits, where its cell is led. It always
+// answers; a failure is an answer.
+func (s *Server) Do(ctx context.Context, principal string, req *lockpb.DoRequest) *lockpb.DoResponse {
+	ctx, done := s.until(ctx)
+	defer done()
+	return s.answer(ctx, principal, req, maxHops, nil)
+}
+
+// answer is do for a caller of this node: one who asks about a cell whose leader cannot be
+// asked is told what is known without.
+func (s *Server) answer(ctx context.Context, principal string, req *lockpb.DoRequest, hops int, waiting func(ticket int64)) *lockpb.DoResponse {
+	resp := s.do(ctx, principal, req, hops, waiting)
+	if get := req.GetGetCell(); get != nil && resp.GetFailure() != nil {
+		if c := s.cfg.Cells(get.GetCell()); c != nil {
+			return s.describe(c, req)
+		}
+	}
+	return resp
+}
+
+// do carries out one call; hops is how often it may be forwarded.
+func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest, hops int, waiting func(ticket int64)) *lockpb.DoResponse {
+	name, f := cellOf(req)
+	if f != nil {
+		return failed(req, f)
+	}
+	if waits(req) {
+		hops = 0
+	}
+	c := s.cfg.Cells(name)
+	if c == nil { // the first cell's leader knows for certain
+		if hops > 0 {
+			if to := s.cfg.Leader(First); to != 0 && to != s.cfg.Node {
+				return s.forward(ctx, to, principal, req, hops)
+			}
+		}
+		return failed(req, failure(codes.NotFound, reasonNoSuchCell, "there is no cell %.100q", name))
+	}
+	resp := s.here(ctx, principal, c, name, req, waiting)
+	if !leaves(resp) {
+		return resp
+	}
+	resp = failed(req, s.notLeading(name))
+	if to := s.cfg.Leader(name); hops > 0 && to != 0 && to != s.cfg.Node {
+		resp = s.forward(ctx, to, principal, req, hops)
+	}
+	return resp
+}
+
+// here carries out a call at this node's replica.
+func (s *Server) here(ctx context.Context, principal string, c Cell, name string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse {
+	if create := req.GetCreateCell(); create != nil {
+		return s.create(ctx, principal, c, req, create.GetCell())
+	}
+	resp := c.Do(ctx, principal, req, waiting)
+	if f := resp.GetFailure(); f != nil && s.quit.Err() != nil && codes.Code(f.Code) == codes.Canceled {
+		return failed(req, s.notLeading(name))
+	}
+	s.locate(resp)
+	return resp
+}
+
+// locate says in an answer that describes cells where their leaders are.
+func (s *Server) locate(resp *lockpb.DoResponse) {
+	var cells []*lockpb.Cell
+	switch a := resp.GetAnswer().(type) {
+	case *lockpb.DoResponse_GetCell:
+		cells = append(cells, a.GetCell.GetCell())
+	case *lockpb.DoResponse_CreateCell:
+		cells = append(cells, a.CreateCell.GetCell())
+	case *lockpb.DoResponse_ListCells:
+		cells = a.ListCells.GetCells()
+	}
+	for _, c := range cells {
+		if c == nil {
+			continue
+		}
+		c.Leader = nil
+		if n := s.cfg.Leader(c.Name); n != 0 {
+			c.Leader = s.address(n)
+		}
+	}
+}
+
+// describe answers GetCell at a node that does not lead.
+func (s *Server) describe(c Cell, req *lockpb.DoRequest) *lockpb.DoResponse {
+	resp := &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{
+		Cell: &lockpb.Cell{Name: req.GetGetCell().GetCell(), Group: uint64(c.Group())},
+	}}}
+	s.locate(resp)
+	return resp
+}
+
+// create makes a cell, at the leader of the first one.
+func (s *Server) create(ctx context.Context, principal string, first Cell, req *lockpb.DoRequest, name string) *lockpb.DoResponse {
+	// Reading the list says whether this node leads, and who may ask at all.
+	list := first.Do(ctx, principal, &lockpb.DoRequest{Id: req.GetId(), Call: &lockpb.DoRequest_ListCells{ListCells: &lockpb.ListCellsRequest{}}}, nil)
+	if list.GetFailure() != nil {
+		return list
+	}
+	if !validName(name) {
+		return failed(req, failure(codes.InvalidArgument, reasonBadRequest, "%.100q is not a cell's name: 1 to 63 of a-z, 0-9 and \"-\"", name))
+	}
+	if !listed(list, name) {
+		if err := s.cfg.Create(ctx, name); err != nil {
+			return failed(req, s.failureOf(ctx, First, err))
+		}
+	}
+	resp := &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_CreateCell{CreateCell: &lockpb.CreateCellResponse{
+		Cell: &lockpb.Cell{Name: name},
+	}}}
+	if c := s.cfg.Cells(name); c != nil {
+		resp.GetCreateCell().Cell.Group = uint64(c.Group())
+	}
+	s.locate(resp)
+	return resp
+}
+
+func listed(list *lockpb.DoResponse, name string) bool {
+	for _, c := range list.GetListCells().GetCells() {
+		if c.GetName() == name {
+			return true
+		}
+	}
+	return false
+}
+
+func validName(name string) bool {
+	if len(name) == 0 || len(name) > 63 {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
+}
