@@ -37,7 +37,6 @@ var rooms = []struct {
 	{"sql/expr", []string{"sql/types", "sql/sqlstate", "sql/parse/pgast"}},
 	{"sql/...", []string{"sql/...", "txn", "tablet", "internal/keys", "internal/tracing", "truetime"}},
 	{"pgwire/...", []string{"pgwire/wiretest", "sql", "sql/types", "sql/sqlstate"}},
-	{"lockservice/cell/state", []string{"truetime"}},
 	{"lockservice/lockpb", nil},
 	{"lockservice/cell/state", []string{"truetime"}},
 	{"lockservice/cell", []string{"lockservice/cell/state", "lockservice/lockpb", "paxosgroup", "internal/storage", "internal/keys", "truetime"}},
