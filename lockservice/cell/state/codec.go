@@ -60,11 +60,17 @@ type decoder struct {
 	err error
 }
 
-func (d *decoder) fail() { d.b, d.err = nil, errMalformed }
+func (d *decoder) fail() { d.failWith(errMalformed) }
+
+func (d *decoder) failWith(err error) {
+	if d.err == nil {
+		d.b, d.err = nil, err
+	}
+}
 
 // require fails unless ok.
 func (d *decoder) require(ok bool) {
-	if !ok && d.err == nil {
+	if !ok {
 		d.fail()
 	}
 }
@@ -82,9 +88,8 @@ func (d *decoder) u8() byte {
 // version reads the first byte and refuses a newer one as such.
 func (d *decoder) version(known byte) {
 	v := d.u8()
-	if d.err == nil && v > known {
-		d.b, d.err = nil, errNewer
-		return
+	if v > known {
+		d.failWith(errNewer)
 	}
 	d.require(v != 0)
 }

@@ -220,7 +220,7 @@ func TestRandomCommandsKeepTheStateWhole(t *testing.T) {
 	})
 }
 
-func audit(t *testing.T, s *State) {
+func audit(t testing.TB, s *State) {
 	t.Helper()
 	reachable := 0
 	var walk func(n *node) Quota

@@ -1,0 +1,118 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"math/rand"
+	"testing"
+
+	"github.com/spandb/spand/truetime"
+)
+
+// anyContents keeps nothing: a forged state may say what it likes of its contents.
+type anyContents struct{}
+
+func (anyContents) Put(uint64, []byte) {}
+func (anyContents) Delete(uint64)      {}
+
+// someState is the state after a number of random commands, and the last of them.
+func someState(seed int64, commands int) (*State, *Command, *randomCommands) {
+	r := &randomCommands{Rand: rand.New(rand.NewSource(seed))}
+	s := New(FirstCell)
+	var c *Command
+	for i := range commands {
+		c = r.next()
+		s.Apply(c, uint64(i+1), truetime.Timestamp(1e18+i*1e8), anyContents{})
+	}
+	return s, c, r
+}
+
+// F1: no bytes make the decoder of commands fail otherwise than with an error; what it
+// accepts is what the encoder writes, and Apply lives through it.
+func FuzzDecodeCommand(f *testing.F) {
+	for i := range 60 {
+		_, c, _ := someState(int64(i), 50)
+		f.Add(EncodeCommand(c))
+	}
+	f.Add([]byte{commandVersion + 1, byte(Grant), 0})
+	s, _, _ := someState(1, 500)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := DecodeCommand(b)
+		if err != nil {
+			return
+		}
+		if again := EncodeCommand(c); !bytes.Equal(again, b) {
+			t.Fatalf("%x decodes to %+v, which encodes to %x", b, c, again)
+		}
+		s.Apply(c, s.Index()+1, truetime.Timestamp(2e18), anyContents{})
+		audit(t, s)
+		if _, err := Decode(s.Encode()); err != nil {
+			t.Fatalf("after %+v: %v", c, err)
+		}
+	})
+}
+
+// D1: a damaged state is refused. F1: one that a forger gave the right checksum is refused or
+// is one that Apply lives through.
+func FuzzDecodeState(f *testing.F) {
+	for i := range 20 {
+		s, _, _ := someState(int64(i), 40*i)
+		f.Add(s.Encode(), int64(i))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, seed int64) {
+		if len(b) < 4 {
+			return
+		}
+		body := b[:len(b)-4]
+		b = binary.BigEndian.AppendUint32(bytes.Clone(body), crc32.Checksum(body, castagnoli))
+		s, err := Decode(b)
+		if err != nil {
+			return
+		}
+		if again := s.Encode(); !bytes.Equal(again, b) {
+			t.Fatalf("%x decodes and encodes to %x", b, again)
+		}
+		r := &randomCommands{Rand: rand.New(rand.NewSource(seed))}
+		for i := range 30 {
+			s.Apply(r.next(), uint64(i), truetime.Timestamp(1e18), anyContents{})
+		}
+		if _, err := Decode(s.Encode()); err != nil {
+			t.Fatalf("after commands: %v", err)
+		}
+	})
+}
+
+// D1: not a byte of an encoded state can change unnoticed.
+func TestD1_DamagedStateIsRefused(t *testing.T) {
+	s, _, _ := someState(1, 200)
+	b := s.Encode()
+	for i := range b {
+		b[i] ^= 0x10
+		if _, err := Decode(b); err == nil {
+			t.Fatalf("a state with byte %d changed was accepted", i)
+		}
+		b[i] ^= 0x10
+	}
+	for n := range b {
+		if _, err := Decode(b[:n]); err == nil {
+			t.Fatalf("a state cut to %d of %d bytes was accepted", n, len(b))
+		}
+	}
+}
+
+func TestNewerEncodingsAreRefusedAsSuch(t *testing.T) {
+	s, c, _ := someState(1, 200)
+	state, command := s.Encode(), EncodeCommand(c)
+	state[0]++
+	command[0]++
+	if _, err := Decode(state); err != errNewer {
+		t.Errorf("newer state: %v", err)
+	}
+	if _, err := DecodeCommand(command); err != errNewer {
+		t.Errorf("newer command: %v", err)
+	}
+	if _, err := DecodeCommand([]byte{commandVersion, byte(len(fieldsOf)), 0}); err != errNewer {
+		t.Errorf("unknown command: %v", err)
+	}
+}
