@@ -36,7 +36,8 @@ func FuzzDecodeCommand(f *testing.F) {
 		f.Add(EncodeCommand(c))
 	}
 	f.Add([]byte{commandVersion + 1, byte(Grant), 0})
-	s, _, _ := someState(1, 500)
+	start, _, _ := someState(1, 500)
+	before := start.Encode()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := DecodeCommand(b)
 		if err != nil {
@@ -44,6 +45,10 @@ func FuzzDecodeCommand(f *testing.F) {
 		}
 		if again := EncodeCommand(c); !bytes.Equal(again, b) {
 			t.Fatalf("%x decodes to %+v, which encodes to %x", b, c, again)
+		}
+		s, err := Decode(before)
+		if err != nil {
+			t.Fatal(err)
 		}
 		s.Apply(c, s.Index()+1, truetime.Timestamp(2e18), anyContents{})
 		audit(t, s)
