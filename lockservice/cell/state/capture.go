@@ -193,7 +193,7 @@ func (t *things) appendAnswers(b []byte) []byte {
 		if w.instance != 0 {
 			head |= aNode
 		}
-		b = append(b, head)
+		b = append(b, head, byte(w.kind))
 		b = binary.AppendUvarint(b, w.number)
 		if w.err != nil {
 			b = appendString(b, w.err.Reason)
@@ -213,11 +213,11 @@ func (t *things) appendAnswers(b []byte) []byte {
 
 func (d *decoder) answers(t *things) {
 	t.answered = d.uvarint()
-	n := d.count(2)
+	n := d.count(3)
 	d.require(n <= maxAnswers && (n > 0 || t.answered > 0))
 	for i := 0; i < n && d.err == nil; i++ {
 		head := d.u8()
-		w := answer{number: d.nonzero(), created: head&aCreated != 0}
+		w := answer{kind: Kind(d.u8()), number: d.nonzero(), created: head&aCreated != 0}
 		d.require(head&^(aCreated|aError|aNode) == 0 && w.number >= t.answered)
 		d.require(i == 0 || w.number > t.answers[i-1].number)
 		if head&aError != 0 {

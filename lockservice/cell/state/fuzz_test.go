@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
-	"math/rand"
 	"testing"
 
 	"github.com/spandb/spand/truetime"
@@ -18,7 +17,7 @@ func (anyContents) Delete(uint64)      {}
 
 // someState is the state after a number of random commands, and the last of them.
 func someState(seed int64, commands int) (*State, *Command, *randomCommands) {
-	r := &randomCommands{Rand: rand.New(rand.NewSource(seed))}
+	r := newRandomCommands(seed)
 	s := New(FirstCell)
 	var c *Command
 	for i := range commands {
@@ -78,7 +77,7 @@ func FuzzDecodeState(f *testing.F) {
 		if again := s.Encode(); !bytes.Equal(again, b) {
 			t.Fatalf("%x decodes and encodes to %x", b, again)
 		}
-		r := &randomCommands{Rand: rand.New(rand.NewSource(seed))}
+		r := newRandomCommands(seed)
 		for i := range 30 {
 			s.Apply(r.next(), uint64(i), truetime.Timestamp(1e18), anyContents{})
 		}

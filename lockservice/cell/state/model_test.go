@@ -42,8 +42,13 @@ func (b *blobs) Delete(n uint64) {
 // randomCommands makes commands over few sessions, handles and paths, so that they meet.
 type randomCommands struct {
 	*rand.Rand
-	requests [8]uint64
+	made     int
+	requests map[SessionID]uint64
 	attempt  uint64
+}
+
+func newRandomCommands(seed int64) *randomCommands {
+	return &randomCommands{Rand: rand.New(rand.NewSource(seed)), requests: make(map[SessionID]uint64)}
 }
 
 var randomPaths = []string{
@@ -53,8 +58,15 @@ var randomPaths = []string{
 
 var randomPrincipals = []string{"", "ann", "bob"}
 
-func (r *randomCommands) session() SessionID { return SessionID(r.Intn(8)) }
-func (r *randomCommands) handle() HandleID   { return HandleID(r.Intn(3)) }
+// session is none or one of few, which become others in time: an id is used once.
+func (r *randomCommands) session() SessionID {
+	if r.Intn(10) == 0 {
+		return 0
+	}
+	return SessionID(1 + r.made/30 + r.Intn(5))
+}
+
+func (r *randomCommands) handle() HandleID { return HandleID(r.Intn(3)) }
 func (r *randomCommands) path() string {
 	return randomPaths[min(r.Intn(len(randomPaths)+8), r.Intn(len(randomPaths)))]
 }
@@ -75,11 +87,17 @@ func (r *randomCommands) grant() GrantTo {
 
 func (r *randomCommands) next() *Command {
 	kinds := []Kind{
-		CreateSession, CreateSession, EndSession, Open, Open, Open, Close, SetContents, SetContents, Delete,
+		CreateSession, CreateSession, CreateSession, CreateSession, CreateSession, EndSession, Open, Open, Open, Close, SetContents, SetContents, Delete,
 		SetACL, SetQuota, Release, Release, Grant, Grant, Grant, Grant, SetCell, SetLeaseFactor,
 	}
 	c := &Command{Kind: kinds[r.Intn(len(kinds))], Session: r.session(), Handle: r.handle(), Path: r.path(), Principal: r.principal()}
-	if r.Intn(4) == 0 {
+	if r.made++; r.made%30 == 0 {
+		return &Command{Kind: EndSession, Session: SessionID(r.made / 30), Cause: Cause(r.Intn(5))} // will not be asked for again
+	}
+	if (c.Kind == SetACL || c.Kind == SetQuota) && len(c.Path) < len("/ls/local/acl/x") {
+		c.Path = "/ls/local/a" // the rest stays open to all, or soon nothing would be
+	}
+	if r.Intn(10) == 0 {
 		c.Instance = uint64(r.Intn(12))
 	}
 	c.Caches, c.Dir, c.Ephemeral = r.Intn(2) == 0, r.Intn(2) == 0, r.Intn(2) == 0
@@ -87,7 +105,15 @@ func (r *randomCommands) next() *Command {
 	c.TTL = int64(r.Intn(100)) * 1e9
 	c.Cause = Cause(r.Intn(5))
 	c.Create = CreateMode(r.Intn(3))
-	c.Contents = []byte("ann\nbob\n*\n"[:r.Intn(10)])
+	if dir := c.Path == "/ls/local/a" || c.Path == "/ls/local/a/c"; r.Intn(10) > 0 {
+		c.Dir = dir
+		if dir && c.Kind == SetContents {
+			c.Create = CreateNone
+		}
+	}
+	if c.Kind != Open || !c.Dir {
+		c.Contents = []byte("ann\nbob\n*\n"[:r.Intn(10)])
+	}
 	if r.Intn(4) == 0 {
 		g := uint64(r.Intn(3))
 		c.IfGeneration = &g
@@ -99,12 +125,11 @@ func (r *randomCommands) next() *Command {
 		c.Quota = Quota{Bytes: uint64(r.Intn(40)), Nodes: uint64(r.Intn(10))}
 	}
 	if r.Intn(3) > 0 && c.Session != 0 {
-		n := &r.requests[c.Session]
 		if r.Intn(4) > 0 {
-			*n++
+			r.requests[c.Session]++
 		}
-		c.Request = *n
-		c.Answered = uint64(max(0, int(*n)-3))
+		c.Request = r.requests[c.Session]
+		c.Answered = uint64(max(0, int(c.Request)-3))
 	}
 	c.Attempt = uint64(max(0, int(r.attempt)-2+r.Intn(4)))
 	c.Cell = Cell{Name: []string{"x", "y", "NO"}[r.Intn(3)], Group: r.Uint64(), Replicas: []Replica{{1, 2}}}
@@ -127,7 +152,7 @@ func forEachRandom(t *testing.T, commands int, after func(t *testing.T, i int, s
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			r := &randomCommands{Rand: rand.New(rand.NewSource(seed))}
+			r := newRandomCommands(seed)
 			s, b := New(FirstCell), newBlobs(t)
 			ts := truetime.Timestamp(1e18)
 			for i := range commands {
@@ -299,5 +324,71 @@ func audit(t testing.TB, s *State) {
 	})
 	if held != mine || held != s.LockCount() {
 		t.Errorf("locks have %d holds, sessions %d, the count is %d", held, mine, s.LockCount())
+	}
+}
+
+// A numbered request that is sent again changes nothing and is answered as it was.
+func TestRepeatedRequestsTakeEffectOnce(t *testing.T) {
+	r := newRandomCommands(7)
+	s, b := New(FirstCell), newBlobs(t)
+	repeated := 0
+	for i := range 5_000 {
+		c := r.next()
+		c.Grants = nil
+		ts := truetime.Timestamp(1e18 + i*1e8)
+		first, _ := s.Apply(c, uint64(i), ts, b)
+		if _, open := s.Session(c.Session); !open || c.Request == 0 || c.Kind < Open || c.Kind > SetACL || c.Kind == Close {
+			continue
+		}
+		repeated++
+		before := s.Encode()
+		again, out := s.Apply(c, uint64(i), ts+1, b)
+		if !bytes.Equal(before, s.Encode()) || len(out.Events)+len(out.Freed) > 0 {
+			t.Fatalf("command %d, %+v, changed the state again: %+v", i, c, out)
+		}
+		if (first.Err == nil) != (again.Err == nil) || first.Err != nil && *first.Err != *again.Err {
+			t.Fatalf("command %d, %+v: refused with %v, then with %v", i, c, first.Err, again.Err)
+		}
+		if first.Created != again.Created || (first.Node == nil) != (again.Node == nil) || first.Node != nil && *first.Node != *again.Node {
+			t.Fatalf("command %d, %+v: answered %+v, then %+v", i, c, first.Node, again.Node)
+		}
+	}
+	if repeated < 300 {
+		t.Fatalf("only %d requests were repeated", repeated)
+	}
+}
+
+// What Admits says of a grant is what comes of it.
+func TestAdmitsForetellsGrants(t *testing.T) {
+	r := newRandomCommands(8)
+	s, b := New(FirstCell), newBlobs(t)
+	granted, refused := 0, 0
+	for i := range 20_000 {
+		ts := truetime.Timestamp(1e18 + i*1e8)
+		c := r.next()
+		c.Grants = nil
+		s.Apply(c, uint64(i), ts, b)
+		g := r.grant()
+		want := s.Admits(g, ts)
+		res, _ := s.Apply(&Command{Kind: Grant, Grants: []GrantTo{g}}, uint64(i), ts, b)
+		got := res.Grants[0].Err
+		if (want == nil) != (got == nil) || want != nil && *want != *got {
+			t.Fatalf("after command %d: %+v at %d: foretold %v, was %v", i, g, ts, want, got)
+		}
+		if got != nil {
+			refused++
+			continue
+		}
+		granted++
+		h, ok := s.HoldOf(g.Session, g.Handle, g.Path)
+		if !ok || h != res.Grants[0].Hold {
+			t.Fatalf("granted %+v, there is %+v", res.Grants[0].Hold, h)
+		}
+		if valid, err := s.Valid(h.Sequencer()); err != nil || valid != h {
+			t.Fatalf("the sequencer of %+v: %v", h, err)
+		}
+	}
+	if granted < 500 || refused < 500 {
+		t.Fatalf("%d grants, %d refusals: too few of one", granted, refused)
 	}
 }

@@ -12,6 +12,7 @@ import (
 // with the request, which is sent again too.
 type answer struct {
 	number     uint64
+	kind       Kind
 	instance   uint64
 	generation uint64 // of contents, after SetACL of the ACL
 	revision   uint64
@@ -49,7 +50,7 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 	}
 	n, created, err := do()
 	a.answer(n, created, err)
-	w := answer{number: c.Request, created: created, err: err}
+	w := answer{number: c.Request, kind: c.Kind, created: created && err == nil, err: err}
 	if n != nil {
 		w.instance, w.generation, w.revision, w.modified = n.instance, n.contentGen, n.revision, n.modified
 		if c.Kind == SetACL {
@@ -92,6 +93,10 @@ func (a *change) answer(n *node, created bool, err *Error) {
 // that of its own contents overwrites the other's next.
 func (a *change) repeat(w *answer) {
 	c := a.c
+	if w.kind != c.Kind {
+		a.res.Err = refuse(BadRequest, c.Path, "request %d of session %d was another: requests that differ have different numbers", c.Request, c.Session)
+		return
+	}
 	a.res.Err, a.res.Created = w.err, w.created
 	if w.err != nil || c.Kind == Delete {
 		return
