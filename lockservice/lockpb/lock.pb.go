@@ -199,14 +199,15 @@ type ErrorInfo struct {
 	// GENERATION_MISMATCH, STALE_SEQUENCER, STALE_HANDLE (the node is another instance),
 	// LOCK_HELD, LOCK_DELAYED, LOCK_NOT_HELD, QUOTA_EXCEEDED, TOO_LARGE, PERMISSION,
 	// BAD_PATH, BAD_REQUEST, NO_SUCH_CELL, NOT_LEADER, NO_LEADER, OVERLOADED, DISK_FULL,
-	// AMBIGUOUS (whether it took effect is not known; send it again with the same request).
+	// AMBIGUOUS (whether it took effect is not known; send it again with the same request),
+	// CANCELLED (the caller or its handle gave the call up; it had no effect), DAMAGED.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	Path   string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// For NOT_LEADER.
 	Leader *NotLeader `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	// For LOCK_DELAYED: until then, in nanoseconds since the Unix epoch.
 	Until int64 `protobuf:"varint,4,opt,name=until,proto3" json:"until,omitempty"`
-	// For NODE_NOT_FOUND, to a GetRequest or ReadDirRequest with cache: as in their answers.
+	// For NODE_NOT_FOUND: the session may cache that there is nothing (GetRequest.cache).
 	Cacheable     bool `protobuf:"varint,5,opt,name=cacheable,proto3" json:"cacheable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1044,11 +1045,15 @@ func (*CloseSessionResponse) Descriptor() ([]byte, []int) {
 
 // Handle is what calls name a node by.
 type Handle struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`   // 0: none, for calls on files that need no session
-	Handle        uint64                 `protobuf:"varint,3,opt,name=handle,proto3" json:"handle,omitempty"`     // chosen by the client, unique within the session
-	Instance      uint64                 `protobuf:"varint,4,opt,name=instance,proto3" json:"instance,omitempty"` // from Open; 0: whatever node is there
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Path     string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Session  uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`   // 0: none, for calls on files that need no session
+	Handle   uint64                 `protobuf:"varint,3,opt,name=handle,proto3" json:"handle,omitempty"`     // chosen by the client, unique within the session
+	Instance uint64                 `protobuf:"varint,4,opt,name=instance,proto3" json:"instance,omitempty"` // from Open; 0: whatever node is there
+	// Calls through the handle fail with ABORTED once this is no longer valid. SetSequencer
+	// sets it for as long as the cell's leader stays; a client that sends it every time does
+	// not depend on that.
+	Sequencer     string `protobuf:"bytes,5,opt,name=sequencer,proto3" json:"sequencer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1109,6 +1114,13 @@ func (x *Handle) GetInstance() uint64 {
 		return x.Instance
 	}
 	return 0
+}
+
+func (x *Handle) GetSequencer() string {
+	if x != nil {
+		return x.Sequencer
+	}
+	return ""
 }
 
 type OpenRequest struct {
@@ -5086,12 +5098,13 @@ const file_lock_proto_rawDesc = "" +
 	"\x13CloseSessionRequest\x12\x12\n" +
 	"\x04cell\x18\x01 \x01(\tR\x04cell\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\"\x16\n" +
-	"\x14CloseSessionResponse\"j\n" +
+	"\x14CloseSessionResponse\"\x88\x01\n" +
 	"\x06Handle\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x16\n" +
 	"\x06handle\x18\x03 \x01(\x04R\x06handle\x12\x1a\n" +
-	"\binstance\x18\x04 \x01(\x04R\binstance\"\x83\x02\n" +
+	"\binstance\x18\x04 \x01(\x04R\binstance\x12\x1c\n" +
+	"\tsequencer\x18\x05 \x01(\tR\tsequencer\"\x83\x02\n" +
 	"\vOpenRequest\x12-\n" +
 	"\x06handle\x18\x01 \x01(\v2\x15.spand.lock.v1.HandleR\x06handle\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\x04R\arequest\x12-\n" +

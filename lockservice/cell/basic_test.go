@@ -1,0 +1,92 @@
+package cell
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// Files, locks and sessions through Do, as a first client meets them (paper 2.2, 2.4, 2.6).
+func TestNodesAndLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer w.close()
+		w.must(w.do(&lockpb.OpenRequest{Handle: h(0, jobs), Create: lockpb.Create_CREATE_IF_ABSENT, Directory: true}))
+		w.file(jobs+"/x", "one")
+		r := w.must(w.do(&lockpb.GetRequest{Handle: h(0, jobs+"/x")})).GetGetContentsAndStat()
+		if string(r.Contents) != "one" || r.Stat.ContentGeneration != 1 || r.Cacheable {
+			t.Errorf("got %v", r)
+		}
+		gen := uint64(2)
+		if got := why(w.do(&lockpb.SetContentsRequest{Handle: h(0, jobs+"/x"), Contents: []byte("two"), IfGeneration: &gen})); got != "GENERATION_MISMATCH" {
+			t.Errorf("compare-and-set under another generation: %q", got)
+		}
+		if n := len(w.must(w.do(&lockpb.ReadDirRequest{Handle: h(0, jobs)})).GetReadDir().Children); n != 1 {
+			t.Errorf("%d children", n)
+		}
+		w.session(1, 10*time.Second)
+		entries := w.g.entries
+		q := w.must(w.do(acquire(1, jobs+"/x"))).GetAcquire()
+		if q.Already || q.Sequencer.Text != jobs+"/x:exclusive:1:1" {
+			t.Errorf("got %v", q)
+		}
+		if c := w.must(w.do(&lockpb.CheckSequencerRequest{Sequencer: q.Sequencer.Text})).GetCheckSequencer(); !c.Valid {
+			t.Errorf("its sequencer is not valid: %s", c.Why)
+		}
+		w.must(w.do(release(1, jobs+"/x")))
+		if n := w.g.entries - entries; n != 2 {
+			t.Errorf("acquire and release took %d entries", n)
+		}
+		if c := w.must(w.do(&lockpb.CheckSequencerRequest{Sequencer: q.Sequencer.Text})).GetCheckSequencer(); c.Valid {
+			t.Error("L1: its sequencer is valid after the release")
+		}
+		if l := w.lead().leader.Load(); len(l.locks) != 0 {
+			t.Errorf("%d locks are remembered", len(l.locks))
+		}
+		w.must(w.do(&lockpb.CloseSessionRequest{Session: 1}))
+		if got := why(w.do(acquire(1, jobs+"/x"))); got != "SESSION_EXPIRED" {
+			t.Errorf("a lock for a session that has ended: %q", got)
+		}
+	})
+}
+
+// A session lives from beat to beat, each held for half its lease, and dies when they cease: not before
+// the lease that the last one got is over, and right after it (paper 2.8).
+func Test2_8_LeasesAreExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.close()
+		w.file("/ls/local/x", "")
+		w.session(1, 10*time.Second)
+		w.session(2, 10*time.Second)
+		w.must(w.do(acquire(1, "/ls/local/x")))
+		p := w.keep(1)
+		keep2 := w.keep(2)
+		defer keep2.stop()
+		time.Sleep(61 * time.Second)
+		if n := len(p.got); n < 11 || n > 13 {
+			t.Errorf("%d answers in a minute to beats that are held for 5 s", n)
+		}
+		last := time.Now()
+		p.beat(nil)
+		p.stop()
+		time.Sleep(time.Until(last.Add(10 * time.Second)))
+		synctest.Wait()
+		if len(w.holders("/ls/local/x")) != 1 {
+			t.Error("L1: the session ended before its lease")
+		}
+		time.Sleep(2*epsilon + time.Microsecond)
+		synctest.Wait()
+		if len(w.holders("/ls/local/x")) != 0 {
+			t.Error("the session outlived its lease")
+		}
+		if got := why(w.do(release(1, "/ls/local/x"))); got != "SESSION_EXPIRED" {
+			t.Errorf("the session has ended: %q", got)
+		}
+		if got := w.must(w.do(&lockpb.ListSessionsRequest{})).GetListSessions().Sessions; len(got) != 1 || got[0].Session != 2 {
+			t.Errorf("sessions: %v", got)
+		}
+	})
+}

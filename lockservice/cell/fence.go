@@ -1,0 +1,388 @@
+package cell
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/truetime"
+)
+
+// Fences (L2). The argument is in doc.go.
+
+// maxPromise bounds how far ahead a check may promise: what a release may have to wait for.
+const maxPromise = time.Second
+
+// check is a promise: the hold does not end before After(until).
+type check struct {
+	id      uint64
+	session state.SessionID
+	handle  state.HandleID
+	until   truetime.Timestamp
+}
+
+// checks numbers promises and finds the locks on which some are over.
+type checks struct {
+	last uint64
+	old  []oldCheck // in the order of being made
+}
+
+type oldCheck struct {
+	lock  *lock
+	until truetime.Timestamp
+}
+
+// pruneLocked forgets promises that are over, a few at a time.
+func (l *leader) pruneLocked(now truetime.Timestamp) {
+	old := l.checks.old
+	for i := 0; i < 4 && len(old) > 0 && old[0].until < now; i++ {
+		lk := old[0].lock
+		old[0] = oldCheck{}
+		old = old[1:]
+		lk.checks = slices.DeleteFunc(lk.checks, func(c check) bool { return c.until < now })
+		l.tidyLocked(lk)
+	}
+	if len(old) == 0 {
+		old = nil
+	}
+	l.checks.old = old
+}
+
+// ending is a command that may end holds, from its announcement to its outcome. Checks of
+// these holds wait for it.
+type ending struct {
+	session state.SessionID // 0: whoever holds the lock
+	handle  state.HandleID
+	all     bool               // the session's holds through any handle
+	maxTS   truetime.Timestamp // bound of the command's timestamp, 0: none
+	locks   []*lock
+	done    chan struct{}
+	wake    context.CancelFunc // ends a wait for promises
+}
+
+func (e *ending) covers(session state.SessionID, handle state.HandleID) bool {
+	return e.session == 0 || e.session == session && (e.all || e.handle == handle)
+}
+
+// fenced is the answer to a check.
+type fenced struct {
+	hold  state.Hold
+	until truetime.Timestamp // 0: no promise
+	check uint64
+}
+
+// checkSequencer says whether a sequencer is valid, and with ahead above 0 promises that it
+// stays so for a while: until is a timestamp that the next holder's commits exceed.
+func (l *leader) checkSequencer(ctx context.Context, q state.Sequencer, ahead time.Duration) (fenced, error) {
+	for {
+		var end truetime.Timestamp
+		if ahead > 0 {
+			var err error
+			if end, err = l.c.group.LeaseEnd(l.term); err != nil {
+				return fenced{}, l.c.notLeader()
+			}
+		}
+		l.mu.Lock()
+		l.c.mu.RLock()
+		hold, serr := l.c.st.Valid(q)
+		l.c.mu.RUnlock()
+		s := l.sessions[hold.Session]
+		switch {
+		case serr != nil:
+			l.mu.Unlock()
+			if err := l.valid(); err != nil {
+				return fenced{}, err
+			}
+			return fenced{}, serr
+		case ahead <= 0:
+			l.mu.Unlock()
+			return fenced{hold: hold}, l.valid()
+		case s == nil:
+			l.mu.Unlock()
+			return fenced{}, sessionExpired(hold.Session)
+		}
+		if wait := l.endingLocked(s, &hold); wait != nil {
+			l.mu.Unlock()
+			if err := l.await(ctx, wait); err != nil {
+				return fenced{}, err
+			}
+			continue
+		}
+		now := l.clock.Now()
+		// Each bound is exclusive.
+		until := min(now.Latest.Add(ahead), now.Earliest.Add(maxPromise), s.end, end) - 1
+		if until <= now.Earliest || now.Latest == truetime.Max {
+			l.mu.Unlock()
+			if err := l.valid(); err != nil {
+				return fenced{}, err
+			}
+			return fenced{}, refuse("STALE_SEQUENCER", q.Path, "the lease of session %d, which holds the lock of %s, is running out", hold.Session, q.Path)
+		}
+		f := fenced{hold: hold, until: until}
+		if !BreakFence {
+			lk := l.lockLocked(q.Path)
+			f.check = l.noteLocked(lk, &hold, until)
+			l.pruneLocked(now.Earliest)
+		}
+		l.mu.Unlock()
+		// After the promise is noted: a hand-over that begins now carries it (Promised).
+		if err := l.valid(); err != nil {
+			return fenced{}, err // what was noted harms nobody
+		}
+		return f, nil
+	}
+}
+
+func (l *leader) noteLocked(lk *lock, hold *state.Hold, until truetime.Timestamp) uint64 {
+	l.checks.last++
+	lk.checks = append(lk.checks, check{l.checks.last, hold.Session, hold.Handle, until})
+	l.checks.old = append(l.checks.old, oldCheck{lk, until})
+	for {
+		p := l.promised.Load()
+		if p >= int64(until) || l.promised.CompareAndSwap(p, int64(until)) {
+			return l.checks.last
+		}
+	}
+}
+
+// endingLocked returns what a check of hold has to wait for, nil if nothing may be ending it.
+func (l *leader) endingLocked(s *session, hold *state.Hold) <-chan struct{} {
+	if s.ending {
+		return s.goneLocked()
+	}
+	if lk := l.locks[hold.Path]; lk != nil {
+		for _, e := range lk.ends {
+			if e.covers(hold.Session, hold.Handle) {
+				return e.done
+			}
+		}
+	}
+	return nil
+}
+
+// endCheck gives a promise up.
+func (l *leader) endCheck(path string, id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lk := l.locks[path]
+	if lk == nil {
+		return
+	}
+	i := slices.IndexFunc(lk.checks, func(c check) bool { return c.id == id })
+	if i < 0 {
+		return
+	}
+	c := lk.checks[i]
+	lk.checks = slices.Delete(lk.checks, i, i+1)
+	for _, e := range lk.ends {
+		if e.wake != nil && e.covers(c.session, c.handle) {
+			e.wake()
+		}
+	}
+	l.tidyLocked(lk)
+}
+
+// announceLocked says that e may end holds at these paths.
+func (l *leader) announceLocked(e *ending, paths []string) {
+	e.done = make(chan struct{})
+	for _, p := range paths {
+		lk := l.lockLocked(p)
+		lk.ends = append(lk.ends, e)
+		e.locks = append(e.locks, lk)
+	}
+}
+
+// concludeLocked: e has been applied, or will never be.
+func (l *leader) concludeLocked(e *ending) {
+	for _, lk := range e.locks {
+		if i := slices.Index(lk.ends, e); i >= 0 {
+			lk.ends = slices.Delete(lk.ends, i, i+1)
+		}
+	}
+	close(e.done)
+}
+
+// promisedLocked is the highest instant promised for what e may end.
+func (l *leader) promisedLocked(e *ending) truetime.Timestamp {
+	until := l.floor
+	if BreakFloor {
+		until = 0
+	}
+	for _, lk := range e.locks {
+		for i := range lk.checks {
+			if c := &lk.checks[i]; e.covers(c.session, c.handle) {
+				until = max(until, c.until)
+			}
+		}
+	}
+	return until
+}
+
+// awaitPromises returns when every promise that binds what e may end is over or was given up.
+// None is made meanwhile: e is announced.
+func (l *leader) awaitPromises(ctx context.Context, e *ending) error {
+	for {
+		l.mu.Lock()
+		until := l.promisedLocked(e)
+		if truetime.After(l.clock, until) {
+			e.wake = nil
+			l.mu.Unlock()
+			return nil
+		}
+		wctx, wake := context.WithCancel(ctx)
+		e.wake = wake
+		l.mu.Unlock()
+		stop := context.AfterFunc(l.ctx, wake)
+		err := l.clock.AwaitAfter(wctx, until)
+		woken := wctx.Err() != nil
+		stop()
+		wake()
+		switch {
+		case l.ctx.Err() != nil:
+			return l.c.notLeader()
+		case ctx.Err() != nil:
+			return gaveUp(ctx)
+		case err != nil && !woken:
+			l.pause(clockPause)
+		}
+	}
+}
+
+// endHolds carries out a command that may end holds and remove nodes: it waits for the promises
+// that stand against it, and for caches, then hands the locks to who waits next in
+// the same entry.
+func (l *leader) endHolds(ctx context.Context, e *ending, cmd *state.Command) (*state.Result, error) {
+	l.mu.Lock()
+	l.announceLocked(e, l.endsAt(cmd))
+	l.mu.Unlock()
+	return l.endAnnounced(ctx, e, cmd)
+}
+
+// endAnnounced is endHolds once e is announced.
+func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command) (*state.Result, error) {
+	var out outgoing
+	l.mu.Lock()
+	ch := l.changeLocked(l.removes(cmd), &out)
+	l.mu.Unlock()
+	out.send(l)
+	err := l.awaitPromises(ctx, e)
+	if err == nil {
+		err = l.awaitChange(ctx, ch)
+	}
+	if err != nil {
+		l.mu.Lock()
+		l.concludeLocked(e)
+		l.settledLocked(ch)
+		l.tidyAllLocked(e.locks)
+		l.mu.Unlock()
+		return nil, err
+	}
+	f := &flight{cmd: cmd, locks: e.locks}
+	l.mu.Lock()
+	cmd.Grants = nil
+	for _, lk := range e.locks {
+		l.boardLocked(f, lk, e)
+		lk.flights++
+	}
+	l.mu.Unlock()
+	return l.carry(ctx, cmd, e.maxTS, func(res *state.Result, err error) {
+		l.land(f, res, err, func() {
+			l.concludeLocked(e)
+			l.settledLocked(ch)
+		})
+	})
+}
+
+// endsAt lists the locks of which cmd may end a hold.
+func (l *leader) endsAt(cmd *state.Command) []string {
+	if cmd.Kind != state.EndSession {
+		return []string{cmd.Path}
+	}
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	var paths []string
+	for _, h := range l.c.st.HoldsOf(cmd.Session) {
+		if n := len(paths); n == 0 || paths[n-1] != h.Path {
+			paths = append(paths, h.Path)
+		}
+	}
+	return paths
+}
+
+// removes lists what cached answers may be about that cmd makes untrue by removing nodes.
+func (l *leader) removes(cmd *state.Command) []string {
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	st := l.c.st
+	var changed []string
+	add := func(path string) {
+		// An ephemeral node goes with the last who holds it open or locked, and takes
+		// ephemeral directories that this leaves empty with it.
+		for {
+			info, _, err := st.Info(path, 0)
+			if err != nil || !info.Ephemeral && cmd.Kind != state.Delete {
+				return
+			}
+			changed = append(changed, changedBy(path)...)
+			if path = parentOf(path); path == "" || cmd.Kind == state.Delete && !info.Ephemeral {
+				return
+			}
+		}
+	}
+	switch cmd.Kind {
+	case state.EndSession:
+		for _, h := range st.HoldsOf(cmd.Session) {
+			add(h.Path)
+		}
+		for _, p := range st.EphemeralsOf(cmd.Session) {
+			add(p)
+		}
+	default:
+		add(cmd.Path)
+	}
+	slices.Sort(changed)
+	return slices.Compact(changed)
+}
+
+// promise is a check that a call of ours rests on.
+type promise struct {
+	path  string
+	check uint64
+	e     truetime.Timestamp
+}
+
+// until bounds the timestamp of the command that rests on p; 0: it does not.
+func (p *promise) until() truetime.Timestamp {
+	if p == nil {
+		return 0
+	}
+	return p.e
+}
+
+// lift gives the promise up, its command's outcome being known or never to be.
+func (l *leader) lift(p *promise) {
+	if p != nil {
+		l.endCheck(p.path, p.check)
+	}
+}
+
+// sequencerOf returns what SetSequencer bound a handle to, or the client says that it did.
+func (l *leader) sequencerOf(session state.SessionID, handle state.HandleID, said string) (q state.Sequencer, bound bool, err error) {
+	if said != "" {
+		q, serr := state.ParseSequencer(said)
+		if serr != nil {
+			return q, false, serr
+		}
+		return q, true, nil
+	}
+	if session == 0 {
+		return q, false, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sessions[session]; s != nil && s.box != nil {
+		q, bound = s.box.fences[handle]
+	}
+	return q, bound, nil
+}

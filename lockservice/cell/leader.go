@@ -1,0 +1,234 @@
+package cell
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/truetime"
+)
+
+// leader is what a replica has while it leads in one term. Nothing of it is replicated:
+// the next leader begins with every session renewed, no queue and no cache known.
+type leader struct {
+	c     *Cell
+	clock truetime.Clock
+	term  uint64             // also the epoch that clients see
+	floor truetime.Timestamp // earlier leaders' promises lie below it
+	ctx   context.Context    // ends with the term
+	stop  context.CancelFunc
+
+	promised atomic.Int64 // highest E of a fence check (L2); see Promised
+	waiting  atomic.Int64 // Acquires in queues
+	beats    atomic.Int64 // since the load was last looked at
+
+	mu       sync.Mutex // guards all below; before c.mu
+	ended    bool
+	sessions map[state.SessionID]*session
+	leases   leases
+	locks    map[string]*lock
+	ticket   int64 // last one given
+	checks   checks
+	cache    caches
+	subs     map[string][]*subscription
+	wheel    wheel
+	streams  map[*Stream]struct{}
+	// giving is the factor that beats' leases get: at most the one logged.
+	giving uint32
+}
+
+func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
+	l := &leader{
+		c: c, clock: c.cfg.Clock, term: lease.Term, floor: lease.Floor,
+		locks: make(map[string]*lock), subs: make(map[string][]*subscription), streams: make(map[*Stream]struct{}),
+	}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	l.cache.init(lease.Term)
+	l.wheel.init()
+	// Every session counts as renewed now (paper 2.9): whatever an earlier leader gave it, it gave
+	// it before, and at most by the factor that is logged.
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	now := l.clock.Now()
+	l.giving = c.st.LeaseFactor()
+	l.sessions = make(map[state.SessionID]*session, c.st.SessionCount())
+	after, more := state.SessionID(0), true
+	for more {
+		var list []*state.Session
+		list, more = c.st.Sessions(after, 10_000)
+		for _, d := range list {
+			s := l.addLocked(d, now)
+			if s.caches {
+				l.cache.strangers++
+			}
+			s.stranger = s.caches
+			after = d.ID
+		}
+	}
+	return l
+}
+
+// start begins what a leader does on its own.
+func (l *leader) start() {
+	l.c.wg.Go(l.watchLeases)
+	l.c.wg.Go(l.watchLoad)
+}
+
+// end stops everything that leads on: goroutines, streams, waiters.
+func (l *leader) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.wheel.stop()
+	streams := l.streams
+	l.streams = nil
+	l.mu.Unlock()
+	l.stop()
+	for st := range streams {
+		st.finish()
+	}
+}
+
+// applied follows a command: what it changed is visible. Runs on the applying goroutine.
+func (l *leader) applied(cmd *state.Command, res *state.Result, ch *state.Changes) {
+	if cmd.Kind != state.CreateSession && len(ch.Ended)+len(ch.Events)+len(ch.Freed) == 0 {
+		return
+	}
+	var out outgoing
+	var next []*flight
+	l.mu.Lock()
+	if cmd.Kind == state.CreateSession && res.Session != nil && l.sessions[res.Session.ID] == nil {
+		l.addLocked(res.Session, l.clock.Now())
+		l.wakeLeasesLocked()
+	}
+	for i := range ch.Events {
+		l.publishLocked(&ch.Events[i], &out)
+	}
+	for _, id := range ch.Ended {
+		l.goneLocked(id, &out)
+	}
+	for _, path := range ch.Freed {
+		if lk := l.locks[path]; lk != nil {
+			next = appendFlight(next, l.pumpLocked(lk))
+		}
+	}
+	l.mu.Unlock()
+	out.send(l)
+	l.launch(next)
+}
+
+// outgoing are leases to be sent once l.mu is free.
+type outgoing struct {
+	to     []*Stream
+	leases []*lockpb.Lease
+}
+
+func (o *outgoing) add(to *Stream, lease *lockpb.Lease) {
+	o.to, o.leases = append(o.to, to), append(o.leases, lease)
+}
+
+// send lets the answers go while the lease holds: their receipt, and what they tell, was
+// noted before.
+func (o *outgoing) send(l *leader) {
+	if len(o.to) == 0 || !BreakRenew && l.c.group.Valid(l.term) != nil {
+		return
+	}
+	for i, st := range o.to {
+		if !st.closed.Load() {
+			st.send(o.leases[i])
+		}
+	}
+}
+
+// session is what the leader knows of a session. There may be 100,000: what only some
+// have is in box.
+type session struct {
+	id        state.SessionID
+	principal string
+	ttl       time.Duration
+	end       truetime.Timestamp // of the lease: over when After(end)
+	due       truetime.Timestamp // of its entry in leases
+
+	beat   uint64        // number of the latest
+	given  time.Duration // lease that it got
+	stream *Stream       // that it came over
+	// The beat is held in this list of the wheel.
+	prev, next *session
+	slot       int16 // -1: the beat has been answered
+	index      int32 // in leases, -1: not there
+
+	caches   bool
+	stranger bool // may cache what an earlier leader told it
+	ending   bool // an EndSession is under way: neither renewed nor answered
+	expired  bool // because its lease is over
+
+	flights int32         // commands in flight that may give it a hold or an ephemeral node
+	gone    chan struct{} // closed when it has ended; nil: nobody waits
+	landed  chan struct{} // closed when flights is 0 while ending
+	box     *outbox
+}
+
+// addLocked enters a session whose lease begins now.
+func (l *leader) addLocked(d *state.Session, now truetime.Interval) *session {
+	s := &session{id: d.ID, principal: d.Principal, ttl: time.Duration(d.TTL), caches: d.Caches, slot: -1, index: -1}
+	s.given = l.leaseOf(s.ttl)
+	s.end = now.Latest.Add(s.given)
+	l.sessions[s.id] = s
+	l.leases.push(s)
+	return s
+}
+
+func (s *session) goneLocked() <-chan struct{} {
+	if s.gone == nil {
+		s.gone = make(chan struct{})
+	}
+	return s.gone
+}
+
+// live returns a session that has not ended. One that is about to end is waited for: it is gone
+// only when that is applied.
+func (l *leader) live(ctx context.Context, id state.SessionID, principal string) (*session, error) {
+	l.mu.Lock()
+	s := l.sessions[id]
+	if s == nil {
+		l.mu.Unlock()
+		return nil, sessionExpired(id)
+	}
+	if s.principal != principal {
+		l.mu.Unlock()
+		return nil, refuse("PERMISSION", "", "session %d is another's", id)
+	}
+	if !s.ending {
+		l.mu.Unlock()
+		return s, nil
+	}
+	gone := s.goneLocked()
+	l.mu.Unlock()
+	if err := l.await(ctx, gone); err != nil {
+		return nil, err
+	}
+	return nil, sessionExpired(id)
+}
+
+// await waits for ch, the caller's end, or the leader's.
+func (l *leader) await(ctx context.Context, ch <-chan struct{}) error {
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return gaveUp(ctx)
+	case <-l.ctx.Done():
+		return l.c.notLeader()
+	}
+}
+
+// valid is what every answer passes last: what it tells was so under this lease.
+func (l *leader) valid() error {
+	if l.c.group.Valid(l.term) != nil {
+		return l.c.notLeader()
+	}
+	return nil
+}

@@ -1,0 +1,597 @@
+package cell
+
+import (
+	"context"
+	"slices"
+
+	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/truetime"
+)
+
+// lock is what the leader knows of a lock beside the replicated state: who waits, what
+// is under way, what was promised. It is made when there is something, and goes with it.
+type lock struct {
+	path    string
+	queue   []*waiter // by ticket; none is flying
+	flights int       // commands in flight that grant or free it; no other grant meanwhile
+	delayed bool      // somebody waits for the lock-delay to pass
+	// rejoins counts waiters whose handle may have got the lock by an earlier call of
+	// theirs; they must not wait behind those who wait for them.
+	rejoins int
+	flyers  []*waiter // whose grants are under way
+	// adrift are grants under way for callers that are gone.
+	adrift []*waiter
+	checks []check
+	ends   []*ending
+}
+
+func (l *leader) lockLocked(path string) *lock {
+	lk := l.locks[path]
+	if lk == nil {
+		lk = &lock{path: path}
+		l.locks[path] = lk
+	}
+	return lk
+}
+
+func (l *leader) tidyLocked(lk *lock) {
+	if len(lk.queue)+lk.flights+len(lk.adrift)+len(lk.checks)+len(lk.ends) == 0 && !lk.delayed && l.locks[lk.path] == lk {
+		delete(l.locks, lk.path)
+	}
+}
+
+func (l *leader) tidyAllLocked(locks []*lock) {
+	for _, lk := range locks {
+		l.tidyLocked(lk)
+	}
+}
+
+// waiter is an Acquire. Guarded by l.mu but for done.
+type waiter struct {
+	lock   *lock
+	s      *session
+	grant  state.GrantTo
+	ticket int64
+	try    bool
+	rejoin bool
+	flying bool // its grant is in the log, or on the way there
+	adrift bool // its caller has gone
+	done   chan granted
+}
+
+type granted struct {
+	hold    state.Hold
+	already bool
+	err     error
+}
+
+// answer is given once: by whoever takes the waiter out of queue or flight.
+func (w *waiter) answer(g granted) { w.done <- g }
+
+func (w *waiter) handle() (state.SessionID, state.HandleID) { return w.grant.Session, w.grant.Handle }
+
+// join puts a waiter into the queue in the order of tickets.
+func (lk *lock) join(l *leader, w *waiter) {
+	i := len(lk.queue)
+	for i > 0 && lk.queue[i-1].ticket > w.ticket {
+		i--
+	}
+	lk.queue = slices.Insert(lk.queue, i, w)
+	l.waiting.Add(1)
+	if w.rejoin {
+		lk.rejoins++
+	}
+	b := w.s.have()
+	if b.waits == nil {
+		b.waits = make(map[*waiter]struct{})
+	}
+	b.waits[w] = struct{}{}
+}
+
+func (lk *lock) leave(l *leader, w *waiter) bool {
+	i := slices.Index(lk.queue, w)
+	if i < 0 {
+		return false
+	}
+	lk.queue = slices.Delete(lk.queue, i, i+1)
+	l.waiting.Add(-1)
+	if w.rejoin {
+		lk.rejoins--
+	}
+	delete(w.s.box.waits, w)
+	return true
+}
+
+// flight is a command that carries grants.
+type flight struct {
+	cmd     *state.Command
+	locks   []*lock // each counts it
+	waiters []*waiter
+}
+
+func appendFlight(fs []*flight, f *flight) []*flight {
+	if f == nil {
+		return fs
+	}
+	return append(fs, f)
+}
+
+// maxGrants bounds the grants of one command; the rest follows in the next.
+const maxGrants = 256
+
+func (f *flight) take(w *waiter) {
+	w.flying = true
+	w.s.flights++
+	w.lock.flyers = append(w.lock.flyers, w)
+	f.waiters = append(f.waiters, w)
+	f.cmd.Grants = append(f.cmd.Grants, w.grant)
+}
+
+// pumpLocked takes out of the queue those who can have the lock now; nil: nobody can.
+func (l *leader) pumpLocked(lk *lock) *flight {
+	if lk.flights > 0 || l.ended {
+		return nil
+	}
+	if len(lk.queue) == 0 {
+		l.tidyLocked(lk)
+		return nil
+	}
+	now := l.clock.Now().Latest
+	f := &flight{cmd: &state.Command{Kind: state.Grant}, locks: []*lock{lk}}
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	l.rejoinLocked(f, lk)
+	for len(lk.queue) > 0 && len(f.waiters) < maxGrants {
+		w := lk.queue[0]
+		if len(f.waiters) > 0 && w.grant.Mode != state.Shared {
+			break
+		}
+		err := l.c.st.Admits(w.grant, now)
+		if err == nil {
+			lk.leave(l, w)
+			if f.take(w); w.grant.Mode != state.Shared {
+				break
+			}
+			continue
+		}
+		if l.waitsOn(lk, w, err) {
+			break
+		}
+		lk.leave(l, w)
+		w.answer(granted{err: err})
+	}
+	if len(f.waiters) == 0 {
+		l.refuseTriesLocked(lk, now)
+		l.tidyLocked(lk)
+		return nil
+	}
+	lk.flights++
+	return f
+}
+
+// waitsOn reports whether a waiter that was refused stays where it is.
+func (l *leader) waitsOn(lk *lock, w *waiter, err *state.Error) bool {
+	switch {
+	case w.try:
+		return false
+	case err.Reason == state.LockDelayed:
+		l.awaitDelayLocked(lk, err.Until)
+		return true
+	}
+	return err.Reason == state.LockHeld
+}
+
+// rejoinLocked serves waiters whose handle has the lock already.
+func (l *leader) rejoinLocked(f *flight, lk *lock) {
+	for i := 0; lk.rejoins > 0 && i < len(lk.queue); {
+		w := lk.queue[i]
+		h, ok := state.Hold{}, false
+		if w.rejoin {
+			h, ok = l.c.st.HoldOf(w.grant.Session, w.grant.Handle, lk.path)
+		}
+		switch {
+		case !ok:
+			i++
+		case h.Mode == w.grant.Mode:
+			lk.leave(l, w)
+			f.take(w)
+		default:
+			lk.leave(l, w)
+			w.answer(granted{err: otherMode(lk.path)})
+		}
+	}
+}
+
+func otherMode(path string) *state.Error {
+	return refuse(state.LockHeld, path, "this handle itself holds the lock of %s in the other mode: release it first", path)
+}
+
+// refuseTriesLocked answers those who do not wait and cannot have the lock now.
+func (l *leader) refuseTriesLocked(lk *lock, now truetime.Timestamp) {
+	for _, w := range slices.Clone(lk.queue) {
+		if !w.try {
+			continue
+		}
+		err := l.c.st.Admits(w.grant, now)
+		if err == nil {
+			err = refuse(state.LockHeld, lk.path, "others wait for the lock of %s", lk.path)
+		}
+		lk.leave(l, w)
+		w.answer(granted{err: err})
+	}
+}
+
+// awaitDelayLocked has the queue looked at again when the lock-delay has passed.
+func (l *leader) awaitDelayLocked(lk *lock, until truetime.Timestamp) {
+	if lk.delayed {
+		return
+	}
+	lk.delayed = true
+	l.c.wg.Go(func() {
+		for l.clock.AwaitAfter(l.ctx, until) != nil && l.ctx.Err() == nil {
+			l.pause(clockPause)
+		}
+		l.mu.Lock()
+		lk.delayed = false
+		f := l.pumpLocked(lk)
+		l.mu.Unlock()
+		l.launch(appendFlight(nil, f))
+	})
+}
+
+// boardLocked adds to a command that ends holds of lk, as e says, the grants that it makes
+// possible: hand-over takes one entry.
+func (l *leader) boardLocked(f *flight, lk *lock, e *ending) {
+	if lk.flights > 0 || len(lk.queue) == 0 {
+		return
+	}
+	l.c.mu.RLock()
+	holds := l.c.st.Holds(lk.path)
+	l.c.mu.RUnlock()
+	shared := false
+	for i := range holds {
+		h := &holds[i]
+		if e.covers(h.Session, h.Handle) {
+			if f.cmd.Cause == state.Expired && h.Delay > 0 {
+				return // nobody gets it now
+			}
+			continue
+		}
+		if shared = true; h.Mode != state.Shared {
+			return
+		}
+	}
+	first := true
+	for len(lk.queue) > 0 && len(f.waiters) < maxGrants {
+		w := lk.queue[0]
+		if w.grant.Mode != state.Shared && (shared || !first) {
+			return
+		}
+		lk.leave(l, w)
+		f.take(w)
+		if first = false; w.grant.Mode != state.Shared {
+			return
+		}
+	}
+}
+
+// launch proposes flights. Never with l.mu held.
+func (l *leader) launch(fs []*flight) {
+	for _, f := range fs {
+		l.propose(f.cmd, 0, func(res *state.Result, err error) { l.land(f, res, err, nil) })
+	}
+}
+
+// land answers those whom a command was to give the lock, and sends the next on their way.
+// also, if set, runs with l.mu held, before.
+func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
+	var next []*flight
+	l.mu.Lock()
+	if also != nil {
+		also()
+	}
+	for i, w := range f.waiters {
+		w.flying = false
+		if i := slices.Index(w.lock.flyers, w); i >= 0 {
+			w.lock.flyers = slices.Delete(w.lock.flyers, i, i+1)
+		}
+		l.arrivedLocked(w.s)
+		g := granted{err: err}
+		if err == nil {
+			r := &res.Grants[i]
+			if g = (granted{hold: r.Hold, already: r.Already}); r.Err != nil {
+				g.err = r.Err
+			}
+			if r.Err != nil && !w.adrift && !w.s.ending && (r.Err.Reason == state.LockHeld || r.Err.Reason == state.LockDelayed) && !l.ended {
+				w.lock.join(l, w) // back in its place
+				continue
+			}
+		}
+		switch {
+		case !w.adrift:
+			if w.s.ending && g.err != nil {
+				g.err = errEnding
+			}
+			w.answer(g)
+		case g.err != nil:
+			l.salvageLocked(w)
+		default:
+			l.giveBackLocked(w, &g.hold)
+		}
+	}
+	for _, lk := range f.locks {
+		lk.flights--
+	}
+	for _, lk := range f.locks {
+		next = appendFlight(next, l.pumpLocked(lk))
+	}
+	l.mu.Unlock()
+	l.launch(next)
+}
+
+// arrivedLocked: a command that could have given s something has been applied or failed.
+func (l *leader) arrivedLocked(s *session) {
+	if s.flights--; s.flights == 0 && s.landed != nil {
+		close(s.landed)
+	}
+}
+
+// salvageLocked takes w off the list of grants that nobody waits for. False: its handle has
+// asked again meanwhile, and has what there is.
+func (l *leader) salvageLocked(w *waiter) bool {
+	i := slices.Index(w.lock.adrift, w)
+	if i < 0 {
+		return false
+	}
+	w.lock.adrift = slices.Delete(w.lock.adrift, i, i+1)
+	return true
+}
+
+// giveBackLocked releases a hold that nobody knows of, unless its handle asks again first.
+func (l *leader) giveBackLocked(w *waiter, hold *state.Hold) {
+	if !l.salvageLocked(w) || l.ended {
+		return
+	}
+	cmd := &state.Command{Kind: state.Release, Session: hold.Session, Handle: hold.Handle, Path: hold.Path, Instance: hold.Instance, Cause: state.Released}
+	e := &ending{session: hold.Session, handle: hold.Handle}
+	// Announced in this same step, so that the handle's next Acquire does not count on the hold.
+	l.announceLocked(e, []string{hold.Path})
+	l.c.wg.Go(func() {
+		for l.ctx.Err() == nil {
+			if _, err := l.endAnnounced(l.ctx, e, cmd); err == nil || !retryable(err) {
+				return
+			}
+			l.pause(clockPause)
+			l.mu.Lock()
+			e = &ending{session: hold.Session, handle: hold.Handle}
+			l.announceLocked(e, []string{hold.Path})
+			l.mu.Unlock()
+		}
+	})
+}
+
+// acquire takes a lock for a handle, waiting in turn. waiting, if set, is told the ticket
+// when the call begins to wait.
+func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string, ticket int64, try bool, waiting func(int64)) (state.Hold, bool, error) {
+	w := &waiter{grant: g, try: try, done: make(chan granted, 1)}
+	for {
+		s, err := l.live(ctx, g.Session, principal)
+		if err != nil {
+			return state.Hold{}, false, err
+		}
+		l.mu.Lock()
+		if !s.ending {
+			w.s = s
+			break
+		}
+		l.mu.Unlock()
+	}
+	if l.ended {
+		l.mu.Unlock()
+		return state.Hold{}, false, l.c.notLeader()
+	}
+	if l.waiting.Load() >= int64(l.c.cfg.MaxWaiting) {
+		l.mu.Unlock()
+		return state.Hold{}, false, refuse(state.Overloaded, g.Path, "%d calls wait for locks of this cell", l.c.cfg.MaxWaiting)
+	}
+	lk := l.lockLocked(g.Path)
+	w.lock = lk
+	w.ticket = ticket
+	if ticket <= 0 {
+		l.ticket = max(l.ticket+1, int64(l.clock.Now().Earliest))
+		w.ticket = l.ticket
+	}
+	f, err := l.enterLocked(lk, w)
+	if err != nil {
+		l.tidyLocked(lk)
+		l.mu.Unlock()
+		return state.Hold{}, false, err
+	}
+	queued := !w.flying && len(w.done) == 0 && !try
+	var out outgoing
+	if queued {
+		l.conflictLocked(w, &out)
+	}
+	l.mu.Unlock()
+	l.launch(appendFlight(nil, f))
+	out.send(l)
+	if queued && waiting != nil {
+		waiting(w.ticket)
+	}
+	return l.awaitGrant(ctx, w)
+}
+
+// enterLocked puts a waiter where it belongs: at the lock at once, or in the queue.
+func (l *leader) enterLocked(lk *lock, w *waiter) (*flight, error) {
+	l.takeOverLocked(lk, w)
+	session, handle := w.handle()
+	l.c.mu.RLock()
+	h, held := l.c.st.HoldOf(session, handle, lk.path)
+	l.c.mu.RUnlock()
+	if held && !slices.ContainsFunc(lk.ends, func(e *ending) bool { return e.covers(session, handle) }) {
+		if h.Mode != w.grant.Mode {
+			return nil, otherMode(lk.path)
+		}
+		// Asked again. The hold learns the attempt, so that a release that gave up an earlier
+		// one, and is late, does not end it.
+		f := &flight{cmd: &state.Command{Kind: state.Grant}, locks: []*lock{lk}}
+		f.take(w)
+		lk.flights++
+		return f, nil
+	}
+	if held {
+		w.rejoin = true // or it may fail to be released
+	}
+	lk.join(l, w)
+	return l.pumpLocked(lk), nil
+}
+
+// takeOverLocked: a handle that asks again takes the place of its earlier call, so that a
+// retried Acquire is never two.
+func (l *leader) takeOverLocked(lk *lock, w *waiter) {
+	session, handle := w.handle()
+	for _, o := range slices.Clone(lk.queue) {
+		if s, h := o.handle(); s == session && h == handle {
+			w.ticket = min(w.ticket, o.ticket)
+			lk.leave(l, o)
+			o.answer(granted{err: refuse("CANCELLED", lk.path, "the handle asked for the lock of %s again", lk.path)})
+		}
+	}
+	lk.adrift = slices.DeleteFunc(lk.adrift, func(o *waiter) bool {
+		s, h := o.handle()
+		return s == session && h == handle
+	})
+	w.rejoin = lk.flying(session, handle)
+}
+
+// flying reports whether a grant for the handle is under way.
+func (lk *lock) flying(session state.SessionID, handle state.HandleID) bool {
+	return slices.ContainsFunc(lk.flyers, func(o *waiter) bool {
+		s, h := o.handle()
+		return s == session && h == handle
+	})
+}
+
+// awaitGrant waits for a waiter's outcome.
+func (l *leader) awaitGrant(ctx context.Context, w *waiter) (state.Hold, bool, error) {
+	var g granted
+	select {
+	case g = <-w.done:
+	case <-ctx.Done():
+		return state.Hold{}, false, l.abandon(ctx, w)
+	case <-l.ctx.Done():
+		l.mu.Lock()
+		if w.lock.leave(l, w) {
+			l.mu.Unlock()
+			return state.Hold{}, false, l.c.notLeader()
+		}
+		l.mu.Unlock()
+		g = <-w.done // in flight: the group says what became of it
+	}
+	switch {
+	case g.err == errEnding:
+		if err := l.awaitGone(ctx, w.s); err != nil {
+			return state.Hold{}, false, err
+		}
+		return state.Hold{}, false, sessionExpired(w.s.id)
+	case g.err != nil:
+		return state.Hold{}, false, g.err
+	case ctx.Err() != nil:
+		// Nobody hears the answer.
+		l.mu.Lock()
+		w.lock.adrift = append(w.lock.adrift, w)
+		l.giveBackLocked(w, &g.hold)
+		l.mu.Unlock()
+		return state.Hold{}, false, errInFlight
+	}
+	return g.hold, g.already, nil
+}
+
+func (l *leader) awaitGone(ctx context.Context, s *session) error {
+	l.mu.Lock()
+	gone := s.goneLocked()
+	l.mu.Unlock()
+	return l.await(ctx, gone)
+}
+
+// abandon: the caller of an Acquire has gone.
+func (l *leader) abandon(ctx context.Context, w *waiter) error {
+	l.mu.Lock()
+	if w.lock.leave(l, w) {
+		f := l.pumpLocked(w.lock) // it may have been in the way
+		l.mu.Unlock()
+		l.launch(appendFlight(nil, f))
+		return gaveUp(ctx)
+	}
+	defer l.mu.Unlock()
+	select {
+	case g := <-w.done:
+		if g.err != nil {
+			return gaveUp(ctx)
+		}
+		w.lock.adrift = append(w.lock.adrift, w)
+		l.giveBackLocked(w, &g.hold)
+	default:
+		w.adrift = true
+		w.lock.adrift = append(w.lock.adrift, w)
+	}
+	return errInFlight
+}
+
+// release gives a handle's lock back, and cancels acquires of it up to attempt.
+func (l *leader) release(ctx context.Context, cmd *state.Command) (bool, error) {
+	held := l.cancelQueued(cmd)
+	if !held && cmd.Attempt == 0 {
+		return false, l.valid()
+	}
+	res, err := l.endHolds(ctx, &ending{session: cmd.Session, handle: cmd.Handle}, cmd)
+	if err != nil {
+		return false, err
+	}
+	if res.Err != nil {
+		return false, res.Err
+	}
+	return res.Ended, nil
+}
+
+// cancelQueued ends the waiting of a handle's acquires up to cmd's attempt (0: all), and
+// reports whether the handle holds the lock or is being given it.
+func (l *leader) cancelQueued(cmd *state.Command) bool {
+	var f *flight
+	l.mu.Lock()
+	held := false
+	if lk := l.locks[cmd.Path]; lk != nil {
+		held = lk.flying(cmd.Session, cmd.Handle)
+		for _, o := range slices.Clone(lk.queue) {
+			if s, h := o.handle(); s == cmd.Session && h == cmd.Handle && (cmd.Attempt == 0 || o.grant.Attempt <= cmd.Attempt) {
+				lk.leave(l, o)
+				o.answer(granted{err: refuse("CANCELLED", cmd.Path, "the acquire of the lock of %s was given up", cmd.Path)})
+			}
+		}
+		f = l.pumpLocked(lk)
+	}
+	if !held {
+		l.c.mu.RLock()
+		_, held = l.c.st.HoldOf(cmd.Session, cmd.Handle, cmd.Path)
+		l.c.mu.RUnlock()
+	}
+	l.mu.Unlock()
+	l.launch(appendFlight(nil, f))
+	return held
+}
+
+// conflictLocked tells the holders that somebody wants what they have (paper 2.5).
+func (l *leader) conflictLocked(w *waiter, out *outgoing) {
+	l.c.mu.RLock()
+	holds := l.c.st.Holds(w.lock.path)
+	l.c.mu.RUnlock()
+	for i := range holds {
+		h := &holds[i]
+		s := l.sessions[h.Session]
+		if s == nil || w.grant.Mode == state.Shared && h.Mode == state.Shared {
+			continue
+		}
+		l.noticeLocked(s, &lockpb.Event{Kind: lockpb.EventKind_CONFLICTING_REQUEST, Path: h.Path, Instance: h.Instance, Generation: h.Generation}, out)
+	}
+}

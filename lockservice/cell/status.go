@@ -1,0 +1,140 @@
+package cell
+
+import (
+	"context"
+	"slices"
+
+	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// Status describes the cell as this replica has applied it; Epoch is 0 where it does
+// not lead. Name and address of the leader are the server's to add.
+func (c *Cell) Status() *lockpb.Cell {
+	c.mu.RLock()
+	s := &lockpb.Cell{
+		Name: c.cfg.Name, Group: uint64(c.cfg.Group), Revision: c.st.Revision(),
+		Sessions: uint64(c.st.SessionCount()), Locks: uint64(c.st.LockCount()),
+		Used: quotaOf(c.st.Used()), Quota: quotaOf(c.st.Quota()),
+	}
+	c.mu.RUnlock()
+	if l, err := c.leading(); err == nil {
+		s.Epoch = l.term
+	}
+	return s
+}
+
+// AddCell enters a cell into the list of cells. Only the leader of the first cell
+// does; elsewhere it fails with a *NotLeaderError.
+func (c *Cell) AddCell(ctx context.Context, n state.Cell) error {
+	l, err := c.leading()
+	if err != nil {
+		return err
+	}
+	res, err := l.carry(ctx, &state.Command{Kind: state.SetCell, Cell: n}, 0, nil)
+	if err != nil {
+		return err
+	}
+	if res.Err != nil {
+		return res.Err
+	}
+	return nil
+}
+
+func (r *request) listSessions(q *lockpb.ListSessionsRequest) (*lockpb.DoResponse_ListSessions, error) {
+	l := r.l
+	l.c.mu.RLock()
+	list, more := l.c.st.Sessions(state.SessionID(q.GetAfter()), listLimit(q.GetLimit()))
+	l.c.mu.RUnlock()
+	a := &lockpb.ListSessionsResponse{More: more, Sessions: make([]*lockpb.SessionInfo, 0, len(list))}
+	now := l.clock.Now()
+	l.mu.Lock()
+	for _, d := range list {
+		i := &lockpb.SessionInfo{
+			Session: uint64(d.ID), Client: d.Client, Principal: d.Principal, TtlNs: d.TTL, Created: int64(d.Created),
+			Locks: d.Locks, Ephemerals: d.Ephemerals, Caches: d.Caches,
+		}
+		if s := l.sessions[d.ID]; s != nil && !s.ending {
+			i.LeaseNs = int64(max(0, s.end.Sub(now.Latest)))
+		}
+		a.Sessions = append(a.Sessions, i)
+	}
+	l.mu.Unlock()
+	return &lockpb.DoResponse_ListSessions{ListSessions: a}, l.valid()
+}
+
+func (r *request) listLocks(q *lockpb.ListLocksRequest) (*lockpb.DoResponse_ListLocks, error) {
+	l := r.l
+	limit := listLimit(q.GetLimit())
+	l.mu.Lock()
+	l.c.mu.RLock()
+	list, more := l.c.st.Locks(q.GetAfter(), limit)
+	// Those that are only waited for come from the queues.
+	have := make(map[string]bool, len(list))
+	last := ""
+	for i := range list {
+		have[list[i].Path] = true
+		last = list[i].Path
+	}
+	for p, lk := range l.locks {
+		if len(lk.queue)+len(lk.flyers) > 0 && !have[p] && p > q.GetAfter() && (!more || p < last) {
+			list = append(list, state.Lock{Path: p})
+		}
+	}
+	slices.SortFunc(list, func(a, b state.Lock) int {
+		if a.Path < b.Path {
+			return -1
+		}
+		return 1
+	})
+	if len(list) > limit {
+		list, more = list[:limit], true
+	}
+	now := l.clock.Now().Earliest
+	a := &lockpb.ListLocksResponse{More: more}
+	for i := range list {
+		k := &list[i]
+		base := lockpb.LockInfo{}
+		if k.DelayedUntil >= now {
+			base.DelayedUntil = int64(k.DelayedUntil)
+		}
+		if lk := l.locks[k.Path]; lk != nil {
+			base.Waiters = uint32(len(lk.queue) + len(lk.flyers))
+		}
+		for j := range k.Holds {
+			h := &k.Holds[j]
+			i := &lockpb.LockInfo{
+				Sequencer: sequencerOf(h), Session: uint64(h.Session), Handle: uint64(h.Handle), Since: int64(h.Since),
+				Waiters: base.Waiters, DelayedUntil: base.DelayedUntil,
+			}
+			if s, ok := l.c.st.Session(h.Session); ok {
+				i.Client = s.Client
+			}
+			a.Locks = append(a.Locks, i)
+		}
+		if len(k.Holds) == 0 && (base.Waiters > 0 || base.DelayedUntil > 0) {
+			a.Locks = append(a.Locks, &lockpb.LockInfo{
+				Sequencer: &lockpb.Sequencer{Path: k.Path}, Waiters: base.Waiters, DelayedUntil: base.DelayedUntil,
+			})
+		}
+	}
+	l.c.mu.RUnlock()
+	l.mu.Unlock()
+	return &lockpb.DoResponse_ListLocks{ListLocks: a}, l.valid()
+}
+
+func (r *request) lockHistory(q *lockpb.LockHistoryRequest) (*lockpb.DoResponse_LockHistory, error) {
+	c := r.l.c
+	c.mu.RLock()
+	list, more := c.st.History(q.GetPath(), q.GetAfter(), listLimit(q.GetLimit()))
+	c.mu.RUnlock()
+	a := &lockpb.LockHistoryResponse{More: more, Holds: make([]*lockpb.HoldRecord, len(list))}
+	for i := range list {
+		e := &list[i]
+		a.Holds[i] = &lockpb.HoldRecord{
+			Entry: e.Entry, Sequencer: sequencerOf(&e.Hold), Session: uint64(e.Session), Client: e.Client,
+			From: int64(e.Since), Until: int64(e.Until), Ended: e.Cause.String(),
+		}
+	}
+	return &lockpb.DoResponse_LockHistory{LockHistory: a}, r.l.valid()
+}
