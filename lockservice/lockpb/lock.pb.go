@@ -532,7 +532,8 @@ type Beat struct {
 	Number  uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // echoed; grows with every beat of the session
 	// The epoch that the client knows. When it is not the leader's, the beat is answered at
 	// once, with an event CELL_FAILED_OVER; a client that then sends the new epoch says
-	// that it has dropped its cache.
+	// that it has dropped its cache. 0 asks for an answer at once: a client does that when
+	// an answer is late for its liking.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Every event up to this revision has been seen.
 	Seen uint64 `protobuf:"varint,4,opt,name=seen,proto3" json:"seen,omitempty"`

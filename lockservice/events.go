@@ -1,0 +1,355 @@
+package lockservice
+
+import (
+	"context"
+	"iter"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// EventKind says what happened to a node.
+type EventKind int32
+
+const (
+	ContentsChanged    = EventKind(lockpb.EventKind_CONTENTS_CHANGED)
+	ChildAdded         = EventKind(lockpb.EventKind_CHILD_ADDED)
+	ChildRemoved       = EventKind(lockpb.EventKind_CHILD_REMOVED)
+	ChildModified      = EventKind(lockpb.EventKind_CHILD_MODIFIED)
+	CellFailedOver     = EventKind(lockpb.EventKind_CELL_FAILED_OVER)    // the cell has another leader; no event was lost
+	HandleInvalid      = EventKind(lockpb.EventKind_HANDLE_INVALID)      // the node was deleted
+	LockAcquired       = EventKind(lockpb.EventKind_LOCK_ACQUIRED)       // the lock went from free to held
+	ConflictingRequest = EventKind(lockpb.EventKind_CONFLICTING_REQUEST) // to the lock's holder: another wants it in a mode that conflicts
+	EventsLost         = EventKind(lockpb.EventKind_EVENTS_LOST)         // some are forgotten: read again what the subscription is about
+)
+
+func (k EventKind) String() string { return lockpb.EventKind(k).String() }
+
+// Event is delivered after what it tells of is visible to every read, at least once. Events of
+// one node come in the order of their revisions.
+type Event struct {
+	Kind     EventKind
+	Path     string // of the node that was subscribed to
+	Child    string // name, of events of children
+	Instance uint64
+	// Generation after the change, of the contents or the lock.
+	Generation uint64
+	// Revision of the cell at the change. A later subscription goes on behind it (After).
+	Revision uint64
+}
+
+// SubscribeOptions of Subscribe. The zero value asks for everything from now on.
+type SubscribeOptions struct {
+	Kinds []EventKind // none: all; EventsLost is always delivered
+	// After: begin with the events of revisions above it, of a Stat or an Event. If the cell
+	// has forgotten some of them, EventsLost comes first. 0: from now on.
+	After uint64
+}
+
+// backlog bounds what waits in a subscription for its reader. Beyond it the client forgets and,
+// when the reader has caught up, asks the cell again from where he is.
+const backlog = 4096
+
+// Subscription delivers the events of a node to one reader, across changes of leader. A slow
+// reader delays nobody else. Next may not be called concurrently with itself.
+type Subscription struct {
+	s     *Session
+	group *group
+	kinds []EventKind
+	wake  chan struct{} // has room for one; something is to be had
+
+	// Guarded by the session's mutex.
+	queue   []Event
+	last    uint64    // revision up to which events were queued
+	same    []eventID // of that revision, queued
+	behind  bool      // events above last were dropped
+	failure error     // it is over
+}
+
+type eventID struct {
+	kind  EventKind
+	child string
+}
+
+// group is the subscriptions of one node, as the server sees them.
+type group struct {
+	node    nodeID
+	members []*Subscription
+	anew    anew
+}
+
+type nodeID struct {
+	path     string
+	instance uint64
+}
+
+// anew is how a group has its events sent again: a beat without it, then one with it.
+type anew int
+
+const (
+	steady anew = iota
+	leave
+	enter
+)
+
+// subscriptions of a session, guarded by its mutex.
+type subscriptions struct {
+	s      *Session
+	groups map[nodeID]*group
+}
+
+func (u *subscriptions) init(s *Session) { u.s, u.groups = s, map[nodeID]*group{} }
+
+// Subscribe asks for the node's events. They begin, at the latest, with what happens after
+// Subscribe was called. The subscription ends with Close or the session. The node must be one
+// of a session; on a Handle it means the node that was opened, on Session.Node whatever is there.
+func (n *Node) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
+	if n.bad != nil {
+		return nil, n.bad
+	}
+	if n.s == nil {
+		return nil, &Error{Code: codes.InvalidArgument, Reason: "BAD_REQUEST", Path: n.path, Message: "events need a session"}
+	}
+	after := o.After
+	if after == 0 {
+		// Now is a revision, so that nothing is missed between this call and the beat
+		// that tells the server, nor if that meets another leader.
+		resp, err := n.call(ctx, often, func() *lockpb.DoRequest {
+			return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: n.cell.name}}}
+		})
+		if err != nil {
+			return nil, err
+		}
+		after = resp.GetGetCell().GetCell().GetRevision()
+	}
+	sub := &Subscription{s: n.s, kinds: slices.Clone(o.Kinds), wake: make(chan struct{}, 1), last: after}
+	s := n.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Expired {
+		return nil, s.cause
+	}
+	id := nodeID{n.path, n.instance}
+	g := s.events.groups[id]
+	if g == nil {
+		g = &group{node: id}
+		s.events.groups[id] = g
+	} else {
+		g.anew = leave // others of the group may be further
+	}
+	sub.group = g
+	g.members = append(g.members, sub)
+	s.subscribeLocked()
+	return sub, nil
+}
+
+// Events is Subscribe as an iterator: it ends with an error when ctx or the session does, or with
+// the loop.
+func (n *Node) Events(ctx context.Context, kinds ...EventKind) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		sub, err := n.Subscribe(ctx, SubscribeOptions{Kinds: kinds})
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		defer sub.Close()
+		for {
+			e, err := sub.Next(ctx)
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Next waits for the next event. The error is ctx's cause, or why the subscription or its
+// session ended.
+func (u *Subscription) Next(ctx context.Context) (Event, error) {
+	for {
+		if e, ok, err := u.take(); ok || err != nil {
+			return e, err
+		}
+		select {
+		case <-u.wake:
+		case <-ctx.Done():
+			return Event{}, context.Cause(ctx)
+		}
+	}
+}
+
+func (u *Subscription) take() (e Event, ok bool, err error) {
+	s := u.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(u.queue) > 0 {
+		e = u.queue[0]
+		u.queue = u.queue[1:]
+		return e, true, nil
+	}
+	if u.failure != nil {
+		return e, false, u.failure
+	}
+	if u.behind {
+		u.behind, u.group.anew = false, leave
+		s.subscribeLocked()
+	}
+	return e, false, nil
+}
+
+// Close ends the subscription. Next then fails with ErrClosed.
+func (u *Subscription) Close() {
+	s := u.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.failure != nil {
+		return
+	}
+	u.endLocked(ErrClosed)
+	u.queue = nil
+	g := u.group
+	g.members = slices.DeleteFunc(g.members, func(o *Subscription) bool { return o == u })
+	if len(g.members) == 0 {
+		delete(s.events.groups, g.node)
+	}
+	s.subscribeLocked()
+}
+
+func (u *Subscription) endLocked(why error) {
+	u.failure = why
+	u.poke()
+}
+
+func (u *Subscription) poke() {
+	select {
+	case u.wake <- struct{}{}:
+	default:
+	}
+}
+
+// subscribeLocked has the next beat, soon, list the subscriptions.
+func (s *Session) subscribeLocked() {
+	if s.state == Expired {
+		return
+	}
+	s.beats.subscribe = true
+	s.cell.keeper.requestLocked(s)
+}
+
+// wireLocked lists the subscriptions for a beat, and reports whether another beat must follow
+// with another list.
+func (u *subscriptions) wireLocked() (list *lockpb.Subscriptions, more bool) {
+	list = &lockpb.Subscriptions{}
+	for _, g := range u.groups {
+		switch g.anew {
+		case leave:
+			g.anew, more = enter, true
+			continue
+		case enter:
+			g.anew = steady
+		}
+		if w := g.wireLocked(); w != nil {
+			list.List = append(list.List, w)
+		}
+	}
+	return list, more
+}
+
+func (g *group) wireLocked() *lockpb.Subscription {
+	w := &lockpb.Subscription{Path: g.node.path, Instance: g.node.instance}
+	all, some := false, false
+	for _, m := range g.members {
+		if m.behind {
+			continue // asks again when its reader has caught up
+		}
+		if !some || m.last < w.After {
+			w.After = m.last
+		}
+		some = true
+		all = all || len(m.kinds) == 0
+		for _, k := range m.kinds {
+			if wire := lockpb.EventKind(k); !slices.Contains(w.Kinds, wire) {
+				w.Kinds = append(w.Kinds, wire)
+			}
+		}
+	}
+	if !some {
+		return nil
+	}
+	if all {
+		w.Kinds = nil
+	}
+	return w
+}
+
+// deliverLocked queues an event for those who asked for it.
+func (u *subscriptions) deliverLocked(w *lockpb.Event) {
+	e := Event{Kind: EventKind(w.Kind), Path: w.Path, Child: w.Child, Instance: w.Instance, Generation: w.Generation, Revision: w.Revision}
+	if e.Kind == CellFailedOver {
+		return // the epoch tells, once
+	}
+	for _, id := range [...]nodeID{{e.Path, 0}, {e.Path, e.Instance}} {
+		if g := u.groups[id]; g != nil {
+			for _, m := range g.members {
+				m.offerLocked(e)
+			}
+		}
+		if e.Instance == 0 {
+			break
+		}
+	}
+}
+
+// failedOverLocked tells every subscription of another leader.
+func (u *subscriptions) failedOverLocked() {
+	for _, g := range u.groups {
+		for _, m := range g.members {
+			m.offerLocked(Event{Kind: CellFailedOver, Path: g.node.path, Instance: g.node.instance})
+		}
+	}
+}
+
+// passing are the kinds that are about a moment: they have no place in the history and no
+// order among what has.
+func passing(k EventKind) bool {
+	return k == CellFailedOver || k == ConflictingRequest || k == EventsLost
+}
+
+func (u *Subscription) offerLocked(e Event) {
+	if u.failure != nil || u.behind {
+		return
+	}
+	if len(u.queue) >= backlog {
+		u.behind = true
+		return
+	}
+	if !passing(e.Kind) {
+		id := eventID{e.Kind, e.Child}
+		if e.Revision < u.last || e.Revision == u.last && (len(u.same) == 0 || slices.Contains(u.same, id)) {
+			return // sent again
+		}
+		if e.Revision > u.last {
+			u.same = u.same[:0]
+		}
+		u.last = e.Revision
+		u.same = append(u.same, id)
+	} else if e.Kind == EventsLost && e.Revision > u.last {
+		u.last, u.same = e.Revision, u.same[:0] // what is forgotten need not be asked for again
+	}
+	if len(u.kinds) > 0 && e.Kind != EventsLost && !slices.Contains(u.kinds, e.Kind) {
+		return
+	}
+	u.queue = append(u.queue, e)
+	u.poke()
+}
+
+// endLocked ends all of them with the session.
+func (u *subscriptions) endLocked(why error) {
+	for _, g := range u.groups {
+		for _, m := range g.members {
+			m.endLocked(why)
+		}
+	}
+	clear(u.groups)
+}

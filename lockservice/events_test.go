@@ -1,0 +1,160 @@
+package lockservice
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+func changed(rev uint64) *lockpb.Event {
+	return &lockpb.Event{Revision: rev, Kind: lockpb.EventKind_CONTENTS_CHANGED, Path: "/ls/local/x", Instance: 7, Generation: rev}
+}
+
+func (c *fakeCluster) subscriptions() []*lockpb.Subscription {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := len(c.beats) - 1; i >= 0; i-- {
+		if u := c.beats[i].Subscriptions; u != nil {
+			return u.List
+		}
+	}
+	return nil
+}
+
+// What comes twice is delivered once, what comes is acknowledged, and a new stream goes on behind it.
+func TestPaper2_5_EventsAreDeliveredOnceAndResumed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 2)
+		s := c.session(SessionOptions{})
+		h, err := s.Open(t.Context(), "/ls/local/x", OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub, err := h.Subscribe(t.Context(), SubscribeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 1 || got[0].After != 100 || got[0].Instance != 7 {
+			t.Fatalf("subscribed to %v", got) // from the cell's revision at the call
+		}
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(99), changed(101), changed(102)}})
+		synctest.Wait()
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(101), changed(102), changed(103)}})
+		synctest.Wait()
+		for want := uint64(101); want <= 103; want++ {
+			if e, err := sub.Next(t.Context()); err != nil || e.Revision != want || e.Kind != ContentsChanged || e.Generation != want {
+				t.Fatalf("event %v, %v, want revision %d", e, err, want)
+			}
+		}
+		if b := c.lastBeat(); b.Seen != 103 {
+			t.Errorf("acknowledged %d", b.Seen)
+		}
+		c.nodes[0].kill()
+		c.lead(1)
+		if e, err := sub.Next(t.Context()); err != nil || e.Kind != CellFailedOver {
+			t.Fatalf("event %v, %v", e, err)
+		}
+		if got := c.subscriptions(); len(got) != 1 || got[0].After != 103 {
+			t.Errorf("resumed from %v", got)
+		}
+		s.end(ErrClosed)
+		if _, err := sub.Next(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("after the session's end: %v", err)
+		}
+	})
+}
+
+func TestPaper2_5_KindsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		n := s.Node("/ls/local/x")
+		all, err := n.Subscribe(t.Context(), SubscribeOptions{Kinds: []EventKind{ContentsChanged, LockAcquired}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		some, err := n.Subscribe(t.Context(), SubscribeOptions{Kinds: []EventKind{LockAcquired}, After: 50})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 1 || got[0].After != 50 || len(got[0].Kinds) != 2 {
+			t.Fatalf("subscribed to %v", got)
+		}
+		lock := changed(102)
+		lock.Kind = lockpb.EventKind_LOCK_ACQUIRED
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(101), lock}})
+		if e, err := some.Next(t.Context()); err != nil || e.Kind != LockAcquired {
+			t.Errorf("event %v, %v", e, err)
+		}
+		if e, err := all.Next(t.Context()); err != nil || e.Kind != ContentsChanged {
+			t.Errorf("event %v, %v", e, err)
+		}
+		all.Close()
+		some.Close()
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 0 {
+			t.Errorf("still subscribed to %v", got)
+		}
+	})
+}
+
+// A reader that does not read costs the client a bounded queue. When it has read that, the cell
+// is asked again from there.
+func TestPaper2_5_SlowReaderIsCaughtUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		n := s.Node("/ls/local/x")
+		sub, err := n.Subscribe(t.Context(), SubscribeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const all = backlog + 500
+		send := func(from int) {
+			var list []*lockpb.Event
+			for i := from; i <= all; i++ {
+				list = append(list, changed(uint64(100+i)))
+			}
+			c.tell(s, &lockpb.Lease{Events: list})
+			synctest.Wait()
+		}
+		send(1)
+		if len(sub.queue) != backlog || c.lastBeat().Seen != 100+all {
+			t.Fatalf("%d queued, seen %d", len(sub.queue), c.lastBeat().Seen)
+		}
+		read := func(from, to int) {
+			for i := from; i <= to; i++ {
+				if e, err := sub.Next(t.Context()); err != nil || e.Revision != uint64(100+i) {
+					panic(fmt.Sprintf("event %v, %v, want %d", e, err, 100+i))
+				}
+			}
+		}
+		read(1, backlog)
+		if _, ok, err := sub.take(); ok || err != nil { // notices that it is behind
+			t.Fatalf("more than was queued: %v", err)
+		}
+		synctest.Wait()
+		c.mu.Lock()
+		var lists []int
+		for _, b := range c.beats {
+			if b.Subscriptions != nil {
+				lists = append(lists, len(b.Subscriptions.List))
+			}
+		}
+		c.mu.Unlock()
+		// A server leaves a subscription that it knows where it is: so it goes, and comes again.
+		if n := len(lists); n < 2 || lists[n-1] != 1 || lists[n-2] != 0 {
+			t.Errorf("subscriptions in the beats: %v", lists)
+		}
+		if got := c.subscriptions(); got[0].After != 100+backlog {
+			t.Errorf("asked again from %d", got[0].After)
+		}
+		send(backlog + 1)
+		read(backlog+1, all)
+	})
+}

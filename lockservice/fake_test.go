@@ -1,0 +1,328 @@
+package lockservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// fakeCluster is a cell as a client sees it over the wire, made for what a real one does not
+// do when told to: be silent, lose answers, say what a test wants. It runs in a synctest
+// bubble over bufconn. Files, locks and sessions are the tests' affair: answer.
+type fakeCluster struct {
+	t     *testing.T
+	nodes []*fakeNode
+	clock *bubbleClock
+
+	mu     sync.Mutex
+	leader int
+	epoch  uint64
+	mute   bool // beats and calls are received and not answered
+	ended  bool // sessions have ended
+	beats  []*lockpb.Beat
+	calls  []*lockpb.DoRequest
+	// answer answers a call; nil: not at all.
+	answer func(*lockpb.DoRequest) *lockpb.DoResponse
+	push   map[uint64]*lockpb.Lease // what the next answer to a session's beat carries
+	latest map[uint64]uint64        // beat of a session: an earlier one is not answered any more
+	poked  chan struct{}
+}
+
+type fakeNode struct {
+	lockpb.UnimplementedLockServiceServer
+	c      *fakeCluster
+	index  int
+	mu     sync.Mutex
+	lis    *bufconn.Listener // nil: down
+	server *grpc.Server
+}
+
+// bubbleClock is virtual time, plus what a test adds: a suspend, in which timers stand still.
+type bubbleClock struct {
+	start time.Time
+	add   atomic.Int64
+}
+
+func (c *bubbleClock) Now() time.Duration {
+	return time.Since(c.start) + time.Duration(c.add.Load())
+}
+
+const testTTL = 12 * time.Second
+
+func newFakeCluster(t *testing.T, nodes int) *fakeCluster {
+	c := &fakeCluster{t: t, epoch: 1, clock: &bubbleClock{start: time.Now()}, push: map[uint64]*lockpb.Lease{}, latest: map[uint64]uint64{}, poked: make(chan struct{})}
+	for i := range nodes {
+		n := &fakeNode{c: c, index: i}
+		c.nodes = append(c.nodes, n)
+		n.boot()
+	}
+	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			n.kill()
+		}
+	})
+	return c
+}
+
+func (n *fakeNode) addr() string { return fmt.Sprintf("n%d", n.index+1) }
+
+func (n *fakeNode) boot() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lis = bufconn.Listen(1 << 20)
+	// As a node's server has it (internal/rpc).
+	n.server = grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+	lockpb.RegisterLockServiceServer(n.server, n)
+	go n.server.Serve(n.lis)
+}
+
+func (n *fakeNode) kill() {
+	n.mu.Lock()
+	s := n.server
+	n.lis, n.server = nil, nil
+	n.mu.Unlock()
+	if s != nil {
+		s.Stop()
+	}
+}
+
+func (c *fakeCluster) dialer(ctx context.Context, addr string) (net.Conn, error) {
+	for _, n := range c.nodes {
+		if n.addr() == addr {
+			n.mu.Lock()
+			lis := n.lis
+			n.mu.Unlock()
+			if lis == nil {
+				return nil, errors.New("connection refused")
+			}
+			return lis.DialContext(ctx)
+		}
+	}
+	return nil, fmt.Errorf("no node %q", addr)
+}
+
+func dialer(c *fakeCluster) grpc.DialOption { return grpc.WithContextDialer(c.dialer) }
+
+func (c *fakeCluster) client() *Client {
+	c.t.Helper()
+	addrs := ""
+	for _, n := range c.nodes {
+		addrs += "," + n.addr()
+	}
+	client, err := Dial(c.t.Context(), addrs[1:], WithClock(c.clock),
+		WithGRPC(dialer(c)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func (c *fakeCluster) session(o SessionOptions) *Session {
+	c.t.Helper()
+	s, err := c.client().NewSession(c.t.Context(), o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+func (c *fakeCluster) set(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+	close(c.poked)
+	c.poked = make(chan struct{})
+}
+
+// lead makes another node the leader, of the next epoch.
+func (c *fakeCluster) lead(node int) { c.set(func() { c.leader = node; c.epoch++ }) }
+
+// tell has the answer to the session's beat carry something, at once.
+func (c *fakeCluster) tell(s *Session, l *lockpb.Lease) { c.set(func() { c.push[s.id] = l }) }
+
+func (c *fakeCluster) lastBeat() *lockpb.Beat {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.beats) == 0 {
+		return nil
+	}
+	return c.beats[len(c.beats)-1]
+}
+
+// made returns the calls so far that want finds.
+func (c *fakeCluster) made(want func(*lockpb.DoRequest) bool) []*lockpb.DoRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(c.calls), func(r *lockpb.DoRequest) bool { return !want(r) })
+}
+
+// KeepAlive holds a beat for half the TTL, or until there is something to tell.
+func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
+	c := n.c
+	var send sync.Mutex
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		leads := c.leader == n.index
+		c.beats = append(c.beats, req.Beats...)
+		for _, b := range req.Beats {
+			c.latest[b.Session] = b.Number
+		}
+		c.mu.Unlock()
+		if !leads {
+			return c.notLeader()
+		}
+		for _, b := range req.Beats {
+			go func() {
+				held := time.After(testTTL / 2)
+				for {
+					c.mu.Lock()
+					if c.latest[b.Session] != b.Number {
+						c.mu.Unlock()
+						return
+					}
+					l := &lockpb.Lease{Session: b.Session, Number: b.Number, TtlNs: int64(testTTL), Epoch: c.epoch}
+					tell := b.Epoch != c.epoch || c.ended
+					if p := c.push[b.Session]; p != nil && !c.mute {
+						delete(c.push, b.Session)
+						l.Events, l.Invalidation, l.Invalidate, tell = p.Events, p.Invalidation, p.Invalidate, true
+					}
+					if c.ended {
+						l.TtlNs = 0
+					}
+					mute, poked := c.mute, c.poked
+					c.mu.Unlock()
+					if tell && !mute {
+						send.Lock()
+						stream.Send(&lockpb.KeepAliveResponse{Leases: []*lockpb.Lease{l}})
+						send.Unlock()
+						return
+					}
+					select {
+					case <-held:
+						held = nil
+						if !mute {
+							send.Lock()
+							stream.Send(&lockpb.KeepAliveResponse{Leases: []*lockpb.Lease{l}})
+							send.Unlock()
+							return
+						}
+					case <-poked:
+					case <-stream.Context().Done():
+						return
+					}
+				}
+			}()
+		}
+	}
+}
+
+func (c *fakeCluster) notLeader() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st, err := status.New(codes.FailedPrecondition, "not the leader").WithDetails(&lockpb.ErrorInfo{
+		Reason: "NOT_LEADER", Leader: &lockpb.NotLeader{Addr: c.nodes[c.leader].addr()}})
+	if err != nil {
+		c.t.Error(err)
+	}
+	return st.Err()
+}
+
+func (n *fakeNode) Do(stream lockpb.LockService_DoServer) error {
+	var send sync.Mutex
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		go func() {
+			resp := n.answer(req)
+			if resp == nil {
+				return
+			}
+			resp.Id = req.Id
+			send.Lock()
+			defer send.Unlock()
+			stream.Send(resp)
+		}()
+	}
+}
+
+func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
+	c := n.c
+	c.mu.Lock()
+	leads, mute, epoch, leader, answer := c.leader == n.index, c.mute, c.epoch, c.nodes[c.leader].addr(), c.answer
+	if req.GetGetCell() == nil && req.GetListCells() == nil {
+		c.calls = append(c.calls, req)
+	}
+	c.mu.Unlock()
+	switch r := req.Call.(type) {
+	case *lockpb.DoRequest_ListCells:
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_ListCells{ListCells: &lockpb.ListCellsResponse{}}}
+	case *lockpb.DoRequest_GetCell:
+		if mute && leads {
+			return nil
+		}
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{
+			Cell: &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Revision: 100}}}}
+	}
+	if mute && leads {
+		return nil
+	}
+	if !leads {
+		return failure(codes.FailedPrecondition, &lockpb.ErrorInfo{Reason: "NOT_LEADER", Leader: &lockpb.NotLeader{Addr: leader}})
+	}
+	switch r := req.Call.(type) {
+	case *lockpb.DoRequest_CreateSession:
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_CreateSession{CreateSession: &lockpb.CreateSessionResponse{
+			Session: r.CreateSession.Session, TtlNs: int64(testTTL), Epoch: epoch}}}
+	case *lockpb.DoRequest_Open:
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_Open{Open: &lockpb.OpenResponse{Stat: &lockpb.Stat{Path: r.Open.Handle.Path, Instance: 7}}}}
+	}
+	if answer != nil {
+		if resp := answer(req); resp != nil || req.GetCancel() != 0 {
+			return resp
+		}
+	}
+	switch r := req.Call.(type) {
+	case *lockpb.DoRequest_Acquire:
+		return granted(r.Acquire)
+	case *lockpb.DoRequest_TryAcquire:
+		return granted(r.TryAcquire)
+	case *lockpb.DoRequest_Release:
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_Release{Release: &lockpb.ReleaseResponse{Released: true}}}
+	}
+	return nil
+}
+
+func granted(r *lockpb.AcquireRequest) *lockpb.DoResponse {
+	return &lockpb.DoResponse{Answer: &lockpb.DoResponse_Acquire{Acquire: &lockpb.AcquireResponse{
+		Sequencer: &lockpb.Sequencer{Path: r.Handle.Path, Mode: r.Mode, Generation: 5, Hold: 9, Text: r.Handle.Path + ":exclusive:5:9"}}}}
+}
+
+func failure(code codes.Code, info *lockpb.ErrorInfo) *lockpb.DoResponse {
+	return &lockpb.DoResponse{Answer: &lockpb.DoResponse_Failure{Failure: &lockpb.Failure{Code: int32(code), Message: info.Reason, Info: info}}}
+}
+
+func contents(text string, generation uint64, cacheable bool) *lockpb.DoResponse {
+	return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetContentsAndStat{GetContentsAndStat: &lockpb.GetContentsAndStatResponse{
+		Contents: []byte(text), Stat: &lockpb.Stat{Instance: 7, ContentGeneration: generation}, Cacheable: cacheable}}}
+}

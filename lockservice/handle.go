@@ -1,0 +1,133 @@
+package lockservice
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// Create says what Open does about a node that is not there.
+type Create int
+
+const (
+	CreateNone      Create = iota // ErrNotFound
+	CreateIfAbsent                // make it
+	CreateExclusive               // make it, ErrExists if it is there
+)
+
+// OpenOptions of Open. The zero value opens what is there.
+type OpenOptions struct {
+	Create    Create
+	Directory bool // make a directory
+	// Ephemeral makes a node that goes when no session holds it open any more.
+	Ephemeral bool
+	Contents  []byte // of a file that is made
+	ACL       *ACL   // of a node that is made; nil: its parent's
+	// LockDelay: how long nobody else gets the lock after this session expired while it held
+	// it through this handle, so that what it sent before can arrive before another's does.
+	// At most 60 s. A Release or Close is not delayed.
+	LockDelay time.Duration
+}
+
+// Handle is a node that the session has open, and the place of at most one hold of its lock.
+// See Node for the methods that read and change it.
+type Handle struct {
+	Node
+	created   bool
+	stat      *Stat
+	lockDelay time.Duration
+	// turn has room for one: who is in it may ask for the lock, or has it. A retry must meet
+	// only its own hold at the server, so the next attempt waits until the last one is undone.
+	turn chan struct{}
+
+	mu      sync.Mutex
+	attempt uint64
+	closed  bool
+}
+
+// Open finds or makes a node. ErrNotFound, ErrExists, ErrIsDirectory, ErrNotDirectory,
+// ErrQuotaExceeded, ErrTooLarge and what Node says.
+func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle, error) {
+	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, turn: make(chan struct{}, 1)}
+	h.number = s.handle.Add(1)
+	contents := bytes.Clone(o.Contents)
+	makes := o.Create != CreateNone || o.Ephemeral
+	resp, err := h.change(ctx, func(request, _ uint64) *lockpb.DoRequest {
+		if !makes {
+			request = 0 // reads only: nothing to remember
+		}
+		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Open{Open: &lockpb.OpenRequest{
+			Handle: h.wire(), Request: request, Create: lockpb.Create(o.Create),
+			Directory: o.Directory, Ephemeral: o.Ephemeral, Contents: contents, Acl: o.ACL.wire()}}}
+	})
+	if err != nil {
+		if o.Ephemeral && ctx.Err() != nil {
+			// It may be open there all the same, and would keep the node alive.
+			h.undo(func() *lockpb.DoRequest { return h.closing() }, nil)
+		}
+		return nil, err
+	}
+	h.stat = statOf(resp.GetOpen().GetStat())
+	h.created = resp.GetOpen().GetCreated()
+	h.instance = h.stat.Instance
+	return h, nil
+}
+
+// Created says whether Open made the node.
+func (h *Handle) Created() bool { return h.created }
+
+// Opened is the node's Stat as it was opened.
+func (h *Handle) Opened() *Stat { return h.stat }
+
+// Close gives up the handle, with the lock that it holds and the ephemeral node that it keeps
+// alive. When ctx ends first, the client goes on trying while the session lives.
+func (h *Handle) Close(ctx context.Context) error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	h.s.released(h)
+	_, err := h.call(ctx, often, h.closing)
+	if err != nil && ctx.Err() != nil {
+		h.undo(h.closing, nil)
+	}
+	if errors.Is(err, ErrStaleHandle) || errors.Is(err, ErrNotFound) {
+		return nil // there is nothing left to close
+	}
+	return err
+}
+
+func (h *Handle) closing() *lockpb.DoRequest {
+	return &lockpb.DoRequest{Call: &lockpb.DoRequest_Close{Close: &lockpb.CloseRequest{Handle: h.wire()}}}
+}
+
+// undo makes a call whose caller is gone, on a goroutine that ends with the session at the
+// latest, then calls after.
+func (h *Handle) undo(build func() *lockpb.DoRequest, after func()) {
+	started := h.cell.c.start(func() {
+		h.call(h.cell.c.ctx, often, build)
+		if after != nil {
+			after()
+		}
+	})
+	if !started && after != nil {
+		after()
+	}
+}
+
+// SetSequencer binds the handle to a sequencer, of any lock in the cell: from then on every call
+// through the handle fails with ErrStaleSequencer once that is no longer valid. So what a
+// paused holder writes when it wakes up cannot overwrite its successor's.
+func (h *Handle) SetSequencer(ctx context.Context, sequencer string) error {
+	_, err := h.call(ctx, often, func() *lockpb.DoRequest {
+		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetSequencer{SetSequencer: &lockpb.SetSequencerRequest{Handle: h.wire(), Sequencer: sequencer}}}
+	})
+	return err
+}

@@ -1,0 +1,333 @@
+package lockservice
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// LockState of Lock.State.
+type LockState int
+
+const (
+	// LockHeld: the lease holds, so nobody else has the lock in a conflicting mode.
+	LockHeld LockState = iota
+	// LockJeopardy: the lease is over by the client's count and not renewed yet. The lock may
+	// still be held, or be lost already. It ends as LockHeld or LockLost.
+	LockJeopardy
+	// LockLost: the session ended, or the node was deleted. For good.
+	LockLost
+	// LockReleased: by Unlock or Handle.Close.
+	LockReleased
+)
+
+func (s LockState) String() string {
+	return [...]string{"held", "jeopardy", "lost", "released"}[s]
+}
+
+// Lock is a lock that was acquired. Safe for concurrent use.
+type Lock struct {
+	h         *Handle
+	attempt   uint64
+	sequencer string
+	parsed    Sequencer
+	base      context.Context // values for contexts; never ends
+
+	// Guarded by the session's mutex.
+	state   LockState
+	cause   error
+	tenure  *leaseContext // nil: nobody has asked for it
+	cancel  context.CancelCauseFunc
+	changed chan struct{} // nil: nobody waits
+}
+
+// Lock takes the node's lock in exclusive mode. It waits in turn, first come first served,
+// until the lock is free or ctx ends (the error wraps ctx's cause); whoever gives up leaves
+// nothing behind. It returns only when the session is safe.
+//
+// A handle holds its lock at most once: like a sync.Mutex, a second Lock or RLock on the same
+// handle waits for the first one's Unlock. Open the file again to share.
+func (h *Handle) Lock(ctx context.Context) (*Lock, error) {
+	return h.acquire(ctx, lockpb.Mode_EXCLUSIVE, false)
+}
+
+// RLock takes the lock in shared mode: any number of handles may hold it so, and none in
+// exclusive mode meanwhile. A shared request waits behind an exclusive one that came before.
+func (h *Handle) RLock(ctx context.Context) (*Lock, error) {
+	return h.acquire(ctx, lockpb.Mode_SHARED, false)
+}
+
+// TryLock takes the lock in exclusive mode if that needs no waiting: ErrLockHeld, ErrLockDelayed.
+func (h *Handle) TryLock(ctx context.Context) (*Lock, error) {
+	return h.acquire(ctx, lockpb.Mode_EXCLUSIVE, true)
+}
+
+// TryRLock is TryLock in shared mode.
+func (h *Handle) TryRLock(ctx context.Context) (*Lock, error) {
+	return h.acquire(ctx, lockpb.Mode_SHARED, true)
+}
+
+func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock, error) {
+	if err := h.takeTurn(ctx, try); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.attempt++
+	attempt := h.attempt
+	h.mu.Unlock()
+	var ticket atomic.Int64
+	waiting := ticket.Store
+	if try {
+		waiting = nil
+	}
+	resp, err := h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
+		req := &lockpb.AcquireRequest{Handle: h.wire(), Mode: mode, Attempt: attempt, LockDelayNs: int64(h.lockDelay), Ticket: ticket.Load()}
+		if try {
+			return &lockpb.DoRequest{Call: &lockpb.DoRequest_TryAcquire{TryAcquire: req}}
+		}
+		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Acquire{Acquire: req}}
+	}, waiting)
+	var refused *Error
+	switch {
+	case ctx.Err() == nil && errors.As(err, &refused):
+		<-h.turn
+		return nil, err
+	case err != nil: // it may be granted all the same
+		h.release(attempt)
+		return nil, err
+	}
+	got := resp.GetAcquire().GetSequencer()
+	l := &Lock{
+		h: h, attempt: attempt, sequencer: got.GetText(), base: context.WithoutCancel(ctx),
+		parsed: Sequencer{Path: got.GetPath(), Shared: got.GetMode() == lockpb.Mode_SHARED, Generation: got.GetGeneration(), Hold: got.GetHold()},
+	}
+	if err := h.s.hold(l); err != nil {
+		<-h.turn
+		return nil, err
+	}
+	if err := h.s.awaitSafe(ctx); err != nil {
+		h.s.letGo(l, LockReleased, ErrUnlocked)
+		h.release(attempt)
+		return nil, err
+	}
+	return l, nil
+}
+
+func (h *Handle) takeTurn(ctx context.Context, try bool) error {
+	if h.isClosed() {
+		return ErrClosed
+	}
+	if try {
+		select {
+		case h.turn <- struct{}{}:
+			return nil
+		default:
+			return &Error{Code: codes.FailedPrecondition, Reason: "LOCK_HELD", Path: h.path, Message: "the handle holds the lock already, or asks for it"}
+		}
+	}
+	select {
+	case h.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-h.s.done:
+		return h.s.why()
+	}
+}
+
+func (h *Handle) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
+}
+
+// release undoes an attempt, in the background, and then ends its turn.
+func (h *Handle) release(attempt uint64) {
+	h.undo(func() *lockpb.DoRequest { return h.releasing(attempt) }, func() { <-h.turn })
+}
+
+func (h *Handle) releasing(attempt uint64) *lockpb.DoRequest {
+	return &lockpb.DoRequest{Call: &lockpb.DoRequest_Release{Release: &lockpb.ReleaseRequest{Handle: h.wire(), Attempt: attempt}}}
+}
+
+// Sequencer is the text that proves the hold to whoever checks it: SQL (spand.fence),
+// Client.CheckSequencer, Handle.SetSequencer.
+func (l *Lock) Sequencer() string { return l.sequencer }
+
+// Fields of the sequencer: its Generation is what a store compares that cannot ask.
+func (l *Lock) Fields() Sequencer { return l.parsed }
+
+// Handle through which it was taken.
+func (l *Lock) Handle() *Handle { return l.h }
+
+// Context ends when the lock may no longer be held: at the local end of the lease (cause
+// ErrJeopardy), which comes before the server could give the lock to another; when it is lost
+// (cause ErrLockLost and what happened), or by Unlock (cause ErrUnlocked). Its values are
+// those of the context that the lock was taken with.
+//
+// When jeopardy ends well (State is LockHeld again) a context that has ended stays so: call
+// Context again for that of the new tenure.
+//
+// It cannot protect a process that is paused between looking at it and acting: only a store
+// that checks the sequencer can. Err asks the clock, Done waits for a timer.
+func (l *Lock) Context() context.Context {
+	s := l.h.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookLocked()
+	if l.tenure == nil {
+		ctx, cancel := context.WithCancelCause(l.base)
+		l.tenure, l.cancel = &leaseContext{ctx, s}, cancel
+		if l.state != LockHeld {
+			cancel(l.cause)
+		}
+	}
+	return l.tenure
+}
+
+// State tells how the lock stands at this moment, by the clock.
+func (l *Lock) State() LockState {
+	l.h.s.mu.Lock()
+	defer l.h.s.mu.Unlock()
+	l.h.s.lookLocked()
+	return l.state
+}
+
+// Err says why the lock is not held: what State names; nil while it is held.
+func (l *Lock) Err() error {
+	l.h.s.mu.Lock()
+	defer l.h.s.mu.Unlock()
+	l.h.s.lookLocked()
+	return l.cause
+}
+
+// Changed returns a channel that is closed when the state is another than now.
+func (l *Lock) Changed() <-chan struct{} {
+	l.h.s.mu.Lock()
+	defer l.h.s.mu.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
+}
+
+// Remaining is what is left of the local lease if it is not renewed: for that long the lock
+// is held for certain. Not above 0 in jeopardy; 0 when the lock is lost or released.
+func (l *Lock) Remaining() time.Duration {
+	if s := l.State(); s == LockLost || s == LockReleased {
+		return 0
+	}
+	return l.h.s.remaining()
+}
+
+// Unlock gives the lock back. Its Context ends at once; Unlock returns when another may have the
+// lock. When ctx ends first, the client goes on trying while the session lives. The error is
+// ErrLockLost if the lock was lost before.
+func (l *Lock) Unlock(ctx context.Context) error {
+	switch was, cause := l.h.s.letGo(l, LockReleased, ErrUnlocked); was {
+	case LockReleased:
+		return nil
+	case LockLost:
+		return cause
+	}
+	_, err := l.h.call(ctx, often, func() *lockpb.DoRequest { return l.h.releasing(l.attempt) })
+	if err != nil && ctx.Err() != nil {
+		l.h.release(l.attempt)
+		return err
+	}
+	<-l.h.turn
+	if errors.Is(err, ErrStaleHandle) || errors.Is(err, ErrNotFound) {
+		return nil // the node is gone, and the lock with it
+	}
+	return err
+}
+
+// hold enters a lock that was granted. The error is why the session ended.
+func (s *Session) hold(l *Lock) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookLocked()
+	switch s.state {
+	case Expired:
+		return s.cause
+	case Jeopardy:
+		l.state, l.cause = LockJeopardy, ErrJeopardy
+	}
+	s.locks[l] = struct{}{}
+	return nil
+}
+
+// letGo ends a lock locally, once, and returns what it was.
+func (s *Session) letGo(l *Lock, to LockState, cause error) (LockState, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookLocked()
+	was, why := l.state, l.cause
+	if was != LockLost && was != LockReleased {
+		delete(s.locks, l)
+		l.turnLocked(to, cause)
+	}
+	return was, why
+}
+
+// released ends the lock of a handle that is closed.
+func (s *Session) released(h *Handle) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.locks {
+		if l.h == h {
+			delete(s.locks, l)
+			l.turnLocked(LockReleased, ErrUnlocked)
+			<-h.turn
+		}
+	}
+}
+
+// deleted ends the locks on a node that this session has deleted.
+func (s *Session) deleted(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.locks {
+		if l.h.path == path {
+			delete(s.locks, l)
+			l.turnLocked(LockLost, errDeleted)
+			<-l.h.turn
+		}
+	}
+}
+
+// turnLocked changes the state. The session's mutex is held.
+func (l *Lock) turnLocked(to LockState, cause error) {
+	l.state, l.cause = to, cause
+	if to == LockHeld {
+		l.tenure, l.cancel = nil, nil // ended by jeopardy
+	} else if l.cancel != nil {
+		l.cancel(cause)
+	}
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// leaseContext is a lock's context. Its Err asks the clock, so that a process that was
+// stopped does not find its lock held until its timers have run.
+type leaseContext struct {
+	context.Context
+	s *Session
+}
+
+func (c *leaseContext) Err() error {
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	if c.s.remaining() <= 0 {
+		c.s.look()
+	}
+	return c.Context.Err()
+}

@@ -1,0 +1,361 @@
+package lockservice
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/spandb/spand/lockservice/lockpb"
+)
+
+// openWithin bounds the wait for a stream to stand, and stallAfter the silence of a
+// node over a call that does not wait for a lock, before another node is asked who leads.
+const (
+	openWithin = 3 * time.Second
+	stallAfter = time.Second
+)
+
+// peer is a node of the cluster as this client uses it: one connection, and on it at most two
+// Do streams, each opened at the first call and again at the first call after it broke. One
+// is for calls that wait for locks: a server bounds the calls under way on a stream, and
+// what frees a lock must not queue behind those who wait for it.
+type peer struct {
+	c       *Client
+	addr    string
+	doubted atomic.Bool // other nodes are being asked about it
+
+	mu      sync.Mutex
+	conn    *grpc.ClientConn
+	closed  bool
+	calls   [2]*callStream // nil or broken: to be opened
+	opening [2]*opening
+	renewal context.CancelCauseFunc // of the KeepAlive streams over it
+	streams context.Context
+}
+
+// opening is an attempt to open the Do stream that callers share.
+type opening struct {
+	done  chan struct{}
+	calls *callStream
+	err   error
+}
+
+func newPeer(c *Client, addr string) *peer { return &peer{c: c, addr: addr} }
+
+// broken is what a call meets when its stream ends before its answer.
+type broken struct{ cause error }
+
+func (b *broken) Error() string { return errorOf(b.cause).Message }
+
+// unsent is what it meets when it had no stream to go out on.
+type unsent struct{ cause error }
+
+func (u *unsent) Error() string { return errorOf(u.cause).Message }
+
+var errSilent = &Error{Code: codes.Unavailable, Message: "the node is silent"}
+
+// connectLocked returns the connection and the context of its streams.
+func (n *peer) connectLocked() (*grpc.ClientConn, context.Context, error) {
+	if n.closed {
+		return nil, nil, ErrClosed
+	}
+	if n.conn == nil {
+		conn, err := grpc.NewClient("passthrough:///"+n.addr, n.c.dial...)
+		if err != nil {
+			return nil, nil, err
+		}
+		n.conn = conn
+		n.streams, n.renewal = context.WithCancelCause(n.c.ctx)
+	}
+	return n.conn, n.streams, nil
+}
+
+// forsake breaks every stream over the node: their calls go on elsewhere.
+func (n *peer) forsake(why error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.renewal != nil {
+		n.renewal(why)
+		n.streams, n.renewal = context.WithCancelCause(n.c.ctx)
+	}
+	n.calls = [2]*callStream{}
+}
+
+// Kinds of Do streams.
+const (
+	promptCalls  = 0
+	waitingCalls = 1
+)
+
+func (n *peer) close() {
+	n.mu.Lock()
+	n.closed = true
+	conn, cancel := n.conn, n.renewal
+	n.mu.Unlock()
+	if conn != nil {
+		cancel(ErrClosed)
+		conn.Close()
+	}
+}
+
+// open opens a stream, giving up after openWithin. The stream ends with the returned cancel,
+// with forsake and with the client.
+func open[S any](n *peer, open func(context.Context, lockpb.LockServiceClient) (S, error)) (S, context.CancelCauseFunc, error) {
+	var none S
+	n.mu.Lock()
+	conn, streams, err := n.connectLocked()
+	n.mu.Unlock()
+	if err != nil {
+		return none, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(streams)
+	late := time.AfterFunc(openWithin, func() { cancel(errSilent) })
+	stream, err := open(ctx, lockpb.NewLockServiceClient(conn))
+	if !late.Stop() && err == nil {
+		err = errSilent
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(err)
+		return none, nil, err
+	}
+	return stream, cancel, nil
+}
+
+// stream returns the Do stream of a kind, opening it if need be.
+func (n *peer) stream(ctx context.Context, kind int) (*callStream, error) {
+	n.mu.Lock()
+	if s := n.calls[kind]; s != nil && !s.isBroken() {
+		n.mu.Unlock()
+		return s, nil
+	}
+	o := n.opening[kind]
+	if o == nil {
+		o = &opening{done: make(chan struct{})}
+		n.opening[kind] = o
+		n.mu.Unlock()
+		if !n.c.start(func() { n.openCalls(kind, o) }) {
+			o.err = ErrClosed
+			close(o.done)
+		}
+	} else {
+		n.mu.Unlock()
+	}
+	select {
+	case <-o.done:
+		return o.calls, o.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (n *peer) openCalls(kind int, o *opening) {
+	stream, cancel, err := open(n, func(ctx context.Context, c lockpb.LockServiceClient) (lockpb.LockService_DoClient, error) {
+		return c.Do(ctx)
+	})
+	n.mu.Lock()
+	n.opening[kind] = nil
+	if err != nil {
+		o.err = err
+	} else {
+		o.calls = &callStream{
+			stream: stream, cancel: cancel, pending: map[uint64]*pendingCall{},
+			wake: make(chan struct{}, 1), down: make(chan struct{}),
+		}
+		n.calls[kind] = o.calls
+	}
+	n.mu.Unlock()
+	if s := o.calls; s != nil && !(n.c.start(s.read) && n.c.start(s.write)) {
+		s.fail(ErrClosed)
+	}
+	close(o.done)
+}
+
+// do makes one attempt of a call at this node, of a cell (nil: of none). waiting, if not nil, is called on the stream's
+// goroutine with the ticket of a waiting Acquire. The error is an *Error that the service
+// answered, a *broken when the stream ended first, an *unsent, or the cause of ctx's or the
+// session's end.
+func (n *peer) do(ctx context.Context, l *cell, s *Session, req *lockpb.DoRequest, waiting func(int64)) (*lockpb.DoResponse, error) {
+	kind := promptCalls
+	if waiting != nil {
+		kind = waitingCalls
+	}
+	stream, err := n.stream(ctx, kind)
+	if err != nil {
+		return nil, &unsent{err}
+	}
+	p := &pendingCall{answer: make(chan *lockpb.DoResponse, 1), waiting: waiting}
+	id, err := stream.send(req, p)
+	if err != nil {
+		return nil, &unsent{err}
+	}
+	var stalled <-chan time.Time
+	if l != nil && waiting == nil {
+		t := time.NewTicker(stallAfter)
+		defer t.Stop()
+		stalled = t.C
+	}
+	for {
+		select {
+		case resp := <-p.answer:
+			return answerOf(resp)
+		case <-stream.down:
+			select {
+			case resp := <-p.answer: // it came before
+				return answerOf(resp)
+			default:
+				return nil, &broken{stream.err}
+			}
+		case <-ctx.Done():
+			stream.giveUp(id, waiting != nil)
+			return nil, context.Cause(ctx)
+		case <-s.ended():
+			stream.giveUp(id, waiting != nil)
+			return nil, s.why()
+		case <-stalled:
+			if now := l.leader.Load(); now != nil && now != n {
+				stream.giveUp(id, false)
+				return nil, &broken{errSilent}
+			}
+			n.c.start(func() { n.c.doubt(n) })
+		}
+	}
+}
+
+func answerOf(resp *lockpb.DoResponse) (*lockpb.DoResponse, error) {
+	if f := resp.GetFailure(); f != nil {
+		return nil, errorOfFailure(f)
+	}
+	return resp, nil
+}
+
+// callStream carries calls over one Do stream. Its reader and writer goroutines end when it
+// breaks.
+type callStream struct {
+	stream lockpb.LockService_DoClient
+	cancel context.CancelCauseFunc
+	down   chan struct{} // closed when broken, err being set
+	err    error
+	wake   chan struct{} // something is in out
+
+	mu      sync.Mutex
+	pending map[uint64]*pendingCall // nil when broken
+	last    uint64
+	out     []*lockpb.DoRequest
+}
+
+type pendingCall struct {
+	answer  chan *lockpb.DoResponse // has room for it
+	waiting func(ticket int64)
+}
+
+func (s *callStream) isBroken() bool {
+	select {
+	case <-s.down:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *callStream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending == nil {
+		return
+	}
+	s.pending, s.out = nil, nil
+	s.err = err
+	close(s.down)
+	s.cancel(err)
+}
+
+// send queues a request, which it numbers.
+func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error) {
+	s.mu.Lock()
+	if s.pending == nil {
+		s.mu.Unlock()
+		return 0, s.err
+	}
+	s.last++
+	id := s.last
+	req.Id = id
+	s.pending[id] = p
+	s.out = append(s.out, req)
+	s.mu.Unlock()
+	s.poke()
+	return id, nil
+}
+
+func (s *callStream) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// giveUp forgets a call whose caller is gone, and tells the server if it waits there.
+func (s *callStream) giveUp(id uint64, tell bool) {
+	s.mu.Lock()
+	delete(s.pending, id)
+	if tell && s.pending != nil {
+		s.out = append(s.out, &lockpb.DoRequest{Call: &lockpb.DoRequest_Cancel{Cancel: id}})
+	}
+	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *callStream) write() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.down:
+			return
+		}
+		s.mu.Lock()
+		out := s.out
+		s.out = nil
+		s.mu.Unlock()
+		for _, req := range out {
+			if err := s.stream.Send(req); err != nil {
+				return // the reader learns why
+			}
+		}
+	}
+}
+
+func (s *callStream) read() {
+	for {
+		resp, err := s.stream.Recv()
+		if err != nil {
+			if cause := context.Cause(s.stream.Context()); cause != nil && !errors.Is(cause, context.Canceled) {
+				err = cause
+			}
+			s.fail(err)
+			return
+		}
+		ticket, isWaiting := resp.Answer.(*lockpb.DoResponse_Waiting)
+		s.mu.Lock()
+		p := s.pending[resp.Id]
+		if p != nil && !isWaiting {
+			delete(s.pending, resp.Id)
+		}
+		s.mu.Unlock()
+		switch {
+		case p == nil:
+		case isWaiting:
+			if p.waiting != nil {
+				p.waiting(ticket.Waiting)
+			}
+		default:
+			p.answer <- resp
+		}
+	}
+}
