@@ -10,7 +10,7 @@ import (
 // is in Result.Err; the grants that the command carries are tried all the same. It retains
 // strings of c, not its slices.
 func (s *State) Apply(c *Command, index uint64, ts truetime.Timestamp, blobs Contents) (Result, Changes) {
-	s.index = index
+	s.index, s.at = index, max(s.at, ts)
 	s.history.forget(ts)
 	s.departed.forget(ts)
 	s.passDelays(ts)
@@ -63,6 +63,11 @@ func (a *change) setCell() *Error {
 		return refuse(BadRequest, "", "only the cell %q knows the others", FirstCell)
 	case !validCell(c.Name):
 		return refuse(BadRequest, "", "%q is not a cell's name: 1 to 63 of a-z, 0-9 and -", clip(c.Name))
+	case c.Name == FirstCell:
+		return nil
+	}
+	if _, there := a.cells.Get(c.Name); there {
+		return nil // a cell keeps the group that it was given first
 	}
 	c.Replicas = slices.Clone(c.Replicas)
 	a.cells.Set(c.Name, c)

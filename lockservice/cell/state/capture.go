@@ -22,6 +22,7 @@ func (s *State) Encode() []byte {
 	for _, v := range []uint64{s.index, s.revision, s.instances, s.contents, s.generations, s.holdNumbers, uint64(s.leaseFactor)} {
 		b = binary.AppendUvarint(b, v)
 	}
+	b = appendTS(b, s.at)
 	b = s.appendSessions(b)
 	b = s.appendNode(b, s.rootNode)
 	b = s.appendLocks(b)
@@ -57,6 +58,7 @@ func Decode(b []byte) (*State, error) {
 		*v = d.uvarint()
 	}
 	s.leaseFactor = d.u32()
+	s.at = d.ts()
 	d.require(s.leaseFactor >= 1 && s.leaseFactor <= MaxLeaseFactor)
 	d.sessions(s)
 	s.rootNode = d.node(s, nil, s.root)

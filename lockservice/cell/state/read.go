@@ -204,5 +204,9 @@ func (s *State) DelayedUntil(path string) truetime.Timestamp {
 	return 0
 }
 
+// Highest returns the highest timestamp of a command applied: a clock behind it is not to be
+// trusted (T2).
+func (s *State) Highest() truetime.Timestamp { return s.at }
+
 // Cells are the other cells that the first one knows, by name.
 func (s *State) Cells() []Cell { return s.cells.Values() }

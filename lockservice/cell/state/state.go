@@ -29,8 +29,9 @@ type State struct {
 	cell string
 	root string // "/ls/<cell>"
 
-	index    uint64 // of the last command applied
-	revision uint64 // of the last change; every event and every changed node has its own
+	index    uint64             // of the last command applied
+	at       truetime.Timestamp // highest of a command applied
+	revision uint64             // of the last change; every event and every changed node has its own
 	// Counters, each the last number drawn. None is ever set back, so that nothing of what they number
 	// is mistaken for something of the same name in the past.
 	instances   uint64
