@@ -42,7 +42,7 @@ var rooms = []struct {
 	{"lockservice/lockpb", nil},
 	{"lockservice/cell/state", []string{"truetime"}},
 	{"lockservice/cell", []string{"lockservice/cell/state", "lockservice/lockpb", "paxosgroup", "internal/storage", "internal/keys", "truetime"}},
-	{"lockservice/server", []string{"lockservice/lockpb", "internal/keys"}},
+	{"lockservice/server", []string{"lockservice/cell/state", "lockservice/lockpb", "internal/keys"}},
 	{"internal/cells", []string{"lockservice/cell", "lockservice/cell/state", "paxosgroup", "tablet/directory", "internal/storage", "internal/keys", "truetime"}},
 	{"lockservice", []string{"lockservice/lockpb"}},
 	{"lockservice/lockpb", nil},

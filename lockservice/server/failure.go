@@ -59,6 +59,11 @@ func (s *Server) notLeading(name string) *lockpb.Failure {
 	return f
 }
 
+// starting is the failure of calls before the cells are open.
+func starting() *lockpb.Failure {
+	return failure(codes.Unavailable, reasonNoLeader, "this node is starting")
+}
+
 func (s *Server) address(n keys.NodeID) *lockpb.NotLeader {
 	name, addr := s.cfg.Address(n)
 	return &lockpb.NotLeader{Node: name, Addr: addr}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
@@ -24,9 +25,38 @@ type fakeCell struct {
 	leads   bool
 	streams map[*fakeStream]bool
 	beats   int
+	cells   []state.Cell
 }
 
-func (c *fakeCell) Group() keys.GroupID { return keys.FirstCell }
+func (c *fakeCell) Status() *lockpb.Cell {
+	return &lockpb.Cell{Name: First, Group: uint64(keys.FirstCell)}
+}
+
+func (c *fakeCell) Leading() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.leads {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+func (c *fakeCell) Cells() []state.Cell {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cells
+}
+
+// add makes a cell whose replicas are nowhere.
+func (c *fakeCell) add(name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.leads {
+		return ErrNotLeader
+	}
+	c.cells = append(c.cells, state.Cell{Name: name, Group: uint64(keys.CellGroup(keys.GroupID(len(c.cells)) + 3))})
+	return nil
+}
 
 func (c *fakeCell) Do(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse {
 	c.mu.Lock()
@@ -126,7 +156,7 @@ func newWorld(t *testing.T, n int, do func(context.Context, string, *lockpb.DoRe
 				return w.servers[to].HandleCall(ctx, payload), nil
 			},
 			Address:   func(n keys.NodeID) (string, string) { return fmt.Sprintf("n%d", n), fmt.Sprintf("host%d:15433", n) },
-			Create:    func(context.Context, string) error { return nil },
+			Create:    func(_ context.Context, name string) error { return c.add(name) },
 			Principal: func(context.Context) string { return fmt.Sprintf("client of n%d", id) },
 		})
 		w.servers[id] = s

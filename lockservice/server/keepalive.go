@@ -36,6 +36,9 @@ func (v *service) KeepAlive(ss grpc.BidiStreamingServer[lockpb.KeepAliveRequest,
 	if _, f := named(name); f != nil {
 		return statusOf(f)
 	}
+	if v.s.cfg.Cells(First) == nil {
+		return statusOf(starting())
+	}
 	c := v.s.cfg.Cells(name)
 	if c == nil {
 		return statusOf(failure(codes.NotFound, reasonNoSuchCell, "there is no cell %.100q", name))

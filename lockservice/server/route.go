@@ -5,11 +5,12 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // First is the cell that exists from the start and knows all others.
-const First = "local"
+const First = state.FirstCell
 
 const pathPrefix = "/ls/"
 

@@ -8,12 +8,18 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // Cell is what the server needs of this node's replica of a cell.
 type Cell interface {
-	Group() keys.GroupID
+	// Status describes the cell; Epoch is 0 where the replica does not lead.
+	Status() *lockpb.Cell
+	// Leading returns nil while the replica leads with a valid lease.
+	Leading() error
+	// Cells are all other cells, as the first one's replica knows them.
+	Cells() []state.Cell
 	// Do carries out a call and always answers: where the replica does not lead, with a
 	// failure whose reason is NOT_LEADER or NO_LEADER. A call that is going to wait tells
 	// waiting (if not nil) its place in the queue.
@@ -115,6 +121,9 @@ func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest
 	if waits(req) {
 		hops = 0
 	}
+	if s.cfg.Cells(First) == nil {
+		return failed(req, starting())
+	}
 	c := s.cfg.Cells(name)
 	if c == nil { // the first cell's leader knows for certain
 		if hops > 0 {
@@ -137,80 +146,85 @@ func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest
 
 // here carries out a call at this node's replica.
 func (s *Server) here(ctx context.Context, principal string, c Cell, name string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse {
-	if create := req.GetCreateCell(); create != nil {
-		return s.create(ctx, principal, c, req, create.GetCell())
+	switch {
+	case req.GetCreateCell() != nil:
+		return s.create(ctx, c, req, req.GetCreateCell().GetCell())
+	case req.GetListCells() != nil:
+		return s.list(c, req)
 	}
 	resp := c.Do(ctx, principal, req, waiting)
 	if f := resp.GetFailure(); f != nil && s.quit.Err() != nil && codes.Code(f.Code) == codes.Canceled {
 		return failed(req, s.notLeading(name))
 	}
-	s.locate(resp)
+	s.locate(resp.GetGetCell().GetCell())
 	return resp
 }
 
-// locate says in an answer that describes cells where their leaders are.
-func (s *Server) locate(resp *lockpb.DoResponse) {
-	var cells []*lockpb.Cell
-	switch a := resp.GetAnswer().(type) {
-	case *lockpb.DoResponse_GetCell:
-		cells = append(cells, a.GetCell.GetCell())
-	case *lockpb.DoResponse_CreateCell:
-		cells = append(cells, a.CreateCell.GetCell())
-	case *lockpb.DoResponse_ListCells:
-		cells = a.ListCells.GetCells()
+// locate says in a cell's description where its leader is.
+func (s *Server) locate(c *lockpb.Cell) *lockpb.Cell {
+	if n := s.cfg.Leader(c.GetName()); c != nil && n != 0 {
+		c.Leader = s.address(n)
 	}
-	for _, c := range cells {
-		if c == nil {
-			continue
-		}
-		c.Leader = nil
-		if n := s.cfg.Leader(c.Name); n != 0 {
-			c.Leader = s.address(n)
-		}
-	}
+	return c
 }
 
 // describe answers GetCell at a node that does not lead.
 func (s *Server) describe(c Cell, req *lockpb.DoRequest) *lockpb.DoResponse {
-	resp := &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{
-		Cell: &lockpb.Cell{Name: req.GetGetCell().GetCell(), Group: uint64(c.Group())},
-	}}}
-	s.locate(resp)
-	return resp
+	return &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{Cell: s.locate(c.Status())}}}
+}
+
+// list answers ListCells, which only the first cell's leader can.
+func (s *Server) list(first Cell, req *lockpb.DoRequest) *lockpb.DoResponse {
+	cells := []*lockpb.Cell{s.locate(first.Status())}
+	for _, c := range first.Cells() {
+		cells = append(cells, s.known(c))
+	}
+	if first.Leading() != nil { // looked at last: what was read is the latest
+		return failed(req, s.notLeading(First))
+	}
+	return &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_ListCells{ListCells: &lockpb.ListCellsResponse{Cells: cells}}}
+}
+
+// known describes a cell on the first one's list, as far as this node's replica of it goes.
+func (s *Server) known(c state.Cell) *lockpb.Cell {
+	if here := s.cfg.Cells(c.Name); here != nil {
+		return s.locate(here.Status())
+	}
+	return &lockpb.Cell{Name: c.Name, Group: c.Group}
 }
 
 // create makes a cell, at the leader of the first one.
-func (s *Server) create(ctx context.Context, principal string, first Cell, req *lockpb.DoRequest, name string) *lockpb.DoResponse {
-	// Reading the list says whether this node leads, and who may ask at all.
-	list := first.Do(ctx, principal, &lockpb.DoRequest{Id: req.GetId(), Call: &lockpb.DoRequest_ListCells{ListCells: &lockpb.ListCellsRequest{}}}, nil)
-	if list.GetFailure() != nil {
-		return list
-	}
+func (s *Server) create(ctx context.Context, first Cell, req *lockpb.DoRequest, name string) *lockpb.DoResponse {
 	if !validName(name) {
 		return failed(req, failure(codes.InvalidArgument, reasonBadRequest, "%.100q is not a cell's name: 1 to 63 of a-z, 0-9 and \"-\"", name))
 	}
-	if !listed(list, name) {
+	if first.Leading() != nil {
+		return failed(req, s.notLeading(First))
+	}
+	// One that is on the list is there for good.
+	c := s.find(first, name)
+	if c == nil {
 		if err := s.cfg.Create(ctx, name); err != nil {
 			return failed(req, s.failureOf(ctx, First, err))
 		}
-	}
-	resp := &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_CreateCell{CreateCell: &lockpb.CreateCellResponse{
-		Cell: &lockpb.Cell{Name: name},
-	}}}
-	if c := s.cfg.Cells(name); c != nil {
-		resp.GetCreateCell().Cell.Group = uint64(c.Group())
-	}
-	s.locate(resp)
-	return resp
-}
-
-func listed(list *lockpb.DoResponse, name string) bool {
-	for _, c := range list.GetListCells().GetCells() {
-		if c.GetName() == name {
-			return true
+		if c = s.find(first, name); c == nil {
+			return failed(req, failure(codes.Unknown, reasonAmbiguous, "whether cell %s was made is not known; try again", name))
 		}
 	}
-	return false
+	return &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_CreateCell{CreateCell: &lockpb.CreateCellResponse{Cell: c}}}
+}
+
+// find describes a cell, nil if the first one does not know it.
+func (s *Server) find(first Cell, name string) *lockpb.Cell {
+	if name == First {
+		return s.locate(first.Status())
+	}
+	for _, c := range first.Cells() {
+		if c.Name == name {
+			return s.known(c)
+		}
+	}
+	return nil
 }
 
 func validName(name string) bool {

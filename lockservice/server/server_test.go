@@ -35,8 +35,6 @@ func echo(ctx context.Context, principal string, req *lockpb.DoRequest, waiting 
 		f := failure(codes.NotFound, "NODE_NOT_FOUND", "there is no %s", file)
 		f.Info.Path = file
 		return failed(req, f)
-	case req.GetListCells() != nil:
-		return &lockpb.DoResponse{Id: req.Id, Answer: &lockpb.DoResponse_ListCells{ListCells: &lockpb.ListCellsResponse{Cells: []*lockpb.Cell{{Name: First}}}}}
 	}
 	return failed(req, failure(codes.Unimplemented, "", "no"))
 }
@@ -122,6 +120,30 @@ func TestForwardedCallsAreNotAnsweredWrongly(t *testing.T) {
 		if code, i := info(t, err); code != codes.Unavailable || i.Reason != reasonNoLeader {
 			t.Errorf("%v, a read: %v", c.err, err)
 		}
+	}
+}
+
+// Cells are made and listed where the first one is led, whoever is asked.
+func TestCells(t *testing.T) {
+	w := newWorld(t, 2, echo)
+	for range 2 { // making one that is there is no error
+		r, err := w.clients[2].CreateCell(t.Context(), &lockpb.CreateCellRequest{Cell: "mine"})
+		if err != nil || r.Cell.Name != "mine" || keys.GroupID(r.Cell.Group) != keys.FirstCell+3 {
+			t.Fatalf("%v, %v", r, err)
+		}
+	}
+	if r, err := w.clients[2].CreateCell(t.Context(), &lockpb.CreateCellRequest{Cell: First}); err != nil || r.Cell.Leader.GetNode() != "n1" {
+		t.Errorf("the first cell: %v, %v", r, err)
+	}
+	for _, name := range []string{"", "A", "a/b", strings.Repeat("a", 64)} {
+		_, err := w.clients[2].CreateCell(t.Context(), &lockpb.CreateCellRequest{Cell: name})
+		if code, i := info(t, err); code != codes.InvalidArgument || i.Reason != reasonBadRequest {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	l, err := w.clients[2].ListCells(t.Context(), &lockpb.ListCellsRequest{})
+	if err != nil || len(l.Cells) != 2 || l.Cells[0].Name != First || l.Cells[1].Name != "mine" {
+		t.Errorf("%v, %v", l, err)
 	}
 }
 
