@@ -54,6 +54,7 @@ var rooms = []struct {
 	{"cmd/spansql", nil},
 	{"integration/check", nil},
 	{"integration/workload", []string{"integration/check"}},
+	{"integration/bench/lockload", nil},
 	{"integration/...", []string{"..."}},
 }
 

@@ -18,6 +18,7 @@ type race struct {
 	unit     string
 	decimals int
 	fewer    bool
+	retries  bool // samples tell of them
 
 	samples [][]sample // by system, then by round
 }
@@ -86,6 +87,9 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // figures of one system over the rounds.
 func (r *race) figures(system int) (f, retried series) {
+	if system >= len(r.samples) {
+		return nil, nil
+	}
 	for _, m := range r.samples[system] {
 		f, retried = append(f, m.figure), append(retried, m.retried)
 	}

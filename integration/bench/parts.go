@@ -11,25 +11,34 @@ import (
 
 // part measures rows that need the same servers.
 type part struct {
-	rows []string
-	run  func(*bench, context.Context) error
+	section string // of the document
+	rows    []string
+	run     func(*bench, context.Context) error
 	// What it takes, for the time that is left: once, and per round.
 	setup time.Duration
 	round func(config, selection) time.Duration
 }
 
 var parts = []part{
-	{[]string{"one/S", "one/N", "one/TPC-B"}, (*bench).oneNode, 20 * time.Second,
+	{sqlSection, []string{"one/S", "one/N", "one/TPC-B"}, (*bench).oneNode, 20 * time.Second,
 		func(c config, s selection) time.Duration { return time.Duration(2*s.count("one/")) * turn(c) }},
-	{[]string{"three/N", "three/TPC-B"}, (*bench).threeNodes, time.Minute,
+	{sqlSection, []string{"three/N", "three/TPC-B"}, (*bench).threeNodes, time.Minute,
 		func(c config, s selection) time.Duration { return time.Duration(3*s.count("three/")) * turn(c) }},
-	{[]string{"copy"}, (*bench).copyRows, 5 * time.Second,
+	{sqlSection, []string{"copy"}, (*bench).copyRows, 5 * time.Second,
 		func(config, selection) time.Duration { return 2 * copyTurn }},
-	{[]string{"idle"}, (*bench).idleTablets, 2 * time.Minute,
+	{sqlSection, []string{"idle"}, (*bench).idleTablets, 2 * time.Minute,
 		func(c config, _ selection) time.Duration { return c.slice() }},
-	{[]string{"memory"}, (*bench).memory, 0,
+	{sqlSection, []string{"memory"}, (*bench).memory, 0,
 		func(config, selection) time.Duration { return memoryTurn }},
+	{lockSection, lockRows(), (*bench).locks, time.Minute,
+		func(c config, s selection) time.Duration { return 2 * lockTurn(c, s) }},
 }
+
+// Sections of the document that have a table.
+const (
+	sqlSection  = "SQL"
+	lockSection = "locks"
+)
 
 // Estimates of what a turn takes.
 const (
@@ -46,6 +55,16 @@ type selection map[string]bool
 
 func (s selection) any(rows []string) bool {
 	return slices.ContainsFunc(rows, func(r string) bool { return s[r] })
+}
+
+// sections are those that any of the rows belongs to, in the order of the parts.
+func (s selection) sections() (names []string) {
+	for _, p := range parts {
+		if s.any(p.rows) && !slices.Contains(names, p.section) {
+			names = append(names, p.section)
+		}
+	}
+	return names
 }
 
 func (s selection) count(prefix string) (n int) {

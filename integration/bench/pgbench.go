@@ -62,13 +62,19 @@ func pgbenchArgs(cfg config) []string {
 	return []string{"-n", "-c", "8", "-j", "2", "-M", "prepared", "-T", strconv.Itoa(cfg.seconds), "--max-tries=0"}
 }
 
+// describePgbench is what the figures of its works depend on.
+func describePgbench(ctx context.Context, cfg config) (string, error) {
+	version, err := postgresVersion(ctx, cfg.pgbin)
+	return fmt.Sprintf("- %s. pgbench: `%s`, scale 10.\n", version, strings.Join(pgbenchArgs(cfg), " ")), err
+}
+
 // pgbench is the race that one of its built-in scripts is; "" is TPC-B.
 func (b *bench) pgbench(row, script string, systems ...*system) *race {
 	args := pgbenchArgs(b.cfg)
 	if script != "" {
 		args = append(args, script)
 	}
-	return &race{row: row, systems: systems, unit: " tps", nominal: turn(b.cfg),
+	return &race{row: row, systems: systems, unit: " tps", retries: true, nominal: turn(b.cfg),
 		measure: func(ctx context.Context, s *system) (sample, error) {
 			out, err := s.tool(ctx, "pgbench", args...)
 			if err != nil {

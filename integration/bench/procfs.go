@@ -104,13 +104,12 @@ func loadAverage() float64 {
 
 // about is what the figures depend on beside the code.
 type about struct {
-	cfg      config
-	day      string
-	commit   string
-	machine  string
-	versions string
-	load     [2]float64 // at the beginning and at the end
-	took     time.Duration
+	cfg     config
+	day     string
+	commit  string
+	machine string
+	load    [2]float64 // at the beginning and at the end
+	took    time.Duration
 }
 
 func describe(ctx context.Context, cfg config, dir string) (about, error) {
@@ -118,12 +117,6 @@ func describe(ctx context.Context, cfg config, dir string) (about, error) {
 	if out, err := output(ctx, "git", "describe", "--always", "--dirty"); err == nil {
 		a.commit = strings.TrimSpace(out)
 	}
-	pg, err := postgresVersion(ctx, cfg.pgbin)
-	if err != nil {
-		return a, err
-	}
-	a.versions = pg + ", " + runtime.Version()
-
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	meminfo, _ := os.ReadFile("/proc/meminfo")
 	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
@@ -161,15 +154,16 @@ func fileSystem(mounts, dir string) (kind string) {
 	return kind
 }
 
-func (a about) String() string {
+// of describes a run with what a table says of itself.
+func (a about) of(t *table) string {
 	var s strings.Builder
 	flags := fmt.Sprintf("-seconds %d -rounds %d", a.cfg.seconds, a.cfg.rounds)
 	if a.cfg.only != "" {
 		flags += " -only " + a.cfg.only
 	}
 	fmt.Fprintf(&s, "Measured %s at %s with `go run ./integration/bench %s`, which took %s.\n\n", a.day, a.commit, flags, a.took.Round(time.Second))
-	fmt.Fprintf(&s, "- Machine: %s. %s.\n", a.machine, a.versions)
-	fmt.Fprintf(&s, "- pgbench: `%s`, scale 10.\n", strings.Join(pgbenchArgs(a.cfg), " "))
+	fmt.Fprintf(&s, "- Machine: %s; %s.\n", a.machine, runtime.Version())
+	s.WriteString(t.about)
 	fmt.Fprintf(&s, "- Load average: %.2f at the beginning, %.2f at the end.\n", a.load[0], a.load[1])
 	if a.load[0] > quiet {
 		fmt.Fprintf(&s, "- **Warning: the machine was busy with other work at the beginning (load above %.1f); these figures say little.**\n", quiet)

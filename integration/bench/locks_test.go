@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spandb/spand/integration/bench/lockload"
+)
+
+// TestLockLines: the table has lines of exactly the rows that can be measured.
+func TestLockLines(t *testing.T) {
+	var rows []string
+	for _, r := range lockRows() {
+		rows = append(rows, strings.TrimPrefix(r, "locks/"))
+	}
+	if last := rows[len(rows)-1]; last != "failover" {
+		t.Errorf("after %s comes another row, of a cluster that has lost a member", last)
+	}
+	slices.Sort(rows)
+	if want := lockload.Rows(); !slices.Equal(rows, want) {
+		t.Errorf("lines of %v, rows %v", rows, want)
+	}
+}
+
+func TestParseEtcdVersion(t *testing.T) {
+	got, err := parseEtcdVersion("etcd Version: 3.7.3\nGit SHA: Not provided (use ./build instead of go build)\nGo Version: go1.26.8\n")
+	if got != "etcd 3.7.3" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := parseEtcdVersion("Git SHA: x\n"); err == nil {
+		t.Error("no version passes")
+	}
+}
+
+// TestAnswer: what a program asks about the members is done before it is answered.
+func TestAnswer(t *testing.T) {
+	b := &bench{dir: t.TempDir()}
+	cluster := &lockCluster{members: []string{"a:1", "b:2", "c:3"}}
+	for range cluster.members {
+		s, err := b.launch(exec.Command("sleep", "600"), syscall.SIGTERM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.stop(s)
+		cluster.servers = append(cluster.servers, s)
+	}
+	ask := func(questions string) (lockload.Figures, string, error) {
+		var answers bytes.Buffer
+		f, err := b.answer(cluster, json.NewDecoder(strings.NewReader(questions)), &answers)
+		return f, answers.String(), err
+	}
+
+	f, answers, err := ask(`{"ask":"mark","leader":"b:2"}{"ask":"held","leader":"b:2"}{"figures":{"keepalives":7}}`)
+	if err != nil || answers != "\n\n" {
+		t.Fatalf("%q, %v", answers, err)
+	}
+	var all float64
+	for _, s := range cluster.servers {
+		anon, _ := rss(s.pid())
+		all += anon
+	}
+	if anon, _ := rss(cluster.servers[1].pid()); f["keepalives"] != 7 || f["memory leader"] != anon || f["memory all"] != all || f["cpu held"] > 1 {
+		t.Errorf("%v; the leader has %v, all have %v", f, anon, all)
+	}
+
+	if _, answers, err := ask(`{"ask":"kill","leader":"c:3"}{"figures":{"failover":1}}`); err != nil || answers != "\n" {
+		t.Fatalf("%q, %v", answers, err)
+	}
+	for i, want := range []bool{false, false, true} {
+		if got := cluster.servers[i].ended(); got != want {
+			t.Errorf("member %d has ended: %v", i, got)
+		}
+	}
+	if strings.Contains(b.dead(), "sleep") {
+		t.Error("the member that was to be killed is told of as dead")
+	}
+
+	for _, questions := range []string{"", `{"ask":"mark","leader":"d:4"}`, `{"ask":"why","leader":"a:1"}`, "x"} {
+		if _, _, err := ask(questions); err == nil {
+			t.Errorf("%q passes", questions)
+		}
+	}
+}
+
+// TestPeerAlone: a figure is shown though there is none to compare it with.
+func TestPeerAlone(t *testing.T) {
+	var got table
+	got.contest("reads", &race{systems: []*system{{name: "etcd"}}, unit: "/s", samples: [][]sample{{{figure: 5}}}}, 1, "1.0")
+	const want = "| work | peer | peer's figure | spand's | ratio of speeds | to reach |\n|---|---|---|---|---|---|\n| reads | etcd | 5/s | – | – | 1.0 |\n"
+	if got.String() != want {
+		t.Errorf("got\n%s", got.String())
+	}
+}
+
+func TestLockTime(t *testing.T) {
+	c := config{seconds: 10, rounds: 1}
+	rows, err := selectRows("locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := lockTurn(c, rows); d > 3*time.Minute {
+		t.Errorf("the short form takes %v", d)
+	}
+	if lockTurn(c, selection{"locks/read": true}) >= lockTurn(c, rows) {
+		t.Error("one row takes as long as all")
+	}
+}
