@@ -57,7 +57,7 @@ type Command struct {
 	Dir          bool       // Open
 	Ephemeral    bool       // Open
 	Contents     []byte     // Open, SetContents
-	IfGeneration *uint64    // SetContents, Delete
+	IfGeneration *uint64    // SetContents (0: only if there is no file, with Create), Delete
 	ACL          *ACL       // Open (nil: inherit), SetACL
 	Quota        Quota      // SetQuota
 	Attempt      uint64     // Release: acquires of the handle up to this one are cancelled

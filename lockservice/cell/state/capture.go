@@ -16,7 +16,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Encode returns the state's canonical encoding: equal states have equal ones.
 func (s *State) Encode() []byte {
-	b := make([]byte, 0, 4096+64*len(s.nodes)+48*s.sessions.Len()+64*s.events.list.len()+64*s.history.list.len())
+	b := make([]byte, 0, 4096+64*len(s.nodes)+48*(s.sessions.Len()+s.held)+64*s.events.list.len()+64*s.history.list.len())
 	b = append(b, stateVersion)
 	b = appendString(b, s.cell)
 	for _, v := range []uint64{s.index, s.revision, s.instances, s.contents, s.generations, s.holdNumbers, uint64(s.leaseFactor)} {

@@ -87,6 +87,26 @@ func FuzzDecodeState(f *testing.F) {
 	})
 }
 
+// F1: SQL hands in whatever its client typed. What is accepted is spelt the one way.
+func FuzzParseSequencer(f *testing.F) {
+	for _, text := range []string{"/ls/local/x:exclusive:1:2", "/ls/local/a:b:shared:18446744073709551615:7", "/ls/local/x:exclusive:01:2", "::::", "/ls/:shared:-1:"} {
+		f.Add(text)
+	}
+	s := New(FirstCell)
+	f.Fuzz(func(t *testing.T, text string) {
+		q, err := ParseSequencer(text)
+		if err != nil {
+			return
+		}
+		if q.String() != text {
+			t.Fatalf("%q is read as %+v, which is %q", text, q, q)
+		}
+		if _, err := s.Valid(q); err == nil {
+			t.Fatalf("%q is valid in an empty cell", text)
+		}
+	})
+}
+
 // D1: not a byte of an encoded state can change unnoticed.
 func TestD1_DamagedStateIsRefused(t *testing.T) {
 	s, _, _ := someState(1, 200)

@@ -65,7 +65,7 @@ func (s *State) admit(g *GrantTo, ts truetime.Timestamp) (sess *session, n *node
 		return nil, nil, nil, nil, s.heldBy(l.holds[0])
 	}
 	if l.until != 0 && ts <= l.until {
-		err = refuse(LockDelayed, g.Path, "the lock of %s is delayed until %s: its last holder's session expired", g.Path, l.until.Time().Format("15:04:05.000"))
+		err = refuse(LockDelayed, g.Path, "the lock of %s is delayed until %s UTC: its last holder's session expired", g.Path, l.until.Time().Format("15:04:05.000"))
 		err.Until = l.until
 		return nil, nil, nil, nil, err
 	}

@@ -17,7 +17,7 @@ import (
 //
 //	cell                                     a new one; time starts at 00:00:00
 //	session N [client=NAME] [ttl=12s] [as=PRINCIPAL]
-//	end N [expired]
+//	end N [expired] [to=H:/x]                to: whom the leader's queue grants which lock next
 //	open H /x [create|exclusive] [dir] [ephemeral] [acl=(read,write,change)]
 //	close H /x
 //	set H /x [create] [if=GENERATION]        the contents follow on the next lines
@@ -25,7 +25,7 @@ import (
 //	acl H /x acl=(read,write,change)
 //	quota H /x [bytes=n] [nodes=n]
 //	acquire H /x exclusive|shared [attempt=n] [delay=10s]
-//	release H /x [attempt=n] [to=H]          to: whom the leader's queue grants it next
+//	release H /x [attempt=n] [to=H:/x]
 //	try H /x exclusive|shared                what a TryAcquire would be told
 //	check                                    is the sequencer on the next line valid?
 //	stat /x, ls /x, sessions, locks, history [/x], may PRINCIPAL /x read|write|change
@@ -182,8 +182,9 @@ func (s *story) command(t *testing.T, d *datadriven.TestData) *Command {
 		case "delay":
 			g.Delay = int64(duration(v))
 		case "to":
-			session, handle, _ := strings.Cut(v, ".")
-			c.Grants = append(c.Grants, GrantTo{Session: SessionID(number(session)), Handle: HandleID(number(handle)), Path: c.Path, Mode: Exclusive})
+			waiter, path, _ := strings.Cut(v, ":")
+			session, handle, _ := strings.Cut(waiter, ".")
+			c.Grants = append(c.Grants, GrantTo{Session: SessionID(number(session)), Handle: HandleID(number(handle)), Path: long(path), Mode: Exclusive})
 		default:
 			if !strings.HasPrefix(a.Key, "/") {
 				t.Fatalf("%s: what is %s?", d.Pos, a.Key)
