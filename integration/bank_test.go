@@ -240,7 +240,7 @@ func awaitNoLocks(t *testing.T, n *Node) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
-		left := psql(t, n, "select * from spand.locks")
+		left := psql(t, n, "select * from spand.transaction_locks")
 		if left == "" {
 			return
 		}

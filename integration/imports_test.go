@@ -36,8 +36,6 @@ var rooms = []struct {
 	{"sql/rowcodec", []string{"sql/types", "sql/sqlstate", "internal/keys", "truetime"}},
 	{"sql/expr", []string{"sql/types", "sql/sqlstate", "sql/parse/pgast"}},
 	{"sql/...", []string{"sql/...", "txn", "tablet", "internal/keys", "internal/tracing", "truetime"}},
-	{"lockservice/lockpb", nil},
-	{"lockservice/cell", []string{"lockservice/cell/state", "lockservice/lockpb", "paxosgroup", "internal/storage", "internal/keys", "truetime"}},
 	{"pgwire/...", []string{"pgwire/wiretest", "sql", "sql/types", "sql/sqlstate"}},
 	{"lockservice/lockpb", nil},
 	{"lockservice/cell/state", []string{"truetime"}},

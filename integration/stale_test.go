@@ -221,7 +221,7 @@ func TestX4_IdleTabletsSafeTimeMoves(t *testing.T) {
 			if k := text(t, conn, "select count(*)::text from t"); k != "1" {
 				t.Fatalf("%s: %s rows", n.Name, k)
 			}
-			if text(t, conn, "select count(*)::text from spand.locks") == "0" {
+			if text(t, conn, "select count(*)::text from spand.transaction_locks") == "0" {
 				free++
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -90,23 +91,42 @@ func printStatus(out io.Writer, st *adminpb.StatusResponse) {
 
 	fmt.Fprintln(w, "TABLET\tSTART\tEND\tLEADER\tTERM\tLEASE\tAPPLIED\tCOMMITTED\tLAST\tLAG\tSTATE")
 	for _, t := range st.Tablets {
-		lease := "-"
-		if t.LeaseEndNs != 0 {
-			lease = time.Duration(t.LeaseEndNs - st.Clock.LatestNs).Round(time.Millisecond).String()
-		}
-		lag := ""
-		for _, l := range t.Lag {
-			lag += fmt.Sprintf(" %s:%d", names[l.NodeId], l.Entries)
-		}
-		if lag == "" {
-			lag = " -"
-		}
-		state := "active"
-		if t.Quiesced {
-			state = "quiesced"
-		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\n", t.Group, hex.EncodeToString(t.StartKey), hex.EncodeToString(t.EndKey),
-			names[t.Leader], t.Term, lease, t.Applied, t.Committed, t.Last, lag[1:], state)
+			names[t.Leader], t.Term, leaseLeft(st, t.LeaseEndNs), t.Applied, t.Committed, t.Last, lagging(t.Lag, names), activity(t.Quiesced))
 	}
 	w.Flush()
+	fmt.Fprintln(out)
+
+	fmt.Fprintln(w, "CELL\tGROUP\tLEADER\tTERM\tLEASE\tAPPLIED\tCOMMITTED\tLAST\tLAG\tSTATE")
+	for _, c := range st.Cells {
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\n", c.Name, c.Group,
+			names[c.Leader], c.Term, leaseLeft(st, c.LeaseEndNs), c.Applied, c.Committed, c.Last, lagging(c.Lag, names), activity(c.Quiesced))
+	}
+	w.Flush()
+}
+
+// leaseLeft is what is left of a lease that the node holds.
+func leaseLeft(st *adminpb.StatusResponse, end int64) string {
+	if end == 0 {
+		return "-"
+	}
+	return time.Duration(end - st.Clock.LatestNs).Round(time.Millisecond).String()
+}
+
+func lagging(list []*adminpb.Lag, names map[uint32]string) string {
+	var lag []string
+	for _, l := range list {
+		lag = append(lag, fmt.Sprintf("%s:%d", names[l.NodeId], l.Entries))
+	}
+	if len(lag) == 0 {
+		return "-"
+	}
+	return strings.Join(lag, " ")
+}
+
+func activity(quiesced bool) string {
+	if quiesced {
+		return "quiesced"
+	}
+	return "active"
 }

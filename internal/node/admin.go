@@ -8,9 +8,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/spandb/spand/internal/cells"
+	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/version"
+	"github.com/spandb/spand/paxosgroup"
 )
 
 // admin implements spand.admin.v1.Admin.
@@ -35,6 +38,9 @@ func (a *admin) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Status
 	}
 	for _, r := range n.replicas.All() {
 		st.Tablets = append(st.Tablets, tabletStatus(r))
+	}
+	for _, r := range n.cells.All() {
+		st.Cells = append(st.Cells, cellStatus(r))
 	}
 	return st, nil
 }
@@ -112,16 +118,40 @@ func tabletStatus(r replicas.Replica) *adminpb.Tablet {
 		Leader: uint32(g.Leader), Term: g.Term, Applied: g.Applied, Committed: g.Commit, Last: g.Last,
 		Quiesced: g.Quiesced, SafeTimeNs: int64(r.Group.SafeTime()),
 	}
-	for _, x := range d.Replicas {
-		t.Replicas = append(t.Replicas, &adminpb.Replica{NodeId: uint32(x.Node), ReplicaId: uint64(x.ID)})
-	}
+	t.Replicas = adminReplicas(d.Replicas)
 	if g.Serving {
-		t.LeaseEndNs = int64(g.LeaseEnd)
-		for _, x := range d.Replicas {
-			if match, ok := g.Match[x.Node]; ok && match < g.Last {
-				t.Lag = append(t.Lag, &adminpb.Lag{NodeId: uint32(x.Node), Entries: g.Last - match})
-			}
-		}
+		t.LeaseEndNs, t.Lag = int64(g.LeaseEnd), lag(d.Replicas, g)
 	}
 	return t
+}
+
+func cellStatus(r cells.Replica) *adminpb.Cell {
+	g := r.Group.Status()
+	c := &adminpb.Cell{
+		Name: r.Name, Group: uint64(g.Group), Leader: uint32(g.Leader), Term: g.Term,
+		Applied: g.Applied, Committed: g.Commit, Last: g.Last, Quiesced: g.Quiesced, Replicas: adminReplicas(r.Replicas),
+	}
+	if g.Serving {
+		c.LeaseEndNs, c.Lag = int64(g.LeaseEnd), lag(r.Replicas, g)
+	}
+	return c
+}
+
+func adminReplicas(rs []keys.Replica) []*adminpb.Replica {
+	var out []*adminpb.Replica
+	for _, r := range rs {
+		out = append(out, &adminpb.Replica{NodeId: uint32(r.Node), ReplicaId: uint64(r.ID)})
+	}
+	return out
+}
+
+// lag lists the followers that the leader, whose status g is, knows to be behind.
+func lag(rs []keys.Replica, g paxosgroup.Status) []*adminpb.Lag {
+	var out []*adminpb.Lag
+	for _, r := range rs {
+		if match, ok := g.Match[r.Node]; ok && match < g.Last {
+			out = append(out, &adminpb.Lag{NodeId: uint32(r.Node), Entries: g.Last - match})
+		}
+	}
+	return out
 }

@@ -19,11 +19,14 @@ const (
 	callRevokeSchema  byte = iota + 0x80 // let go of the schema lease (B2)
 	callAcceptVersion                    // note that the cluster may have a version
 	callLearnVersion                     // the cluster's version has risen
+	callLocks                            // a forwarded call of the lock service, answered in its own way
 )
 
 func (n *Node) handleCall(ctx context.Context, from keys.NodeID, method byte, payload []byte) []byte {
 	var err error
 	switch method {
+	case callLocks:
+		return n.locks.HandleCall(ctx, payload)
 	case callRevokeSchema:
 		err = n.engine.HandleRevoke(ctx)
 	case callAcceptVersion:

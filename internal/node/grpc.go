@@ -13,10 +13,11 @@ import (
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/rpc"
+	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // grpcNetwork is the way to the peers over gRPC, and the server on --rpc-addr: streams
-// between nodes, admin, health, reflection.
+// between nodes, admin, the lock service, health, reflection.
 type grpcNetwork struct {
 	*rpc.Network
 	n      *Node
@@ -42,6 +43,7 @@ func (n *Node) newGRPC() *grpcNetwork {
 	}
 	g.Register(g.server)
 	adminpb.RegisterAdminServer(g.server, &admin{n: n})
+	n.locks.Register(g.server)
 	healthpb.RegisterHealthServer(g.server, g.health)
 	g.serving(false)
 	reflection.Register(g.server)
@@ -57,7 +59,9 @@ func (g *grpcNetwork) serving(yes bool) {
 	if yes {
 		st = healthpb.HealthCheckResponse_SERVING
 	}
-	g.health.SetServingStatus("", st)
+	for _, service := range []string{"", adminpb.Admin_ServiceDesc.ServiceName, lockpb.LockService_ServiceDesc.ServiceName} {
+		g.health.SetServingStatus(service, st)
+	}
 }
 
 // Close implements Network.

@@ -25,6 +25,10 @@ func (n *Node) openHost(ctx context.Context) error {
 		Clock: n.clock, Store: n.store, Transport: n.net, Logger: n.log,
 		Name: n.nameOf, ClockOutvoted: n.clockOutvoted,
 		GroupFailed: func(g keys.GroupID, err error) {
+			if g.IsCell() {
+				n.fail(fmt.Errorf("replica of a lock service's cell stopped: %w", err), "group", g)
+				return
+			}
 			n.fail(fmt.Errorf("replica of tablet %d stopped: %w", g, err), "tablet", g)
 		},
 		UnknownGroup: n.unknownGroup,
@@ -40,6 +44,7 @@ func (n *Node) openHost(ctx context.Context) error {
 	n.closers = append(n.closers, func() {
 		host.Close()
 		n.replicas.Close()
+		n.cells.Close()
 	})
 
 	n.dir = directory.New(directory.Config{Node: n.self, Clock: n.clock, Dialer: n.replicas.Directory(), Logger: n.log.With("room", "directory"), Boot: boot})
@@ -62,7 +67,10 @@ func (n *Node) openHost(ctx context.Context) error {
 	if err := n.replicas.Open(host, tablets, boot); err != nil {
 		return err
 	}
-	return n.replicas.CheckStart(ctx)
+	if err := n.cells.Open(host); err != nil {
+		return err
+	}
+	return n.replicas.CheckStart(ctx, n.cells.Highest())
 }
 
 // splitApplied opens the child of a split, on every replica, while the split is
@@ -79,8 +87,12 @@ func (n *Node) splitApplied(_ *tablet.Tablet, s tablet.SplitApplied) {
 
 // unknownGroup is told of messages for a replica that is not open here: this node
 // was brought past a split by a snapshot of the parent, so that it never applied
-// the split, or it has lost its data.
+// the split, or it has lost its data. A cell needs nothing: the first cell's replica
+// here opens it when it has caught up.
 func (n *Node) unknownGroup(g keys.GroupID, r keys.ReplicaID, from keys.NodeID) {
+	if g.IsCell() {
+		return
+	}
 	n.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(n.background, 2*time.Second)
 		defer cancel()

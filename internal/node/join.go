@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/internal/version"
+	"github.com/spandb/spand/lockservice/cell"
 	"github.com/spandb/spand/tablet"
 )
 
@@ -63,9 +66,13 @@ func (n *Node) join(ctx context.Context) error {
 	if err := n.outlive(answers); err != nil {
 		return err
 	}
-	if lost := lostTablets(answers, n.self); len(lost) > 0 {
+	lost, err := n.lostReplicas(answers)
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
 		n.lived = true
-		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "tablets", len(lost))
+		n.log.Warn("this node has been here with other data, which is gone: waiting for snapshots", "groups", len(lost))
 		if err := n.reopenLost(lost); err != nil {
 			return err
 		}
@@ -139,9 +146,39 @@ func (n *Node) askAround(ctx context.Context, token []byte) (map[keys.NodeID]*ad
 	}
 }
 
-// lostTablets merges what the others know, none if this node is new to them: of
-// each tablet the newest descriptor, and the highest term that any replica has seen.
-func lostTablets(answers map[keys.NodeID]*adminpb.WelcomeResponse, self keys.NodeID) []*adminpb.Tablet {
+// lostReplica is what this node once had of a group.
+type lostReplica struct {
+	group   keys.GroupID
+	replica keys.ReplicaID
+	term    uint64      // highest that any other replica has seen
+	spans   [][2][]byte // of the engine
+}
+
+// lostReplicas merges what the others know, nothing if this node is new to them.
+func (n *Node) lostReplicas(answers map[keys.NodeID]*adminpb.WelcomeResponse) ([]lostReplica, error) {
+	var lost []lostReplica
+	for _, t := range lostTablets(answers) {
+		if r := replicaOn(t.Replicas, n.self); r != 0 {
+			g := keys.GroupID(t.Group)
+			scratch := tablet.New(tablet.Config{Group: g, Node: n.self, Clock: n.clock, Reader: n.store})
+			if err := scratch.Restore(tablet.InitialState(keys.Descriptor{Group: g, Span: keys.Span{Start: t.StartKey, End: t.EndKey}})); err != nil {
+				return nil, err
+			}
+			lost = append(lost, lostReplica{g, r, t.Term, scratch.Spans()})
+		}
+	}
+	for _, c := range lostCells(answers) {
+		if r := replicaOn(c.Replicas, n.self); r != 0 {
+			g := keys.GroupID(c.Group)
+			lost = append(lost, lostReplica{g, r, c.Term, cell.New(cell.Config{Name: c.Name, Group: g}).Spans()})
+		}
+	}
+	slices.SortFunc(lost, func(a, b lostReplica) int { return cmp.Compare(a.group, b.group) })
+	return lost, nil
+}
+
+// lostTablets returns of each tablet the newest descriptor, and the highest term.
+func lostTablets(answers map[keys.NodeID]*adminpb.WelcomeResponse) map[uint64]*adminpb.Tablet {
 	byGroup := map[uint64]*adminpb.Tablet{}
 	for _, a := range answers {
 		for _, t := range a.Tablets {
@@ -157,17 +194,24 @@ func lostTablets(answers map[keys.NodeID]*adminpb.WelcomeResponse, self keys.Nod
 			byGroup[t.Group].Term = term
 		}
 	}
-	var lost []*adminpb.Tablet
-	for _, t := range byGroup {
-		if replicaOn(t, self) != 0 {
-			lost = append(lost, t)
-		}
-	}
-	return lost
+	return byGroup
 }
 
-func replicaOn(t *adminpb.Tablet, id keys.NodeID) keys.ReplicaID {
-	for _, r := range t.Replicas {
+// lostCells returns each cell with the highest term.
+func lostCells(answers map[keys.NodeID]*adminpb.WelcomeResponse) map[uint64]*adminpb.Cell {
+	byGroup := map[uint64]*adminpb.Cell{}
+	for _, a := range answers {
+		for _, c := range a.Cells {
+			if old := byGroup[c.Group]; old == nil || old.Term < c.Term {
+				byGroup[c.Group] = c
+			}
+		}
+	}
+	return byGroup
+}
+
+func replicaOn(rs []*adminpb.Replica, id keys.NodeID) keys.ReplicaID {
+	for _, r := range rs {
 		if keys.NodeID(r.NodeId) == id {
 			return keys.ReplicaID(r.ReplicaId)
 		}
@@ -176,20 +220,19 @@ func replicaOn(t *adminpb.Tablet, id keys.NodeID) keys.ReplicaID {
 }
 
 // reopenLost marks this node's replicas as incomplete, durably, in a term of their own.
-func (n *Node) reopenLost(lost []*adminpb.Tablet) error {
+func (n *Node) reopenLost(lost []lostReplica) error {
 	var recs []storage.GroupRecord
-	for _, t := range lost {
-		g, r := keys.GroupID(t.Group), replicaOn(t, n.self)
-		hs := storage.HardState{Term: t.Term + 1}
-		scratch := tablet.New(tablet.Config{Group: g, Node: n.self, Clock: n.clock, Reader: n.store})
-		if err := scratch.Restore(tablet.InitialState(keys.Descriptor{Group: g, Span: keys.Span{Start: t.StartKey, End: t.EndKey}})); err != nil {
+	for _, l := range lost {
+		hs := storage.HardState{Term: l.term + 1}
+		if err := n.store.BeginInstall(l.group, l.replica, l.spans); err != nil {
 			return err
 		}
-		if err := n.store.BeginInstall(g, r, scratch.Spans()); err != nil {
-			return err
+		recs = append(recs, storage.GroupRecord{Group: l.group, Replica: l.replica, HardState: &hs})
+		if l.group.IsCell() {
+			n.cells.Lost(l.group, l.replica, hs)
+		} else {
+			n.replicas.Lost(l.group, l.replica, hs)
 		}
-		recs = append(recs, storage.GroupRecord{Group: g, Replica: r, HardState: &hs})
-		n.replicas.Lost(g, r, hs)
 	}
 	durable := make(chan error, 1)
 	n.store.Append(recs, func(err error) { durable <- err })
@@ -225,6 +268,13 @@ func (n *Node) welcomeMember(_ context.Context, req *adminpb.WelcomeRequest) (*a
 	out := &adminpb.WelcomeResponse{Version: may, Known: true, Ready: n.opened.Load(), Tokens: map[uint32][]byte{}, Incarnation: n.net.Incarnation(id)}
 	for _, r := range n.replicas.All() {
 		out.Tablets = append(out.Tablets, tabletStatus(r))
+	}
+	// In this order: a cell that is being opened is in one of the lists.
+	for _, k := range n.cells.Unopened() {
+		out.Cells = append(out.Cells, &adminpb.Cell{Group: uint64(k.Group), Term: k.Term, Replicas: adminReplicas(k.Replicas)})
+	}
+	for _, r := range n.cells.All() {
+		out.Cells = append(out.Cells, cellStatus(r))
 	}
 	for _, m := range n.members {
 		key := welcomeKey(m.ID)

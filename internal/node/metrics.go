@@ -56,6 +56,17 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 		return float64(led)
 	})
 
+	gauge("lock_cells", "Replicas of the lock service's cells on this node.", func() float64 { return float64(len(n.cells.All())) })
+	gauge("lock_cells_leading", "Cells that this node leads with a valid lease.", func() float64 {
+		led := 0
+		for _, r := range n.cells.All() {
+			if r.Cell.Leading() == nil {
+				led++
+			}
+		}
+		return float64(led)
+	})
+
 	gauge("storage_table_keys", "Keys applied and not yet checkpointed.", func() float64 { return float64(n.store.Stats().TableKeys) })
 	counter("storage_checkpoints_total", "Checkpoints completed.", func() float64 { return float64(n.store.Stats().Checkpoints) })
 	counter("log_syncs_total", "fdatasync calls of the log.", func() float64 { return float64(n.store.Stats().LogBatches) })

@@ -17,10 +17,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/spandb/spand/internal/cells"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/internal/version"
+	"github.com/spandb/spand/lockservice/server"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/pgwire"
 	"github.com/spandb/spand/sql"
@@ -54,6 +56,8 @@ type Node struct {
 	grpc      *grpcNetwork // nil in surroundings with another network
 	host      *paxosgroup.Host
 	replicas  *replicas.Set
+	cells     *cells.Set
+	locks     *server.Server
 	dir       *directory.Directory
 	cache     *directory.Cache
 	publisher *directory.Publisher
@@ -151,9 +155,20 @@ func (n *Node) open(ctx context.Context) (err error) {
 
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	ofCells := map[keys.GroupID]storage.Recovered{}
+	for g, rec := range recovered {
+		if g.IsCell() {
+			ofCells[g] = rec
+			delete(recovered, g)
+		}
+	}
+	n.cells, n.locks = n.newCells(ofCells), n.newLocks()
 	n.openNetwork()
 	n.replicas = replicas.New(replicas.Config{Node: n.self, Clock: n.clock, Caller: n.net, Logger: n.log, Recovered: recovered})
 	n.net.Listen()
+	if n.grpc == nil && n.ports.rpc != nil {
+		n.lockGRPC()
+	}
 	n.lived = !fresh
 	if fresh {
 		if err := n.join(ctx); err != nil {
@@ -173,6 +188,7 @@ func (n *Node) open(ctx context.Context) (err error) {
 		n.wg.Go(func() { n.http.Serve(n.ports.http) })
 		n.closers = append(n.closers, func() { n.http.Close() })
 	}
+	n.closers = append(n.closers, n.locks.Shutdown)
 	if err := n.net.Start(); err != nil {
 		return err
 	}
@@ -405,6 +421,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	drainCtx, cancel := third()
 	err = errors.Join(err, n.host.Drain(drainCtx))
 	cancel()
+	n.locks.Shutdown() // who still waits here learns where to go
 	if len(n.members) == 1 && !n.store.Full() {
 		ckptCtx, cancel := third()
 		err = errors.Join(err, n.store.Checkpoint(ckptCtx))

@@ -5,12 +5,14 @@ import (
 	"net"
 	"time"
 
+	"github.com/spandb/spand/internal/cells"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node/adminpb"
 	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/internal/version"
+	"github.com/spandb/spand/lockservice/server"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/sql"
 	"github.com/spandb/spand/tablet"
@@ -28,7 +30,8 @@ type Surroundings struct {
 	ClockSource string
 	// FS holds the data directory; nil: the operating system's.
 	FS storage.FS
-	// SQL accepts clients instead of --sql-addr, RPC peers instead of --rpc-addr.
+	// SQL accepts clients instead of --sql-addr, RPC peers and clients of the lock service
+	// instead of --rpc-addr; with Network the latter only.
 	SQL, RPC net.Listener
 	// Network makes the way to the peers instead of gRPC; --rpc-addr and --http-addr
 	// are then not listened on.
@@ -101,6 +104,8 @@ type Rooms struct {
 	Store     *storage.Store
 	Host      *paxosgroup.Host
 	Replicas  *replicas.Set
+	Cells     *cells.Set
+	Locks     *server.Server
 	Directory *directory.Directory
 	Client    *txn.Client
 	Engine    *sql.Engine
@@ -108,5 +113,5 @@ type Rooms struct {
 
 // Rooms returns the node's rooms. They live until the node is closed.
 func (n *Node) Rooms() Rooms {
-	return Rooms{n.clock, n.store, n.host, n.replicas, n.dir, n.client, n.engine}
+	return Rooms{n.clock, n.store, n.host, n.replicas, n.cells, n.locks, n.dir, n.client, n.engine}
 }

@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/sql"
 	"github.com/spandb/spand/sql/types"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/truetime"
 )
 
-// maxLocksShown bounds spand.locks per tablet: the view is for people.
+// maxLocksShown bounds spand.transaction_locks per tablet: the view is for people.
 const maxLocksShown = 1000
 
 func columns(spec string) []sql.ViewColumn {
@@ -33,7 +34,7 @@ func (n *Node) views() []sql.View {
 		{Schema: "spand", Name: "nodes", Columns: columns("node_id bigint, name text, rpc_addr text, is_self boolean, connected boolean, versions text, cluster_version bigint"), Rows: n.nodeRows},
 		{Schema: "spand", Name: "tablets", Columns: columns("tablet bigint, start_key text, end_key text, generation bigint, leader text, replicas text"), Rows: n.tabletRows},
 		{Schema: "spand", Name: "replicas", Columns: columns("tablet bigint, role text, term bigint, leader text, serving boolean, lease_end timestamptz, safe_time timestamptz, applied bigint, committed bigint, last bigint, quiesced boolean"), Rows: n.replicaRows},
-		{Schema: "spand", Name: "locks", Columns: columns("tablet bigint, key text, mode text, txn text, gateway text, phase text, granted boolean"), Rows: n.lockRows},
+		{Schema: "spand", Name: "transaction_locks", Columns: columns("tablet bigint, key text, mode text, txn text, gateway text, phase text, granted boolean"), Rows: n.lockRows},
 		{Schema: "spand", Name: "clock", Columns: columns("node text, is_self boolean, state text, source text, epsilon_seconds float, max_epsilon_seconds float, error_added_seconds float, earliest timestamptz, latest timestamptz, " +
 			"offset_seconds float, offset_bound_seconds float, gap_seconds float, measured_at timestamptz, commits bigint, commit_wait_gross_seconds float, commit_wait_net_seconds float, error text"), Rows: n.clockRows},
 	}
@@ -91,9 +92,17 @@ func (n *Node) tabletRows(ctx context.Context, emit func([]types.Datum) error) e
 	return nil
 }
 
+// replicaRows are the replicas of tablets on this node, then those of cells.
 func (n *Node) replicaRows(_ context.Context, emit func([]types.Datum) error) error {
+	var groups []*paxosgroup.Group
 	for _, r := range n.replicas.All() {
-		s := r.Group.Status()
+		groups = append(groups, r.Group)
+	}
+	for _, r := range n.cells.All() {
+		groups = append(groups, r.Group)
+	}
+	for _, g := range groups {
+		s := g.Status()
 		if err := emit([]types.Datum{count(s.Group), types.Text(s.Role), count(s.Term), n.name(s.Leader), types.Bool(s.Serving), timestamp(s.LeaseEnd),
 			timestamp(s.SafeTime), count(s.Applied), count(s.Commit), count(s.Last), types.Bool(s.Quiesced)}); err != nil {
 			return err

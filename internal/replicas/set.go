@@ -163,13 +163,13 @@ func (s *Set) openReplica(desc keys.Descriptor, split *tablet.SplitApplied, inco
 	return nil
 }
 
-// CheckStart refuses to serve on a clock that lies behind what is stored (T2). A
-// short way behind is waited out: the last timestamps before a crash may lie a
-// lease ahead.
-func (s *Set) CheckStart(ctx context.Context) error {
+// CheckStart refuses to serve on a clock that lies behind what is stored (T2), here or, as
+// others says, in groups that are no tablets. A short way behind is waited out: the
+// last timestamps before a crash may lie a lease ahead.
+func (s *Set) CheckStart(ctx context.Context, others truetime.Timestamp) error {
 	const patience = 2 * time.Second
 	s.mu.RLock()
-	highest := s.highest
+	highest := max(s.highest, others)
 	s.mu.RUnlock()
 	if BreakStart {
 		return nil
