@@ -41,6 +41,14 @@
 // A transaction of [Unknown] outcome may have committed or not, or may yet. It takes
 // part, as committed, when a committed transaction has read what it wrote; it never ends.
 //
+// # Locks
+//
+// A [LockHistory] is what the clients of the lock service saw; [JudgeLocks] holds it
+// to L1, L2 and the sections of Chubby's paper (Burrows, OSDI 2006) that it names as C2.4 to C2.8: holds
+// in true time, from Lock's return to the end of the lock's Context; sequencers and fenced commits
+// against them; changes, reads and events of files; sessions against the answers to their
+// beats. Instants are those of the clients' machine, so that no clock of the system under test has a say.
+//
 // # Limits
 //
 // The order of blind writes to a register is judged by porcupine only. Reads of
@@ -54,5 +62,5 @@
 // # Concurrency
 //
 // Recording is safe for concurrent use, a Txn belonging to its client between Begin and
-// End. Check starts no goroutine that outlives it. History.mu is a leaf.
+// End. Check starts no goroutine that outlives it. History.mu and LockHistory.mu are leaves.
 package check
