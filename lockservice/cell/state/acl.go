@@ -32,7 +32,7 @@ func (m *members) have(principal string) bool {
 	return there
 }
 
-// permit refuses a principal that a node's ACL does not admit (OSDI'06 2.2: it is the node's own ACL
+// permit refuses a principal that a node's ACL does not admit (OSDI'06 2.3: it is the node's own ACL
 // that counts, not that of the directories above). Who is named by a file that is gone has
 // no right.
 func (s *State) permit(principal string, n *node, r Right) *Error {

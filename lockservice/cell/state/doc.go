@@ -29,7 +29,7 @@
 //     making the node anew.
 //   - An ephemeral node goes with the last handle that has it open, the last hold of its lock
 //     and, a directory, its last child. Below an ephemeral directory there are ephemeral nodes only.
-//   - A node's own ACL counts, not those of the directories above (OSDI'06 2.2); creating takes
+//   - A node's own ACL counts, not those of the directories above (OSDI'06 2.3); creating takes
 //     the right to write the directory, locking in either mode the right to write the node (2.4).
 //     An ACL can only name files that are there; whom a file names that was deleted since
 //     has no right. That a session belongs to the principal who uses it is for the caller to

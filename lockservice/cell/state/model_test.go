@@ -235,7 +235,7 @@ func TestReplicasAgree(t *testing.T) {
 
 // What the state keeps twice agrees, and what it bounds stays within.
 func TestRandomCommandsKeepTheStateWhole(t *testing.T) {
-	forEachRandom(t, 20_000, func(t *testing.T, i int, s *State, c *Command, _ truetime.Timestamp) {
+	forEachRandom(t, 8_000, func(t *testing.T, i int, s *State, c *Command, _ truetime.Timestamp) {
 		if i%13 == 0 {
 			audit(t, s)
 		}
