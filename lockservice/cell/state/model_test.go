@@ -207,7 +207,7 @@ func TestL1_RandomCommands(t *testing.T) {
 func TestReplicasAgree(t *testing.T) {
 	var other *State
 	var theirs *blobs
-	forEachRandom(t, 20_000, func(t *testing.T, i int, s *State, c *Command, ts truetime.Timestamp) {
+	forEachRandom(t, 6_000, func(t *testing.T, i int, s *State, c *Command, ts truetime.Timestamp) {
 		if i == 0 {
 			other, theirs = New(FirstCell), newBlobs(t)
 		}
