@@ -128,8 +128,12 @@ func (c *Conn) alter(ctx context.Context, r *request, d *catalog.Table, a *pgast
 			return sqlstate.Newf(sqlstate.UndefinedObject, "role %q does not exist", a.Name)
 		}
 		return nil
-	case "set options":
-		return checkStorageOptions(a.Options)
+	case "set options", "reset options":
+		changed, err := tableOptions(d, a.Options, a.Kind == "reset options")
+		if err != nil || !changed {
+			return err
+		}
+		return put()
 	}
 	return unsupported("ALTER TABLE ... %s is not supported", strings.ToUpper(a.Kind))
 }

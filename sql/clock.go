@@ -178,24 +178,31 @@ func (e *Engine) logCommit(ctx context.Context, pid int32, t kv.Txn, r *kv.Commi
 	if !e.log.Enabled(ctx, level) {
 		return
 	}
-	e.log.LogAttrs(ctx, level, "committed", slog.Int("pid", int(pid)), slog.String("txn", t.ID().String()),
+	attrs := []slog.Attr{slog.Int("pid", int(pid)), slog.String("txn", t.ID().String()),
 		slog.String("timestamp", r.TS.Time().Format(time.RFC3339Nano)), slog.Int("participants", r.Participants),
-		slog.Duration("epsilon", r.Epsilon), slog.Duration("wait_gross", r.Gross), slog.Duration("wait_net", r.Net), slog.Duration("took", took))
+		slog.Duration("epsilon", r.Epsilon), slog.Duration("wait_gross", r.Gross), slog.Duration("wait_net", r.Net), slog.Duration("took", took)}
+	if r.Asking > 0 {
+		attrs = append(attrs, slog.Duration("fence_check", r.Asking))
+	}
+	e.log.LogAttrs(ctx, level, "committed", attrs...)
 }
 
 // explainCommit is what EXPLAIN ANALYZE tells of the commit of its own transaction.
 func explainCommit(r *kv.CommitResult) []string {
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	var fence []string
+	if r.Asking > 0 {
+		fence = []string{fmt.Sprintf("Fence Check: %.3f ms", ms(r.Asking))}
+	}
 	if r.Participants == 0 || r.Gross == 0 {
-		return []string{"Commit: nothing was written"}
+		return append(fence, "Commit: nothing was written")
 	}
 	phases, tablets := "one phase", "1 tablet"
 	if r.Participants > 1 {
 		phases, tablets = "two phases", fmt.Sprintf("%d tablets", r.Participants)
 	}
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	return []string{
-		"Commit Timestamp: " + showTimestamp(r.TS),
+	return append(fence,
+		"Commit Timestamp: "+showTimestamp(r.TS),
 		fmt.Sprintf("Commit: %s, %s, clock uncertainty %.3f ms", phases, tablets, ms(r.Epsilon)),
-		fmt.Sprintf("Commit Wait: gross %.3f ms, net %.3f ms", ms(r.Gross), ms(r.Net)),
-	}
+		fmt.Sprintf("Commit Wait: gross %.3f ms, net %.3f ms", ms(r.Gross), ms(r.Net)))
 }

@@ -181,7 +181,9 @@ func (c *Conn) copyFrom(ctx context.Context, r *request, x *pgast.Copy, o copyOp
 	if _, err := c.needKV(ctx, withLocks); err != nil {
 		return 0, err
 	}
-	t.wrote = true
+	if err := c.writes(p); err != nil {
+		return 0, err
+	}
 	t.view.Used(p.Uses)
 	ec := c.execContext(ctx)
 	defer c.release(ec)
@@ -346,8 +348,8 @@ func (c *Conn) copyTo(ctx context.Context, r *request, x *pgast.Copy, o copyOpti
 			return 0, err
 		}
 	}
-	if cp.plan.Query == nil {
-		t.wrote = true
+	if err := c.writes(cp.plan); err != nil {
+		return 0, err
 	}
 	t.view.Used(cp.plan.Uses)
 	ec := c.execContext(ctx)

@@ -29,6 +29,9 @@ func (c *Conn) ddl(ctx context.Context, r *request) (string, error) {
 	if _, err := c.needKV(ctx, withLocks); err != nil {
 		return "", err
 	}
+	if err := c.underFence(nil); err != nil {
+		return "", err
+	}
 	switch x := r.tree.(type) {
 	case *pgast.CreateTable:
 		return c.createTable(ctx, r, x)
@@ -114,7 +117,8 @@ func (c *Conn) createTable(ctx context.Context, r *request, x *pgast.CreateTable
 	case x.Interleave != nil:
 		return "", unsupported("INTERLEAVE IN PARENT is not supported")
 	}
-	if err := checkStorageOptions(x.Options); err != nil {
+	t := new(catalog.Table)
+	if _, err := tableOptions(t, x.Options, false); err != nil {
 		return "", err
 	}
 	schema, err := c.targetSchema(ctx, x.Name)
@@ -131,7 +135,7 @@ func (c *Conn) createTable(ctx context.Context, r *request, x *pgast.CreateTable
 		}
 		return "", exists
 	}
-	t := &catalog.Table{DB: c.db.ID, Schema: schema.ID, Name: name, NextColumn: 1}
+	t.DB, t.Schema, t.Name, t.NextColumn = c.db.ID, schema.ID, name, 1
 	var defs []indexDef
 	var source *compiled
 	if x.As != nil {
@@ -555,6 +559,9 @@ func (c *Conn) truncate(ctx context.Context, x *pgast.Truncate) error {
 			continue
 		}
 		done[d.ID] = true
+		if err := c.underFence(d); err != nil {
+			return err
+		}
 		if err := c.renewPhys(ctx, d); err != nil {
 			return err
 		}

@@ -17,6 +17,8 @@
 //   - X5: after an unknown outcome (08007) nothing is tried again.
 //   - B2: every transaction that used descriptors commits under the schema lease,
 //     after they were found unchanged; see package catalog.
+//   - L2: a transaction under spand.fence commits only below what the locks' cells vouch for,
+//     asked at the last moment; the argument stands in fence.go.
 //   - F1: an error leaves no lock behind: a failed block without savepoints gives up
 //     its locks at once, an implicit transaction is rolled back.
 //

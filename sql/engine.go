@@ -31,6 +31,8 @@ type Config struct {
 	Version string         // of spand, for version()
 	// NodeClock lets the operator see and widen the clock; nil: SQL cannot.
 	NodeClock NodeClock
+	// Fencer answers for the locks of spand.fence; nil: nothing commits under a fence.
+	Fencer Fencer
 
 	// Memory bounds the rows that all statements together collect, in bytes; 0:
 	// exec.DefaultNodeMemory.

@@ -60,8 +60,8 @@ func (c *Conn) explain(ctx context.Context, r *request, x *pgast.Explain) error 
 	var stats map[plan.Node]*exec.NodeStats
 	var rows int64
 	if analyze {
-		if cp.plan.Query == nil {
-			t.wrote = true
+		if err := c.writes(cp.plan); err != nil {
+			return err
 		}
 		t.view.Used(cp.plan.Uses)
 		ec := c.execContext(ctx)

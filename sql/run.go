@@ -204,6 +204,7 @@ func (c *Conn) restart(err error) {
 		t.kv = nil
 	}
 	c.dropXact()
+	t.fence = nil
 	t.view.Abandon()
 	t.view.Reset()
 	t.bulk = exec.Bulk{IsNew: c.isNewPhys}
@@ -266,8 +267,8 @@ func (c *Conn) planned(ctx context.Context, r *request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if cp.plan.Query == nil {
-		t.wrote = true
+	if err := c.writes(cp.plan); err != nil {
+		return "", err
 	}
 	t.view.Used(cp.plan.Uses)
 	if len(r.params) < len(cp.params) {
@@ -294,6 +295,19 @@ func (c *Conn) accessOf(r *request, p *plan.Plan) access {
 		return optimistic
 	}
 	return withLocks
+}
+
+// writes notes that the transaction writes what p writes.
+func (c *Conn) writes(p *plan.Plan) error {
+	switch {
+	case p.Insert != nil:
+		c.txn.wrote = true
+		return c.underFence(p.Insert.Table.Desc)
+	case p.Modify != nil:
+		c.txn.wrote = true
+		return c.underFence(p.Modify.Table.Desc)
+	}
+	return nil
 }
 
 // modifies reports INSERT, UPDATE and DELETE, which show nothing before they commit.

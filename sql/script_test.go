@@ -26,14 +26,18 @@ import (
 var pgURL = flag.String("pg", "", "run the scripts against this PostgreSQL server")
 
 // newEngine returns an engine of its own over an empty store.
-func newEngine(t testing.TB) (*sql.Engine, *kvmem.Store) {
+func newEngine(t testing.TB, adjust ...func(*sql.Config)) (*sql.Engine, *kvmem.Store) {
 	t.Helper()
 	clock, err := truetime.NewSystem(truetime.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	store := kvmem.New(clock)
-	e, err := sql.NewEngine(sql.Config{KV: store, Node: 1, Version: "test"})
+	cfg := sql.Config{KV: store, Node: 1, Version: "test"}
+	for _, a := range adjust {
+		a(&cfg)
+	}
+	e, err := sql.NewEngine(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,13 +69,14 @@ func noneOpen(t testing.TB, store *kvmem.Store) {
 }
 
 // TestScripts runs testdata/*.test: "sql" runs a query string, with the data of a
-// COPY behind a line "----- data", and prints what a client would see.
+// COPY behind a line "----- data", and prints what a client would see; "locks" says what
+// the cell answers from now on (fakeFencer) and prints what it has been asked.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		if !strings.HasSuffix(path, ".test") {
 			return
 		}
-		run := engineRunner(t)
+		run, locks := engineRunner(t)
 		if *pgURL != "" {
 			if strings.Contains(path, "/spand") {
 				return
@@ -79,6 +84,9 @@ func TestScripts(t *testing.T) {
 			run = postgresRunner(t)
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			if d.Cmd == "locks" {
+				return locks.script(d.Input)
+			}
 			session := "main"
 			if d.HasArg("session") {
 				d.ScanArgs(t, "session", &session)
@@ -92,8 +100,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func engineRunner(t *testing.T) func(session, query, data string) string {
-	e, store := newEngine(t)
+func engineRunner(t *testing.T) (run func(session, query, data string) string, locks *fakeFencer) {
+	locks = newFakeFencer()
+	e, store := newEngine(t, func(c *sql.Config) { locks.clock, c.Fencer = c.KV.Clock(), locks })
 	sessions := make(map[string]sql.Session)
 	t.Cleanup(func() {
 		for _, s := range sessions {
@@ -113,7 +122,7 @@ func engineRunner(t *testing.T) func(session, query, data string) string {
 			w.fail(err)
 		}
 		return w.String()
-	}
+	}, locks
 }
 
 // textResult prints results for scripts.

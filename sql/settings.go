@@ -245,6 +245,7 @@ type sessionSettings struct {
 	idleMS     int
 	lockMS     int
 	staleness  staleness
+	fence      fence
 }
 
 func (c *Conn) initSettings(o SessionOptions) error {
@@ -394,6 +395,7 @@ func (c *Conn) settingsChanged() {
 	s.idleMS, _ = milliseconds(get("idle_in_transaction_session_timeout"))
 	s.lockMS, _ = milliseconds(get("lock_timeout"))
 	s.staleness, _ = parseStaleness(get(stalenessSetting))
+	s.fence, _ = parseFence(get(fenceSetting))
 	s.searchPath = s.searchPath[:0:0]
 	for _, p := range splitPath(get("search_path")) {
 		if p == "$user" {

@@ -262,9 +262,9 @@ func (s *sysContext) indexes(f func(*catalog.Table, *catalog.Index) error) error
 }
 
 func (e *Engine) pgClass(s *sysContext, emit func(...types.Datum) error) error {
-	row := func(oid types.Datum, name string, schema catalog.ID, am int, kind string, natts int, indexed bool, owner catalog.ID) error {
+	row := func(oid types.Datum, name string, schema catalog.ID, am int, kind string, natts int, indexed bool, owner catalog.ID, options types.Datum) error {
 		return emit(oid, tx(name), id(schema), in(0), in(0), id(owner), in(am), oid, in(0), in(0), types.Float(-1), in(0), in(0),
-			types.Bool(indexed), no, tx("p"), tx(kind), in(natts), in(0), no, no, no, no, no, yes, tx("d"), no, in(0), in(0), in(0), null, null, null)
+			types.Bool(indexed), no, tx("p"), tx(kind), in(natts), in(0), no, no, no, no, no, yes, tx("d"), no, in(0), in(0), in(0), null, options, null)
 	}
 	ts, err := s.tables()
 	if err != nil {
@@ -277,12 +277,12 @@ func (e *Engine) pgClass(s *sysContext, emit func(...types.Datum) error) error {
 				n++
 			}
 		}
-		if err := row(id(t.ID), t.Name, t.Schema, 2, "r", n, hasIndex(t), catalog.RootUserID); err != nil {
+		if err := row(id(t.ID), t.Name, t.Schema, 2, "r", n, hasIndex(t), catalog.RootUserID, relOptions(t)); err != nil {
 			return err
 		}
 	}
 	if err := s.indexes(func(t *catalog.Table, ix *catalog.Index) error {
-		return row(id(ix.ID), ix.Name, t.Schema, 403, "i", len(ix.Columns), false, catalog.RootUserID)
+		return row(id(ix.ID), ix.Name, t.Schema, 403, "i", len(ix.Columns), false, catalog.RootUserID, null)
 	}); err != nil {
 		return err
 	}
@@ -291,11 +291,19 @@ func (e *Engine) pgClass(s *sysContext, emit func(...types.Datum) error) error {
 		if v.Schema == "pg_catalog" && v.OID < 13600 {
 			kind = "r"
 		}
-		if err := row(types.Int(int64(v.OID)), v.Name, plan.SystemSchemas[v.Schema], 0, kind, len(v.Columns), false, catalog.RootUserID); err != nil {
+		if err := row(types.Int(int64(v.OID)), v.Name, plan.SystemSchemas[v.Schema], 0, kind, len(v.Columns), false, catalog.RootUserID, null); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// relOptions is pg_class.reloptions: what WITH (…) of the table would say.
+func relOptions(t *catalog.Table) types.Datum {
+	if t.FencedBy == "" {
+		return null
+	}
+	return types.NewArray([]types.Datum{tx(fencedByOption + "=" + t.FencedBy)})
 }
 
 func (e *Engine) pgAttribute(s *sysContext, emit func(...types.Datum) error) error {

@@ -31,6 +31,7 @@ type txnState struct {
 	start    time.Time          // of the first statement: now()
 	bulk     exec.Bulk
 	marks    []savepoint
+	fence    fence     // what its writes stand under, beside the setting's value at commit (L2)
 	xact     xactState // zero: nobody has asked for its id
 
 	settings map[string]string  // as they were before the first SET, for rollback
@@ -43,6 +44,7 @@ type savepoint struct {
 	view any
 	ran  bool
 
+	fence  fence
 	vals   map[string]string // the session's settings then
 	locals map[string]*string
 }
@@ -168,12 +170,23 @@ func (c *Conn) commitKV(ctx context.Context) error {
 		_, err := t.kv.Commit(c.ctx)
 		return err
 	}
+	fenced := c.enterFence(ctx)
 	if t.view.Changed() {
-		if err := t.view.CommitChanges(ctx, c.locking()); err != nil {
-			return err
+		if fenced != nil {
+			// Asked once more than L2 needs: no schema lease is to be had from anybody while
+			// CommitChanges' lock is held, which is no time to find out that a cell is away.
+			if _, err := fenced.ask(); err != nil {
+				return err
+			}
 		}
-		ts, err := t.kv.Commit(tracing.Continue(c.ctx, ctx))
-		return c.committed(ctx, ts, err)
+		err := t.view.CommitChanges(ctx, c.locking())
+		if err == nil {
+			var ts truetime.Timestamp
+			ts, err = t.kv.Commit(tracing.Continue(c.ctx, ctx))
+			err = c.committed(ctx, ts, err)
+		}
+		fenced.leave(err)
+		return err
 	}
 	lease, err := t.view.EnterCommit(ctx, c.locking())
 	if err != nil {
@@ -181,6 +194,7 @@ func (c *Conn) commitKV(ctx context.Context) error {
 	}
 	ts, err := t.kv.Commit(tracing.Continue(c.ctx, ctx))
 	err = c.committed(ctx, ts, err)
+	fenced.leave(err)
 	if lease != nil {
 		c.eng.catalog.LeaveCommit(lease, err != nil && unresolved(err))
 	}
@@ -286,7 +300,7 @@ var errInFailed = sqlstate.Newf(sqlstate.InFailedTransaction, "current transacti
 func (c *Conn) savepoint(name string) {
 	t := &c.txn
 	sp := savepoint{
-		name: name, mark: -1, view: t.view.Mark(), ran: t.ran,
+		name: name, mark: -1, view: t.view.Mark(), ran: t.ran, fence: t.fence,
 		vals: maps.Clone(c.set.vals), locals: maps.Clone(t.locals),
 	}
 	if t.kv != nil && !t.kv.ReadOnly() {
@@ -325,6 +339,7 @@ func (c *Conn) rollbackTo(name string) error {
 		c.restoreSettings(maps.Clone(sp.vals))
 	}
 	t.locals = maps.Clone(sp.locals)
+	t.fence = sp.fence
 	t.failed = false
 	return nil
 }

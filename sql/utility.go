@@ -203,6 +203,11 @@ func (c *Conn) characteristics(x *pgast.Transaction) error {
 
 func (c *Conn) setVar(x *pgast.SetVar, reset bool, s *sink) (string, error) {
 	if x.Local && !c.txn.explicit {
+		if strings.EqualFold(x.Name, fenceSetting) {
+			// A warning, as of other settings, would leave the writes that follow unfenced.
+			return "", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL %s can only be used in transaction blocks", fenceSetting).
+				WithHint("Outside of one it would fence nothing. Begin a transaction first, or use SET, which fences every transaction of the session.")
+		}
 		if err := s.notice("WARNING", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL can only be used in transaction blocks")); err != nil {
 			return "", err
 		}

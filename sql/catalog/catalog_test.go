@@ -35,8 +35,19 @@ func TestTableCodec(t *testing.T) {
 		t.Fatal("a clone shares memory with its original")
 	}
 	newer := encode(want)
-	newer[0]++
-	for _, bad := range [][]byte{nil, {}, newer, encode(want)[:20], encode(&Table{}), []byte("\x01{}")} {
+	newer[0] = fencedVersion + 1
+	fenced := want.Clone()
+	fenced.FencedBy = "/ls/local/jobs/x"
+	if got, err := decodeTable(encode(fenced)); err != nil || !reflect.DeepEqual(got, fenced) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	// A program without fences must refuse it, and a fence must not get lost.
+	hidden, claimed := encode(fenced), encode(want)
+	hidden[0], claimed[0] = formatVersion, fencedVersion
+	if encode(fenced)[0] == formatVersion {
+		t.Error("older programs would take a fenced table for an ordinary one")
+	}
+	for _, bad := range [][]byte{nil, {}, newer, hidden, claimed, encode(want)[:20], encode(&Table{}), []byte("\x01{}")} {
 		if _, err := decodeTable(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
@@ -56,9 +67,25 @@ func TestKeysArePrefixFree(t *testing.T) {
 	}
 }
 
+// A descriptor as it was written before tables could be fenced.
+func TestTableOfAnOlderFormat(t *testing.T) {
+	old := "\x01" + `{"ID":16384,"DB":1,"Schema":2200,"Name":"t","Version":1,"Columns":[{"ID":1,"Name":"a","Type":{"OID":23,"Mod":-1},"NotNull":true}],"NextColumn":2,` +
+		`"Indexes":[{"ID":16385,"Phys":16386,"Name":"t_pkey","Columns":[{"Column":1}],"Unique":true,"Primary":true,"Constraint":true}]}`
+	d, err := decodeTable([]byte(old))
+	if err != nil || d.Name != "t" || d.FencedBy != "" {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if got := encode(d); string(got) != old {
+		t.Errorf("an unfenced table is written as\n%s\nand not as before\n%s", got, old)
+	}
+}
+
 func FuzzDecodeTable(f *testing.F) {
 	f.Add(encode(sample()))
 	f.Add([]byte{formatVersion})
+	fenced := sample()
+	fenced.FencedBy = "/ls/local/jobs/x"
+	f.Add(encode(fenced))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := decodeTable(b)
 		if err != nil {

@@ -82,6 +82,8 @@ type (
 		Columns    []Column
 		NextColumn uint32
 		Indexes    []Index
+		// FencedBy is the path of the lock that must be held to write, "" for none.
+		FencedBy string `json:",omitempty"`
 	}
 )
 
@@ -164,8 +166,13 @@ type Job struct {
 	At    truetime.Timestamp
 }
 
-// formatVersion is the first byte of every stored catalog value.
-const formatVersion = 1
+// formatVersion is the first byte of every stored catalog value. A table that is
+// fenced_by a lock has fencedVersion, so that a program which knows nothing of fences
+// refuses the table instead of writing to it without one.
+const (
+	formatVersion = 1
+	fencedVersion = 2
+)
 
 var errFormat = errors.New("catalog: unknown format version")
 
@@ -174,7 +181,11 @@ func encode(v any) []byte {
 	if err != nil {
 		panic(fmt.Sprintf("catalog: descriptor does not encode: %v", err)) // plain structs only
 	}
-	return append([]byte{formatVersion}, b...)
+	version := byte(formatVersion)
+	if t, ok := v.(*Table); ok && t.FencedBy != "" {
+		version = fencedVersion
+	}
+	return append([]byte{version}, b...)
 }
 
 func decode(b []byte, into any) error {
@@ -189,8 +200,15 @@ func decode(b []byte, into any) error {
 
 func decodeTable(b []byte) (*Table, error) {
 	t := new(Table)
+	fenced := len(b) > 0 && b[0] == fencedVersion
+	if fenced {
+		b = append([]byte{formatVersion}, b[1:]...)
+	}
 	if err := decode(b, t); err != nil {
 		return nil, err
+	}
+	if fenced != (t.FencedBy != "") {
+		return nil, errors.New("catalog: damaged descriptor: format version and fence disagree")
 	}
 	if len(t.Indexes) == 0 || len(t.Indexes[0].Columns) == 0 {
 		return nil, errors.New("catalog: damaged descriptor: table without primary index")

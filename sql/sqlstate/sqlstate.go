@@ -79,6 +79,8 @@ const (
 	StatementTooComplex          Code = "54001"
 	TooManyColumns               Code = "54011"
 	ObjectNotInPrerequisiteState Code = "55000"
+	StaleFence                   Code = "55S01" // ours: a lock of spand.fence is not held
+	FenceRequired                Code = "55S02" // ours: a write to a table fenced_by a lock
 	LockNotAvailable             Code = "55P03"
 	DiskFull                     Code = "53100"
 	OutOfMemory                  Code = "53200"

@@ -461,7 +461,7 @@ type (
 		Actions  []AlterAction
 	}
 	AlterAction struct {
-		Kind       string // "add column", "drop column", "add constraint", "drop constraint", "alter type", "set default", "drop default", "set not null", "drop not null", "rename", "rename column", "rename constraint", "set schema", "owner", "set options", "validate constraint"
+		Kind       string // "add column", "drop column", "add constraint", "drop constraint", "alter type", "set default", "drop default", "set not null", "drop not null", "rename", "rename column", "rename constraint", "set schema", "owner", "set options", "reset options", "validate constraint"
 		Column     *ColumnDef
 		Name       string
 		NewName    string

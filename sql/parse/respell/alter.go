@@ -114,6 +114,9 @@ func (p *Parser) alterAction(n *AlterNote) Frag {
 	case p.Is("set") && isPunct(p.Peek(1), "("):
 		p.Next()
 		a.Kind, a.Options = "set options", p.options()
+	case p.Is("reset") && isPunct(p.Peek(1), "("):
+		p.Next()
+		a.Kind, a.Options = "reset options", p.options()
 	case p.IsSeq("alter", "constraint"):
 		p.other = "ALTER TABLE"
 		p.i += 2
@@ -255,9 +258,6 @@ func (p *Parser) alterOther() {
 		p.AcceptSeq("set", "logged"), p.AcceptSeq("set", "unlogged"):
 	case p.AcceptSeq("set", "tablespace"), p.AcceptSeq("set", "access", "method"):
 		p.ColID()
-	case p.Is("reset") && isPunct(p.Peek(1), "("):
-		p.Next()
-		p.options()
 	default:
 		p.Unexpected()
 	}
