@@ -14,7 +14,7 @@ import (
 func (n *Node) openSQL(reg *prometheus.Registry) error {
 	cfg := sql.Config{
 		KV: sql.NewStore(n.client), Clock: n.clock, Node: n.self, Logger: n.log.With("room", "sql"),
-		Views: append(n.views(), n.lockViews()...), Version: Version, NodeClock: nodeClock{n},
+		Views: append(n.views(), n.lockViews()...), Version: Version, NodeClock: nodeClock{n}, Fencer: newFences(n),
 	}
 	if len(n.members) > 1 {
 		cfg.Peers, cfg.Lived = schemaPeers{n}, n.lived
