@@ -51,6 +51,8 @@ type fakeGroup struct {
 	tb    testing.TB
 	clock *truetime.Manual
 
+	machine sync.Mutex // the cells' StateMachine methods are called one at a time; before mu
+
 	mu       sync.Mutex
 	term     uint64
 	lead     int // -1: none
@@ -147,7 +149,7 @@ func (g *fakeGroup) pump() {
 		g.queue = g.queue[1:]
 		lead, term := g.lead, g.term
 		g.mu.Unlock()
-		g.apply(e, lead, term, false)
+		g.apply(e, lead, term, lead < 0)
 		g.mu.Lock()
 	}
 	g.pumping = false
@@ -155,6 +157,7 @@ func (g *fakeGroup) pump() {
 
 func (g *fakeGroup) apply(e *fakeEntry, lead int, term uint64, orphan bool) {
 	var result any
+	g.machine.Lock()
 	for _, r := range g.replicas {
 		b := &storage.Batch{}
 		res, err := r.cell.Apply(b, paxosgroup.Command{Index: e.index, Term: term, TS: e.ts, Data: e.p.Data})
@@ -166,6 +169,7 @@ func (g *fakeGroup) apply(e *fakeEntry, lead int, term uint64, orphan bool) {
 			result = res
 		}
 	}
+	g.machine.Unlock()
 	if orphan {
 		e.p.Done(nil, 0, paxosgroup.ErrAmbiguous)
 	} else {
@@ -203,8 +207,10 @@ func (g *fakeGroup) depose(keep bool) (promised truetime.Timestamp) {
 		return 0
 	}
 	c := g.replicas[old].cell
+	g.machine.Lock()
 	promised = c.Promised()
 	c.Follow()
+	g.machine.Unlock()
 	for _, e := range q {
 		if keep {
 			g.apply(e, -1, term, true)
@@ -238,7 +244,9 @@ func (g *fakeGroup) elect(n int, promised truetime.Timestamp) {
 	g.floor = max(g.floor, promised, g.clock.Now().Latest)
 	lease := paxosgroup.Lease{Term: g.term, Floor: g.floor}
 	g.mu.Unlock()
+	g.machine.Lock()
 	g.replicas[n].cell.Lead(lease)
+	g.machine.Unlock()
 }
 
 // world is a cell of some replicas in virtual time.
@@ -277,7 +285,12 @@ func (w *world) close() {
 	}
 }
 
-func (w *world) lead() *Cell { return w.g.replicas[w.g.lead].cell }
+// lead is the leading cell, any when there is none.
+func (w *world) lead() *Cell {
+	w.g.mu.Lock()
+	defer w.g.mu.Unlock()
+	return w.g.replicas[max(w.g.lead, 0)].cell
+}
 
 // do sends one call to the leader.
 func (w *world) do(call any) *lockpb.DoResponse {
@@ -470,6 +483,28 @@ func (p *peer) beat(subs []*lockpb.Subscription) {
 
 // stop falls silent.
 func (p *peer) stop() { p.st.Close() }
+
+func (p *peer) answers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.got)
+}
+
+// told are the paths that the session was told to forget, and forgets them.
+func (p *peer) told() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stale
+	p.stale = nil
+	return s
+}
+
+// setDeaf keeps the peer from acknowledging anything but that it lives.
+func (p *peer) setDeaf(deaf bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = deaf
+}
 
 func (p *peer) kinds() (list []string) {
 	p.mu.Lock()

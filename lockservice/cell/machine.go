@@ -208,9 +208,9 @@ func (c *Cell) Promised() truetime.Timestamp {
 func (c *Cell) Lead(lease paxosgroup.Lease) {
 	c.Follow()
 	l := newLeader(c, lease)
+	c.cfg.Logger.Debug("cell leads", "cell", c.cfg.Name, "term", lease.Term, "sessions", len(l.sessions))
 	c.leader.Store(l)
 	l.start()
-	c.cfg.Logger.Debug("cell leads", "cell", c.cfg.Name, "term", lease.Term, "sessions", len(l.sessions))
 }
 
 // Follow implements paxosgroup.StateMachine: who waits is sent to the next leader.

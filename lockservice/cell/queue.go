@@ -298,6 +298,10 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 		}
 		l.arrivedLocked(w.s)
 		g := granted{err: err}
+		if retryable(err) && f.cmd.Kind != state.Grant && !w.adrift && !w.s.ending && !l.ended {
+			w.lock.join(l, w) // it was not its own command that failed
+			continue
+		}
 		if err == nil {
 			r := &res.Grants[i]
 			if g = (granted{hold: r.Hold, already: r.Already}); r.Err != nil {
