@@ -25,19 +25,22 @@ const (
 	EventsLost         = EventKind(lockpb.EventKind_EVENTS_LOST)         // some are forgotten: read again what the subscription is about
 )
 
+// MarshalText writes the name, as String does.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 func (k EventKind) String() string { return lockpb.EventKind(k).String() }
 
 // Event is delivered after what it tells of is visible to every read, at least once. Events of
 // one node come in the order of their revisions.
 type Event struct {
-	Kind     EventKind
-	Path     string // of the node that was subscribed to
-	Child    string // name, of events of children
-	Instance uint64
+	Kind     EventKind `json:"kind"`
+	Path     string    `json:"path"`            // of the node that was subscribed to
+	Child    string    `json:"child,omitempty"` // name, of events of children
+	Instance uint64    `json:"instance"`
 	// Generation after the change, of the contents or the lock.
-	Generation uint64
+	Generation uint64 `json:"generation"`
 	// Revision of the cell at the change. A later subscription goes on behind it (After).
-	Revision uint64
+	Revision uint64 `json:"revision"`
 }
 
 // SubscribeOptions of Subscribe. The zero value asks for everything from now on.

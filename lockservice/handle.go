@@ -77,6 +77,9 @@ func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle
 	return h, nil
 }
 
+// Session that has it open.
+func (h *Handle) Session() *Session { return h.s }
+
 // Created says whether Open made the node.
 func (h *Handle) Created() bool { return h.created }
 

@@ -9,22 +9,23 @@ import (
 
 // Stat describes a node. Generations only grow.
 type Stat struct {
-	Path      string
-	Directory bool
-	Ephemeral bool
+	Path      string `json:"path"`
+	Directory bool   `json:"directory"`
+	Ephemeral bool   `json:"ephemeral"`
 	// Instance differs from that of every earlier node of the path, and is higher.
-	Instance          uint64
-	ContentGeneration uint64 // of files: counts writes
-	LockGeneration    uint64 // grows whenever the lock goes from free to held
-	ACLGeneration     uint64
-	Length            uint64 // of contents, in bytes
-	Checksum          uint64 // CRC-64 (ECMA) of the contents
-	Children          uint32 // of a directory
-	ACL               ACL
-	Revision          uint64    // of the cell at the node's last change
-	Modified          time.Time // commit timestamp of that change
+	Instance          uint64    `json:"instance"`
+	ContentGeneration uint64    `json:"contentGeneration"` // of files: counts writes
+	LockGeneration    uint64    `json:"lockGeneration"`    // grows whenever the lock goes from free to held
+	ACLGeneration     uint64    `json:"aclGeneration"`
+	Length            uint64    `json:"length"`   // of contents, in bytes
+	Checksum          uint64    `json:"checksum"` // CRC-64 (ECMA) of the contents
+	Children          uint32    `json:"children"` // of a directory
+	ACL               ACL       `json:"acl"`
+	Revision          uint64    `json:"revision"` // of the cell at the node's last change
+	Modified          time.Time `json:"modified"` // commit timestamp of that change
 	// Quota of a directory that has one, and what is used of it.
-	Quota, Used *Quota
+	Quota *Quota `json:"quota,omitempty"`
+	Used  *Quota `json:"used,omitempty"`
 }
 
 // Name is the last component of the path.
@@ -32,12 +33,16 @@ func (s *Stat) Name() string { return s.Path[strings.LastIndexByte(s.Path, '/')+
 
 // ACL names files /ls/<cell>/acl/<name> that list who may do what, one principal a line, "*"
 // being everybody. An empty name admits everybody.
-type ACL struct{ Read, Write, Change string }
+type ACL struct {
+	Read   string `json:"read"`
+	Write  string `json:"write"`
+	Change string `json:"change"`
+}
 
 // Quota bounds a directory with all below it; 0: no bound but the cell's.
 type Quota struct {
-	Bytes uint64 // of contents
-	Nodes uint64
+	Bytes uint64 `json:"bytes"` // of contents
+	Nodes uint64 `json:"nodes"`
 }
 
 func statOf(p *lockpb.Stat) *Stat {

@@ -4,6 +4,7 @@
 //	spand demo      run a cluster in one process, or a guided demonstration
 //	spand status    show a running node, its peers and its tablets
 //	spand clock     show clock uncertainty, or widen it
+//	spand lock      use the lock service: hold a lock while a command runs, read and write files
 //	spand version   print the version
 package main
 
@@ -30,6 +31,7 @@ Usage:
   spand demo [flags]      run a cluster in one process, in a temporary folder; --scenario for a guided tour
   spand status [flags]    show a running node, its peers and its tablets
   spand clock [verb]      show every node's clock uncertainty, or widen a node's
+  spand lock VERB         hold a lock while a command runs; list, read, write and watch files
   spand version           print the version
 
 spand COMMAND --help lists the flags of a command.
@@ -59,6 +61,8 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return demonstrate(args, os.Stdin, stdout, stderr)
 	case "clock":
 		return clock(args, stdout, stderr)
+	case "lock":
+		return lock(args, os.Stdin, stdout, stderr)
 	case "status":
 		return status(args, stdout, stderr)
 	case "version":

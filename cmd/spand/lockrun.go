@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spandb/spand/lockservice"
+)
+
+// passedOn are the signals that end or steer the command, not this process.
+var passedOn = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
+
+// lockRun holds a lock while a command runs.
+func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
+	fail := func(err error) int {
+		fmt.Fprintf(stderr, "spand lock run: %s\n", lockMessage(err))
+		return exitFailed
+	}
+	name, err := exec.LookPath(command[0])
+	if err != nil {
+		return fail(err) // before anybody waits for it
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, passedOn...)
+	defer signal.Stop(signals)
+
+	client, l, err := lockFor(f, path, signals)
+	var ended stopped
+	if errors.As(err, &ended) {
+		fmt.Fprintf(stderr, "spand lock run: %v before the lock was held\n", ended.signal)
+		return 128 + int(ended.signal)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer client.Close()
+
+	child, err := startChild(name, command, append(os.Environ(),
+		"SPAND_SEQUENCER="+l.Sequencer(),
+		fmt.Sprintf("SPAND_LOCK_GENERATION=%d", l.Fields().Generation),
+	))
+	code := exitFailed
+	if err == nil {
+		var lost error
+		code, lost = attend(child, l, f.ttl, signals, stderr)
+		if lost != nil {
+			fmt.Fprintf(stderr, "spand lock run: %s; the command was ended\n", lockMessage(lost))
+			if code == exitOK {
+				code = exitFailed
+			}
+		}
+	} else {
+		fail(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
+	defer cancel()
+	// Not even with a lost lock is there anything to do about an error here: then the session
+	// expires.
+	l.Unlock(ctx)
+	l.Handle().Session().Close(ctx)
+	return code
+}
+
+// stopped is a signal that came before the command ran.
+type stopped struct{ signal syscall.Signal }
+
+func (s stopped) Error() string { return s.signal.String() }
+
+// lockFor dials, and waits for the lock.
+func lockFor(f lockFlags, path string, signals <-chan os.Signal) (*lockservice.Client, *lockservice.Lock, error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	acquired := make(chan struct{})
+	defer close(acquired)
+	go func() { // ends with lockFor
+		select {
+		case s := <-signals:
+			cancel(stopped{s.(syscall.Signal)})
+		case <-acquired:
+		}
+	}()
+	begin, done := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("no answer within %v", f.timeout))
+	defer done()
+	client, err := lockservice.Dial(begin, f.addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := func() (*lockservice.Lock, error) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(path, "/ls/"), "/")
+		s, err := client.NewSession(begin, lockservice.SessionOptions{Cell: cell, TTL: f.ttl})
+		if err != nil {
+			return nil, err
+		}
+		l, err := acquire(ctx, begin, s, f, path)
+		if err != nil {
+			// So that nobody waits for this session's lease.
+			end, cancel := context.WithTimeout(context.Background(), f.timeout)
+			defer cancel()
+			s.Close(end)
+		}
+		return l, err
+	}()
+	if err != nil {
+		client.Close()
+		return nil, nil, err
+	}
+	return client, l, nil
+}
+
+func acquire(ctx, begin context.Context, s *lockservice.Session, f lockFlags, path string) (*lockservice.Lock, error) {
+	if up := path[:max(0, strings.LastIndexByte(path, '/'))]; strings.Count(up, "/") > 2 {
+		if err := s.MkdirAll(begin, up); err != nil {
+			return nil, err
+		}
+	}
+	h, err := s.Open(begin, path, lockservice.OpenOptions{Create: lockservice.CreateIfAbsent, LockDelay: f.delay})
+	if err != nil {
+		return nil, err
+	}
+	if f.wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, f.wait, fmt.Errorf("%s is not free within %v", path, f.wait))
+		defer cancel()
+	}
+	switch {
+	case f.try && f.shared:
+		return h.TryRLock(ctx)
+	case f.try:
+		return h.TryLock(ctx)
+	case f.shared:
+		return h.RLock(ctx)
+	}
+	return h.Lock(ctx)
+}
+
+// child is a command in a process group of its own.
+type child struct {
+	pid  int
+	done chan error // its end, once
+}
+
+// startChild starts the command. The goroutine that does keeps its thread until the command
+// ends: the kernel kills the command when that thread dies (diesWith).
+func startChild(name string, command, environ []string) (*child, error) {
+	cmd := exec.Command(name)
+	cmd.Args = command
+	cmd.Env = environ
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	back := foreground(cmd.SysProcAttr, int(os.Stdin.Fd()))
+	diesWith(cmd.SysProcAttr)
+	c := &child{done: make(chan error, 1)}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			c.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			err := cmd.Wait()
+			back()
+			c.done <- err
+		}
+	}()
+	return c, <-started
+}
+
+// signal reaches the command and all in its group.
+func (c *child) signal(s syscall.Signal) { syscall.Kill(-c.pid, s) }
+
+// attend waits for the command's end, passes signals on, and ends the command before the lock is
+// lost: SIGTERM when a fifth of the lease is left, SIGKILL when a twentieth is, both at least
+// a tenth of a second apart. Then lost says why.
+func attend(c *child, l *lockservice.Lock, ttl time.Duration, signals <-chan os.Signal, stderr io.Writer) (code int, lost error) {
+	killAt := max(ttl/20, 100*time.Millisecond)
+	termAt := max(ttl/5, 2*killAt)
+	// Timers stand still in a suspend: so look at the lease's clock every now and then.
+	const every = 250 * time.Millisecond
+	termed := false
+	for {
+		left := l.Remaining()
+		if left <= termAt && !termed {
+			termed = true
+			lost = fmt.Errorf("the lock's lease ends in %v and was not renewed", left.Round(time.Millisecond))
+			if why := l.Err(); why != nil {
+				lost = why
+			}
+			c.signal(syscall.SIGTERM)
+		}
+		if left <= killAt {
+			c.signal(syscall.SIGKILL)
+		}
+		next := every
+		if due := left - termAt; !termed && due < next {
+			next = due
+		} else if due := left - killAt; termed && due > 0 && due < next {
+			next = due
+		}
+		t := time.NewTimer(max(next, time.Millisecond))
+		select {
+		case err := <-c.done:
+			t.Stop()
+			return exitCode(err, stderr), lost
+		case s := <-signals:
+			c.signal(s.(syscall.Signal))
+		case <-l.Changed():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+func exitCode(err error, stderr io.Writer) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitOK
+	case !errors.As(err, &exit):
+		fmt.Fprintf(stderr, "spand lock run: %v\n", err)
+		return exitFailed
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return exit.ExitCode()
+}
