@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"os/exec"
 	"slices"
 	"strings"
@@ -19,8 +21,8 @@ func TestLockLines(t *testing.T) {
 	for _, r := range lockRows() {
 		rows = append(rows, strings.TrimPrefix(r, "locks/"))
 	}
-	if last := rows[len(rows)-1]; last != "failover" {
-		t.Errorf("after %s comes another row, of a cluster that has lost a member", last)
+	if n := len(rows); rows[n-2] != "failover" || rows[n-1] != "sessions" {
+		t.Errorf("%v: only the sessions, which have a cluster to themselves, may come after the loss of a member", rows)
 	}
 	slices.Sort(rows)
 	if want := lockload.Rows(); !slices.Equal(rows, want) {
@@ -43,8 +45,15 @@ func TestAnswer(t *testing.T) {
 	b := &bench{dir: t.TempDir()}
 	cluster := &lockCluster{members: []string{"a:1", "b:2", "c:3"}}
 	for range cluster.members {
-		s, err := b.launch(exec.Command("sleep", "600"), syscall.SIGTERM)
-		if err != nil {
+		cmd := exec.Command("cat")
+		in, err1 := cmd.StdinPipe()
+		out, err2 := cmd.StdoutPipe()
+		s, err3 := b.launch(cmd, syscall.SIGTERM)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			t.Fatal(err)
+		}
+		in.Write([]byte("x"))
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // from then on its memory stays the same
 			t.Fatal(err)
 		}
 		defer b.stop(s)
@@ -56,8 +65,8 @@ func TestAnswer(t *testing.T) {
 		return f, answers.String(), err
 	}
 
-	f, answers, err := ask(`{"ask":"mark","leader":"b:2"}{"ask":"held","leader":"b:2"}{"figures":{"keepalives":7}}`)
-	if err != nil || answers != "\n\n" {
+	f, answers, err := ask(`{"ask":"idle","leader":"b:2"}{"ask":"mark","leader":"b:2"}{"ask":"held","leader":"b:2"}{"figures":{"keepalives":7}}`)
+	if err != nil || answers != "\n\n\n" {
 		t.Fatalf("%q, %v", answers, err)
 	}
 	var all float64
@@ -65,7 +74,7 @@ func TestAnswer(t *testing.T) {
 		anon, _ := rss(s.pid())
 		all += anon
 	}
-	if anon, _ := rss(cluster.servers[1].pid()); f["keepalives"] != 7 || f["memory leader"] != anon || f["memory all"] != all || f["cpu held"] > 1 {
+	if anon, _ := rss(cluster.servers[1].pid()); f["keepalives"] != 7 || f["memory leader"] != anon || f["memory all"] != all || f["memory idle"] != all || f["cpu held"] > 1 {
 		t.Errorf("%v; the leader has %v, all have %v", f, anon, all)
 	}
 
@@ -77,7 +86,7 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("member %d has ended: %v", i, got)
 		}
 	}
-	if strings.Contains(b.dead(), "sleep") {
+	if strings.Contains(b.dead(), "cat") {
 		t.Error("the member that was to be killed is told of as dead")
 	}
 

@@ -19,8 +19,8 @@ const (
 	inFlight = 256 // renewals sent and not answered, of one stream
 )
 
-// fleet is leases. Their renewals go to the leader, where they are a matter of memory; the other
-// members would forward each of them in an HTTP request.
+// fleet is leases. At the leader their renewal is a matter of memory; other members would forward
+// each in an HTTP request.
 type fleet struct {
 	etcd   *clientv3.Client
 	leases etcdserverpb.LeaseClient
@@ -30,20 +30,11 @@ type fleet struct {
 	ids []int64 // only grows
 }
 
-func (c *client) Fleet(ctx context.Context) (lockload.Fleet, error) {
-	leader, err := c.Leader(ctx)
-	if err != nil {
-		return nil, err
-	}
-	lc, err := dial(ctx, []string{leader})
-	if err != nil {
-		return nil, err
-	}
-	etcd := lc.(*client).etcd
-	return &fleet{etcd: etcd, leases: etcdserverpb.NewLeaseClient(etcd.ActiveConnection())}, nil
+func (c *client) Fleet(context.Context) (lockload.Fleet, error) {
+	return &fleet{etcd: c.etcd, leases: etcdserverpb.NewLeaseClient(c.etcd.ActiveConnection())}, nil
 }
 
-func (f *fleet) Close() error { return f.etcd.Close() }
+func (f *fleet) Close() error { return nil } // the connection is the client's
 
 func (f *fleet) Grow(ctx context.Context, n int, ttl time.Duration) error {
 	f.mu.Lock()

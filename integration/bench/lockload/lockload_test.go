@@ -205,7 +205,7 @@ func TestRows(t *testing.T) {
 				for _, m := range said[:len(said)-1] {
 					asked = append(asked, m.Ask+" "+m.Leader)
 				}
-				questions := map[string]string{"sessions": "mark " + member + " held " + member, "failover": "kill " + member}
+				questions := map[string]string{"sessions": "idle " + member + " mark " + member + " held " + member, "failover": "kill " + member}
 				if got := strings.Join(asked, " "); got != questions[row] {
 					t.Errorf("asked %q", got)
 				}

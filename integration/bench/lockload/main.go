@@ -82,8 +82,8 @@ func measure(ctx context.Context, args []string, dial func(context.Context, []st
 
 // Message is a line that a program writes: a question, or the figures at the end.
 type Message struct {
-	// Ask is "kill" (the leader, with SIGKILL; answer when its process is gone), "mark" or
-	// "held" (see what the members use).
+	// Ask is "kill" (the leader, with SIGKILL; answer when its process is gone), "idle",
+	// "mark" or "held" (see what the members use).
 	Ask     string  `json:"ask,omitempty"`
 	Leader  string  `json:"leader,omitempty"` // its address
 	Figures Figures `json:"figures,omitempty"`

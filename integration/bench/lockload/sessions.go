@@ -8,11 +8,11 @@ import (
 
 // sessions opens a fleet, keeps it alive for a little longer than its sessions would live
 // by themselves, and then renews it as fast as the store answers. The owner looks at the
-// members' memory and CPU time when the questions "mark" and "held" are asked: between them
-// the fleet is held and nothing else happens. "sessions opened" and "keepalives" are per
+// members' memory and CPU time when the questions "idle" (there is no session yet), "mark" and
+// "held" are asked: between the last two the fleet is held and nothing else happens. "sessions opened" and "keepalives" are per
 // second.
 func (r *run) sessions(ctx context.Context) (Figures, error) {
-	c, err := r.dial(ctx, r.Members)
+	c, err := r.toLeader(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -38,15 +38,18 @@ func (r *run) sessions(ctx context.Context) (Figures, error) {
 
 // hold opens the fleet and sees to it that it lives by its renewals.
 func (r *run) hold(ctx context.Context, c Client, fleet Fleet) (openedPerSecond float64, err error) {
+	leader, err := c.Leader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.owner.ask("idle", leader); err != nil {
+		return 0, err
+	}
 	began := time.Now()
 	if err := fleet.Grow(ctx, r.Sessions, r.TTL); err != nil {
 		return 0, err
 	}
 	took := time.Since(began)
-	leader, err := c.Leader(ctx)
-	if err != nil {
-		return 0, err
-	}
 	if err := r.owner.ask("mark", leader); err != nil {
 		return 0, err
 	}

@@ -11,7 +11,7 @@ import (
 type Client interface {
 	// Session opens a session that is kept alive until it is closed.
 	Session(ctx context.Context) (Session, error)
-	// Fleet is an empty fleet.
+	// Fleet is an empty fleet on the member dialled, which leads.
 	Fleet(ctx context.Context) (Fleet, error)
 	// Leader is the address of the member that leads.
 	Leader(ctx context.Context) (string, error)

@@ -72,7 +72,7 @@ type audience struct {
 func (r *run) audience(ctx context.Context, t *tally) (*audience, error) {
 	a := &audience{make([]Client, watchClients), make([][]Session, watchClients)}
 	return a, Together(ctx, watchClients, func(_ context.Context, i int) (err error) {
-		if a.clients[i], err = r.dial(ctx, r.Members); err != nil {
+		if a.clients[i], err = r.toLeader(ctx); err != nil {
 			return err
 		}
 		for range watchers / watchClients {
