@@ -149,7 +149,7 @@ func TestLimits(t *testing.T) {
 func TestCells(t *testing.T) {
 	s := New(FirstCell)
 	want := []Cell{{"jobs", 8, []Replica{{1, 10}, {2, 11}}}, {"web", 7, []Replica{{1, 4}, {2, 5}, {3, 6}}}}
-	for _, c := range []Cell{want[1], {"jobs", 8, []Replica{{1, 10}}}, want[0]} {
+	for _, c := range []Cell{want[1], want[0], {"jobs", 9, []Replica{{1, 12}}}} { // the first command for a name counts
 		must(t, s, &Command{Kind: SetCell, Cell: c}, second)
 	}
 	if got := restored(t, s).Cells(); fmt.Sprint(got) != fmt.Sprint(want) {
