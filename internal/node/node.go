@@ -188,7 +188,11 @@ func (n *Node) open(ctx context.Context) (err error) {
 		n.wg.Go(func() { n.http.Serve(n.ports.http) })
 		n.closers = append(n.closers, func() { n.http.Close() })
 	}
-	n.closers = append(n.closers, n.locks.Shutdown)
+	n.closers = append(n.closers, func() {
+		over, cancel := context.WithCancel(background)
+		cancel()
+		n.locks.Shutdown(over) // without waiting
+	})
 	if err := n.net.Start(); err != nil {
 		return err
 	}
@@ -421,7 +425,9 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	drainCtx, cancel := third()
 	err = errors.Join(err, n.host.Drain(drainCtx))
 	cancel()
-	n.locks.Shutdown() // who still waits here learns where to go
+	locksCtx, cancel := third()
+	n.locks.Shutdown(locksCtx) // who waited here learns where to go
+	cancel()
 	if len(n.members) == 1 && !n.store.Full() {
 		ckptCtx, cancel := third()
 		err = errors.Join(err, n.store.Checkpoint(ckptCtx))

@@ -47,16 +47,15 @@ type doCall struct {
 // Do implements LockService. Its end ends what is under way.
 func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
 	ctx, done := v.s.until(ss.Context())
+	ctx, stop := context.WithCancel(ctx)
 	d := &doStream{
 		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](maxAnswers),
 		work: make(chan doCall), cancels: map[uint64]context.CancelFunc{},
 	}
 	defer func() {
-		d.mu.Lock()
-		d.ended = true
-		d.mu.Unlock()
+		stop() // what is under way
+		d.finish()
 		done()
-		d.wg.Wait()
 	}()
 	received := make(chan error, 1)
 	sendCtx, stopSending := context.WithCancelCause(ctx)
@@ -89,6 +88,10 @@ func (d *doStream) over(ss grpc.ServerStream, err error) error {
 	case errors.Is(err, io.EOF):
 		return d.flush(ss)
 	case errors.Is(err, errShutdown):
+		d.finish() // they end now
+		if err := d.flush(ss); err != nil {
+			return err
+		}
 		return statusOf(failure(codes.Unavailable, reasonNoLeader, "%v", errShutdown))
 	}
 	return err
@@ -109,11 +112,13 @@ func (d *doStream) flush(ss grpc.ServerStream) error {
 	return nil
 }
 
-// finish waits for the calls under way.
+// finish waits for the calls under way and starts no more.
 func (d *doStream) finish() {
 	d.mu.Lock()
-	d.ended = true
-	close(d.work)
+	if !d.ended {
+		d.ended = true
+		close(d.work)
+	}
 	d.mu.Unlock()
 	d.wg.Wait()
 }

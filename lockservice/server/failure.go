@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -62,6 +63,27 @@ func (s *Server) notLeading(name string) *lockpb.Failure {
 // starting is the failure of calls before the cells are open.
 func starting() *lockpb.Failure {
 	return failure(codes.Unavailable, reasonNoLeader, "this node is starting")
+}
+
+// successor is notLeading for who waited here when this node ceased to lead. In a
+// hand-over the next leader is known a moment later, and is worth that moment: else the
+// client would have to look for it.
+func (s *Server) successor(name string) *lockpb.Failure {
+	const look, patience = 5 * time.Millisecond, 300 * time.Millisecond // nobody tells of leaders
+	tick, enough := time.NewTicker(look), time.NewTimer(patience)
+	defer tick.Stop()
+	defer enough.Stop()
+	for {
+		f := s.notLeading(name)
+		if f.Info.Leader != nil {
+			return f
+		}
+		select {
+		case <-tick.C:
+		case <-enough.C:
+			return f
+		}
+	}
 }
 
 func (s *Server) address(n keys.NodeID) *lockpb.NotLeader {

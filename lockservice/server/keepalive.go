@@ -69,7 +69,7 @@ func (v *service) KeepAlive(ss grpc.BidiStreamingServer[lockpb.KeepAliveRequest,
 		case errors.Is(err, io.EOF):
 			return nil
 		case errors.Is(err, errLostLeadership), errors.Is(err, errShutdown):
-			return statusOf(v.s.notLeading(name))
+			return statusOf(v.s.successor(name))
 		default:
 			return err
 		}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -66,11 +67,15 @@ type Server struct {
 	cfg  Config
 	quit context.Context // ends with Shutdown, the cause errShutdown
 	end  context.CancelCauseFunc
+
+	mu    sync.Mutex    // a leaf
+	calls int           // under way, streams among them
+	idle  chan struct{} // closed when there are none and the server has been shut down
 }
 
 // New returns a server.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, idle: make(chan struct{})}
 	s.quit, s.end = context.WithCancelCause(context.Background())
 	return s
 }
@@ -80,16 +85,49 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	lockpb.RegisterLockServiceServer(r, &service{s: s})
 }
 
-// Shutdown ends the streams and the calls that wait, and refuses new ones: their clients
-// go to whoever leads after this node, which is known already if its leaderships were
-// handed over before. It does not wait for them; stopping the gRPC server does.
-func (s *Server) Shutdown() { s.end(errShutdown) }
+// Shutdown ends the streams and the calls that wait, and refuses new ones. It returns when
+// all have been told, or with ctx. If this node's leaderships were handed over before, their
+// clients are told to whom.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.mu.Lock()
+	if s.quit.Err() == nil {
+		s.end(errShutdown)
+		s.settleLocked()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+	}
+}
 
-// until returns a context that ends with ctx or with the server.
-func (s *Server) until(ctx context.Context) (context.Context, func()) {
+// until begins a call: its context ends with ctx or with the server. done ends the call.
+func (s *Server) until(ctx context.Context) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.quit, func() { cancel(errShutdown) })
-	return ctx, func() { stop(); cancel(nil) }
+	s.mu.Lock()
+	s.calls++
+	s.mu.Unlock()
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		s.mu.Lock()
+		s.calls--
+		s.settleLocked()
+		s.mu.Unlock()
+	}
+}
+
+// settleLocked notes that nothing is under way any more.
+func (s *Server) settleLocked() {
+	if s.calls > 0 || s.quit.Err() == nil {
+		return
+	}
+	select {
+	case <-s.idle: // calls that came late
+	default:
+		close(s.idle)
+	}
 }
 
 // Do carries out one call, here or, unless it waits, where its cell is led. It always
@@ -137,6 +175,9 @@ func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest
 	if !leaves(resp) {
 		return resp
 	}
+	if waits(req) {
+		return failed(req, s.successor(name))
+	}
 	resp = failed(req, s.notLeading(name))
 	if to := s.cfg.Leader(name); hops > 0 && to != 0 && to != s.cfg.Node {
 		resp = s.forward(ctx, to, principal, req, hops)
@@ -154,7 +195,7 @@ func (s *Server) here(ctx context.Context, principal string, c Cell, name string
 	}
 	resp := c.Do(ctx, principal, req, waiting)
 	if f := resp.GetFailure(); f != nil && s.quit.Err() != nil && codes.Code(f.Code) == codes.Canceled {
-		return failed(req, s.notLeading(name))
+		return failed(req, s.successor(name))
 	}
 	s.locate(resp.GetGetCell().GetCell())
 	return resp

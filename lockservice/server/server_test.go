@@ -283,21 +283,19 @@ func TestShutdownEndsWhatWaits(t *testing.T) {
 		beaten <- err
 	}()
 	w.believe(1, 2)
-	w.servers[1].Shutdown()
+	w.servers[1].Shutdown(t.Context())
 	for what, ch := range map[string]chan error{"Acquire": acquired, "KeepAlive": beaten} {
 		if code, i := info(t, <-ch); code != codes.FailedPrecondition || i.Reason != reasonNotLeader || i.Leader.Node != "n2" {
 			t.Errorf("%s: %v %v", what, code, i)
 		}
 	}
-	for { // the call's failure may come before the stream's end
-		_, err := ss.Recv()
-		if err == nil {
-			continue
-		}
-		if code, i := info(t, err); code != codes.Unavailable || i.Reason != reasonNoLeader {
-			t.Errorf("Do: %v %v", code, i)
-		}
-		break
+	r, err := ss.Recv()
+	if i := r.GetFailure().GetInfo(); err != nil || i.GetReason() != reasonNotLeader || i.GetLeader().GetNode() != "n2" {
+		t.Errorf("Acquire in a Do stream: %v, %v", r, err)
+	}
+	_, err = ss.Recv()
+	if code, i := info(t, err); code != codes.Unavailable || i.Reason != reasonNoLeader {
+		t.Errorf("Do: %v %v", code, i)
 	}
 }
 
