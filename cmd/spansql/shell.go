@@ -19,6 +19,7 @@ const help = `  \q             quit
   \?             this help
   \d [NAME]      tables, or the columns of one
   \dt            tables
+  \locks         locks of the lock service, who holds them and since when
   \timing        print how long each query took, on or off
   \x             print one line for each value, on or off
   \i FILE        run the statements of a file
@@ -99,6 +100,8 @@ func (a *app) backslash(line string) error {
 		return a.runFile(arg)
 	case `\dt`:
 		return a.query(listTables, "", &streamSource{r: strings.NewReader("")})
+	case `\locks`:
+		return a.query(listLocks, "", &streamSource{r: strings.NewReader("")})
 	case `\d`:
 		if arg == "" {
 			return a.query(listTables, "", &streamSource{r: strings.NewReader("")})
@@ -129,6 +132,9 @@ func (a *app) toggle(v *bool, arg, text string) error {
 
 const listTables = `SELECT table_schema AS "Schema", table_name AS "Name", table_type AS "Type" ` +
 	`FROM information_schema.tables WHERE table_schema NOT IN ('pg_catalog', 'information_schema', 'spand') ORDER BY 1, 2`
+
+const listLocks = `SELECT path AS "Lock", mode AS "Mode", generation AS "Generation", client AS "Client", since AS "Since", now() - since AS "Held for", ` +
+	`waiters AS "Waiting", delayed_until AS "Delayed until" FROM spand.locks ORDER BY path, hold`
 
 // describeTable asks for a table's columns. The name is folded as an unquoted
 // identifier is, and may have a schema.

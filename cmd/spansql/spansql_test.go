@@ -32,6 +32,7 @@ func startServer(t *testing.T) (string, *wiretest.Server) {
 		"SELECT\n  wrong": {Err: &sqlstate.Error{Code: sqlstate.UndefinedColumn, Message: `column "wrong" does not exist`, Hint: "Perhaps another.", Position: 10}},
 		describeTable("T"): {Columns: []string{"Column", "Type"}, Tag: "SELECT 1",
 			Rows: [][]string{{"id", "integer"}}},
+		listLocks:  {Columns: []string{"Lock", "Mode"}, Tag: "SELECT 1", Rows: [][]string{{"/ls/local/jobs/x", "exclusive"}}},
 		listTables: {Columns: []string{"Schema", "Name"}, Tag: "SELECT 1", Rows: [][]string{{"public", "t"}}},
 	}}
 	srv, err := pgwire.New(pgwire.Config{SQL: fake})
