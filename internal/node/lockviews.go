@@ -18,7 +18,7 @@ import (
 func (n *Node) lockViews() []sql.View {
 	return []sql.View{
 		{Schema: "spand", Name: "locks", Columns: columns("cell text, path text, mode text, generation bigint, hold bigint, sequencer text, session text, handle text, client text, " +
-			"since timestamptz, waiters bigint, delayed_until timestamptz"), Rows: n.heldRows},
+			"since timestamptz, held_seconds float, waiters bigint, delayed_until timestamptz"), Rows: n.heldRows},
 		{Schema: "spand", Name: "sessions", Columns: columns("cell text, session text, client text, principal text, ttl_seconds float, lease_seconds float, created timestamptz, " +
 			"locks bigint, ephemerals bigint, caches boolean"), Rows: n.sessionRows},
 		{Schema: "spand", Name: "lock_history", Columns: columns("cell text, entry bigint, path text, mode text, generation bigint, hold bigint, sequencer text, session text, client text, " +
@@ -85,6 +85,14 @@ func hold(q *lockpb.Sequencer) []types.Datum {
 	return []types.Datum{types.Text(mode), count(q.GetGeneration()), count(q.GetHold()), types.Text(q.GetText())}
 }
 
+// secondsSince is how long ago a timestamp was, NULL for none.
+func (n *Node) secondsSince(ts int64) types.Datum {
+	if ts == 0 {
+		return types.Null
+	}
+	return types.Float(max(0, n.clock.Now().Earliest.Sub(truetime.Timestamp(ts))).Seconds())
+}
+
 func (n *Node) heldRows(ctx context.Context, emit func([]types.Datum) error) error {
 	return n.eachCell(ctx, func(cell string) error {
 		for after, more := "", true; more; {
@@ -97,7 +105,7 @@ func (n *Node) heldRows(ctx context.Context, emit func([]types.Datum) error) err
 				after = l.GetSequencer().GetPath()
 				row := append([]types.Datum{types.Text(cell), types.Text(after)}, hold(l.GetSequencer())...)
 				row = append(row, number(l.GetSession()), number(l.GetHandle()), orNull(l.GetClient()),
-					timestamp(truetime.Timestamp(l.GetSince())), count(l.GetWaiters()), timestamp(truetime.Timestamp(l.GetDelayedUntil())))
+					timestamp(truetime.Timestamp(l.GetSince())), n.secondsSince(l.GetSince()), count(l.GetWaiters()), timestamp(truetime.Timestamp(l.GetDelayedUntil())))
 				if err := emit(row); err != nil {
 					return err
 				}
