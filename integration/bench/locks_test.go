@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -119,4 +121,41 @@ func TestLockTime(t *testing.T) {
 	if lockTurn(c, selection{"locks/read": true}) >= lockTurn(c, rows) {
 		t.Error("one row takes as long as all")
 	}
+}
+
+// TestEtcdModule: the module that etcd is built in asks for no lower version of a library than
+// ours, else go build refuses there until somebody runs go mod tidy.
+func TestEtcdModule(t *testing.T) {
+	ours, err1 := os.ReadFile("../../go.mod")
+	theirs, err2 := os.ReadFile("etcd/go.mod")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	least, compared := requirements(string(ours)), 0
+	for module, version := range requirements(string(theirs)) {
+		want, ok := least[module]
+		if !ok {
+			continue
+		}
+		compared++
+		if slices.Compare(version[:], want[:]) < 0 {
+			t.Errorf("etcd/go.mod requires %s %v, ours %v: run go mod tidy in etcd", module, version, want)
+		}
+	}
+	if compared < 5 {
+		t.Errorf("only %d libraries are in both", compared)
+	}
+}
+
+// requirements are the releases that a go.mod requires, by module.
+func requirements(mod string) map[string][3]int {
+	all := map[string][3]int{}
+	for line := range strings.Lines(mod) {
+		var module string
+		var v [3]int
+		if n, _ := fmt.Sscanf(line, "\t%s v%d.%d.%d", &module, &v[0], &v[1], &v[2]); n == 4 {
+			all[module] = v
+		}
+	}
+	return all
 }
