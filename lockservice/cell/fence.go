@@ -14,6 +14,9 @@ import (
 // maxPromise bounds how far ahead a check may promise: what a release may have to wait for.
 const maxPromise = time.Second
 
+// leasePause separates looks at a hold whose session's lease is too short to promise anything.
+const leasePause = 5 * time.Millisecond
+
 // check is a promise: the hold does not end before After(until).
 type check struct {
 	id      uint64
@@ -117,7 +120,18 @@ func (l *leader) checkSequencer(ctx context.Context, q state.Sequencer, ahead ti
 			if err := l.valid(); err != nil {
 				return fenced{}, err
 			}
-			return fenced{}, refuse("STALE_SEQUENCER", q.Path, "the lease of session %d, which holds the lock of %s, is running out", hold.Session, q.Path)
+			// The session's lease is running out: a beat renews it, or its end is logged.
+			again := time.NewTimer(leasePause)
+			select {
+			case <-again.C:
+			case <-ctx.Done():
+				again.Stop()
+				return fenced{}, gaveUp(ctx)
+			case <-l.ctx.Done():
+				again.Stop()
+				return fenced{}, l.c.notLeader()
+			}
+			continue
 		}
 		f := fenced{hold: hold, until: until}
 		if !BreakFence {
