@@ -90,3 +90,67 @@ func Test2_8_LeasesAreExact(t *testing.T) {
 		}
 	})
 }
+
+// A client counts its lease from the sending of CreateSession, also when it sends it again.
+func Test2_8_CreatingASessionAgainRenewsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.close()
+		w.file(x, "")
+		w.session(1, 10*time.Second)
+		w.must(w.do(acquire(1, x)))
+		time.Sleep(9 * time.Second)
+		w.session(1, 10*time.Second)
+		time.Sleep(10 * time.Second)
+		if len(w.holders(x)) != 1 {
+			t.Error("L1: the session ended before the lease that its second creation promised")
+		}
+		time.Sleep(3 * epsilon)
+		synctest.Wait()
+		if len(w.holders(x)) != 0 {
+			t.Error("the session outlived its lease")
+		}
+	})
+}
+
+// Calls through a handle that SetSequencer bound, or that says so itself, fail once the lock has
+// passed on (2.4).
+func Test2_4_SetSequencer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 2, 2)
+		defer w.close()
+		const data = "/ls/local/data"
+		w.file(data, "")
+		seq := w.must(w.do(acquire(1, x))).GetAcquire().Sequencer.Text
+		w.must(w.do(&lockpb.SetSequencerRequest{Handle: h(1, data), Sequencer: seq}))
+		carried := h(0, data)
+		carried.Sequencer = seq
+		try := func(want string) {
+			t.Helper()
+			for _, handle := range []*lockpb.Handle{h(1, data), carried} {
+				for _, call := range []any{
+					&lockpb.SetContentsRequest{Handle: handle, Contents: []byte("a")}, &lockpb.GetRequest{Handle: handle},
+				} {
+					if got := why(w.do(call)); got != want {
+						t.Errorf("%T: %q, want %q", call, got, want)
+					}
+				}
+			}
+		}
+		try("")
+		start := time.Now()
+		w.must(w.do(release(1, x)))
+		if d := time.Since(start); d > 0 {
+			t.Errorf("L2: a promise to a call that is over was waited for %v", d)
+		}
+		w.must(w.do(acquire(2, x)))
+		try("STALE_SEQUENCER")
+		w.g.handOver(1)
+		if got := why(w.do(&lockpb.SetContentsRequest{Handle: carried, Contents: []byte("a")})); got != "STALE_SEQUENCER" {
+			t.Errorf("under another leader: %q", got)
+		}
+		if got := why(w.do(&lockpb.SetSequencerRequest{Handle: h(1, data), Sequencer: seq})); got != "STALE_SEQUENCER" {
+			t.Errorf("bound to a stale sequencer: %q", got)
+		}
+	})
+}

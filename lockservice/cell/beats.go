@@ -85,9 +85,11 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 		s.beat, s.stream = b.Number, st // answered when it has ended
 	default:
 		s.beat = b.Number
+		if l.hearLocked(s, st, b); l.overdueLocked(s, now.Earliest) {
+			break
+		}
 		s.given = l.leaseOf(s.ttl)
 		s.end = max(s.end, now.Latest.Add(s.given))
-		l.hearLocked(s, st, b)
 		if b.Epoch != l.term || s.box.due() {
 			out.add(st, l.answerLocked(s, b.Epoch != l.term))
 		} else {

@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -165,4 +166,40 @@ func Test2_9_EpochHandshake(t *testing.T) {
 		w.wantCached(1, x, "new", true)
 		p.stop()
 	})
+}
+
+// A session that lives but does not acknowledge holds writers up for a lease and its own end at
+// most: it is not renewed any more (2.7).
+func Test2_7_WhoDoesNotAcknowledgeExpires(t *testing.T) {
+	for _, failOver := range []bool{false, true} {
+		t.Run(fmt.Sprintf("failOver=%v", failOver), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s := lockWorld(t, 2, 0)
+				defer w.close()
+				w.caching(1, 10*time.Second)
+				p := w.keep(1)
+				w.wantCached(1, x, "", true)
+				p.setDeaf(true)
+				if failOver {
+					p.stop()
+					w.g.failOver(1, true)
+				}
+				start := time.Now()
+				s.start("set", &lockpb.SetContentsRequest{Handle: h(0, x), Contents: []byte("new")})
+				// It beats on, as one whose answers are all acted on but for this.
+				for n := range 45 {
+					if failOver && n == 0 {
+						p.st = w.lead().OpenStream(func(*lockpb.Lease) {})
+					}
+					p.beat(nil)
+					time.Sleep(500 * time.Millisecond)
+				}
+				s.expect("set ok")
+				if d := time.Since(start); d < 20*time.Second {
+					t.Errorf("after %v", d)
+				}
+				p.stop()
+			})
+		})
+	}
 }

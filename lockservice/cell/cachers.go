@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/truetime"
 )
 
 // Clients' caches (paper 2.7). Who caches what is in the leader's memory. A change
@@ -47,7 +48,8 @@ type change struct {
 type invalidation struct {
 	number uint64
 	path   string
-	by     *change // nil: nobody waits
+	by     *change            // nil: nobody waits
+	since  truetime.Timestamp // when it became due
 }
 
 // parentOf returns the directory that path is in, "" for a cell's root.
@@ -111,7 +113,7 @@ func (l *leader) invalidateLocked(path string, ch *change, out *outgoing) {
 			continue // its cache is over
 		}
 		l.cache.last++
-		s.box.stale = append(s.box.stale, invalidation{l.cache.last, path, ch})
+		s.box.stale = append(s.box.stale, invalidation{l.cache.last, path, ch, l.clock.Now().Earliest})
 		if ch != nil {
 			ch.waits++
 		}
@@ -161,6 +163,16 @@ func (l *leader) ackLocked(s *session, number uint64) {
 	} else {
 		b.stale = b.stale[i:]
 	}
+}
+
+// overdueLocked reports whether a session has lived for longer than its lease without carrying out
+// an invalidation, or telling that it knows the epoch. Writers wait for it: it is not
+// renewed any more, as if it were dead.
+func (l *leader) overdueLocked(s *session, now truetime.Timestamp) bool {
+	if s.stranger && l.born.Add(s.given) < now {
+		return true
+	}
+	return s.box != nil && len(s.box.stale) > 0 && s.box.stale[0].since.Add(s.given) < now
 }
 
 // knownLocked: the session caches nothing that an earlier leader told it.

@@ -19,6 +19,7 @@ type leader struct {
 	clock truetime.Clock
 	term  uint64             // also the epoch that clients see
 	floor truetime.Timestamp // earlier leaders' promises lie below it
+	born  truetime.Timestamp // when it began
 	ctx   context.Context    // ends with the term
 	stop  context.CancelFunc
 
@@ -54,6 +55,7 @@ func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	now := l.clock.Now()
+	l.born = now.Latest
 	l.giving = c.st.LeaseFactor()
 	l.sessions = make(map[state.SessionID]*session, c.st.SessionCount())
 	after, more := state.SessionID(0), true

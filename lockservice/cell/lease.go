@@ -171,7 +171,7 @@ const maxReapers = 256
 // answered. Whoever waits for its end waits for s.gone. The flights that are returned are to
 // be launched: its waiters may have been in others' way.
 func (l *leader) endSessionLocked(s *session, cause state.Cause) (fs []*flight) {
-	if s.ending {
+	if s.ending || l.ended {
 		return nil
 	}
 	s.ending, s.expired = true, cause == state.Expired

@@ -18,9 +18,8 @@ const x = "/ls/local/x"
 
 // story runs calls in the background and writes down, in order, what became of them.
 type story struct {
-	w   *world
-	log []string
-	ch  chan string
+	w  *world
+	ch chan string
 }
 
 func newStory(w *world) *story { return &story{w: w, ch: make(chan string, 1000)} }
