@@ -15,6 +15,8 @@ import (
 
 	"github.com/spandb/spand/internal/cells"
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/node/adminpb"
+	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
@@ -175,5 +177,61 @@ func TestCellsOnANode(t *testing.T) {
 	})
 	if !valid.Valid {
 		t.Errorf("%s is not valid any more: %s", held, valid.Why)
+	}
+}
+
+// A node that a snapshot of the first cell brings past the command that made another cell
+// opens that one all the same, as the new replica that it is (R1).
+func TestCellMadeWhileANodeWasDown(t *testing.T) {
+	configs := testCluster(t, 3)
+	nodes := startAll(t, configs)
+	dialLocks(t, nodes[0]).set("/ls/local/f", []byte("one"))
+	nodes[2].Close()
+	c := dialLocks(t, nodes[1])
+	insist(t, func(ctx context.Context) (*lockpb.CreateCellResponse, error) {
+		return c.CreateCell(ctx, &lockpb.CreateCellRequest{Cell: "late"})
+	})
+	c.set("/ls/late/f", []byte("two"))
+	sameCells(t, nodes[:2], cells.First, "late")
+	// After a restart nothing is left of the log before a checkpoint, which n3 lacks.
+	for _, n := range nodes[:2] {
+		if err := n.store.Checkpoint(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		n.Close()
+	}
+	nodes = startAll(t, configs)
+	sameCells(t, nodes, cells.First, "late")
+	if r, _ := nodes[2].cells.Get(cells.First); r.Group.Installs() == 0 {
+		t.Error("n3 got the first cell without a snapshot, which proves nothing")
+	}
+	nodes[0].Close() // the majority needs n3 now
+	last := dialLocks(t, nodes[2])
+	last.set("/ls/late/f", []byte("three"))
+	if got := last.get("/ls/late/f"); string(got) != "three" {
+		t.Errorf("%q", got)
+	}
+}
+
+// What a node has records of is counted from the first record on: while the command that
+// made the cell is yet to be replayed, too. A member that lost its data would else
+// open its replica as a new one, and forget what it voted and acknowledged (R1).
+func TestR1_UnopenedCellIsKnown(t *testing.T) {
+	made := keys.CellGroup(7)
+	set := cells.New(cells.Config{Node: 1, Nodes: []keys.NodeID{1, 2, 3}, Recovered: map[keys.GroupID]storage.Recovered{
+		made: {State: storage.GroupState{Replica: 1, HardState: storage.HardState{Term: 5}}, Entries: []storage.Entry{{Index: 11, Term: 6}}},
+	}})
+	known := set.Unopened()
+	if len(known) != 1 || known[0].Group != made || known[0].Term != 6 || len(known[0].Replicas) != 3 {
+		t.Fatalf("%+v", known)
+	}
+	answers := map[keys.NodeID]*adminpb.WelcomeResponse{
+		1: {Cells: []*adminpb.Cell{{Group: uint64(made), Term: 6, Replicas: adminReplicas(known[0].Replicas)}}},
+		2: {Cells: []*adminpb.Cell{{Group: uint64(made), Term: 4, Replicas: adminReplicas(known[0].Replicas)}}},
+	}
+	n := &Node{self: 3}
+	lost, err := n.lostReplicas(answers)
+	if err != nil || len(lost) != 1 || lost[0].group != made || lost[0].replica != 3 || lost[0].term != 6 || len(lost[0].spans) == 0 {
+		t.Errorf("%+v, %v", lost, err)
 	}
 }

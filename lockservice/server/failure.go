@@ -69,22 +69,11 @@ func starting() *lockpb.Failure {
 // hand-over the next leader is known a moment later, and is worth that moment: else the
 // client would have to look for it.
 func (s *Server) successor(name string) *lockpb.Failure {
-	const look, patience = 5 * time.Millisecond, 300 * time.Millisecond // nobody tells of leaders
-	tick, enough := time.NewTicker(look), time.NewTimer(patience)
-	defer tick.Stop()
-	defer enough.Stop()
-	for {
-		f := s.notLeading(name)
-		if f.Info.Leader != nil {
-			return f
-		}
-		select {
-		case <-tick.C:
-		case <-enough.C:
-			return f
-		}
-	}
+	s.awaitLeader(context.Background(), name, s.cfg.Node, handoverPatience)
+	return s.notLeading(name)
 }
+
+const handoverPatience = 300 * time.Millisecond
 
 func (s *Server) address(n keys.NodeID) *lockpb.NotLeader {
 	name, addr := s.cfg.Address(n)

@@ -142,7 +142,7 @@ func newWorld(t *testing.T, n int, do func(context.Context, string, *lockpb.DoRe
 				}
 				return c
 			},
-			Leader: func(string) keys.NodeID {
+			Leader: func(string) keys.NodeID { // all cells are led alike
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				return w.leader[id]

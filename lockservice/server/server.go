@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -248,11 +249,35 @@ func (s *Server) create(ctx context.Context, first Cell, req *lockpb.DoRequest, 
 		if err := s.cfg.Create(ctx, name); err != nil {
 			return failed(req, s.failureOf(ctx, First, err))
 		}
+		s.awaitLeader(ctx, name, 0, electionPatience)
 		if c = s.find(first, name); c == nil {
 			return failed(req, failure(codes.Unknown, reasonAmbiguous, "whether cell %s was made is not known; try again", name))
 		}
 	}
 	return &lockpb.DoResponse{Id: req.GetId(), Answer: &lockpb.DoResponse_CreateCell{CreateCell: &lockpb.CreateCellResponse{Cell: c}}}
+}
+
+// electionPatience is how long the answer to CreateCell waits for the new cell's leader.
+const electionPatience = 2 * time.Second
+
+// awaitLeader waits until a node is known to lead a cell that is not the one given, but only
+// for a while: it may be that nobody does. It has to look, since nobody tells.
+func (s *Server) awaitLeader(ctx context.Context, name string, not keys.NodeID, patience time.Duration) {
+	tick, enough := time.NewTicker(5*time.Millisecond), time.NewTimer(patience)
+	defer tick.Stop()
+	defer enough.Stop()
+	for {
+		if n := s.cfg.Leader(name); n != 0 && n != not {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-enough.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // find describes a cell, nil if the first one does not know it.

@@ -207,6 +207,8 @@ func TestDoStream(t *testing.T) {
 	}
 	for id := uint64(10); id < 10+maxCalls; id++ {
 		send(acquire(id))
+	}
+	for range maxCalls {
 		receive() // it waits
 	}
 	send(stat(3))
