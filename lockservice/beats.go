@@ -20,7 +20,8 @@ type beats struct {
 	number      uint64 // of the last beat
 	sent        []sentBeat
 	epoch       uint64
-	lastSeen    uint64 // events up to this revision
+	lastSeen    uint64 // events up to this revision, of every subscription
+	listed      uint64 // beat that last listed the subscriptions
 	invalidated uint64
 	subscribe   bool // the next beat lists the subscriptions
 	granted     time.Duration
@@ -58,7 +59,7 @@ func (s *Session) beat() *lockpb.Beat {
 	b.number++
 	// The clock is read before the beat is sent: the server receives it later than this.
 	b.sent = append(b.sent, sentBeat{b.number, s.cell.c.clock.Now()})
-	beat := &lockpb.Beat{Session: s.id, Number: b.number, Epoch: b.epoch, Seen: b.lastSeen, Invalidated: b.invalidated}
+	beat := &lockpb.Beat{Session: s.id, Number: b.number, Epoch: b.epoch, Invalidated: b.invalidated}
 	if b.urgent {
 		b.urgent, beat.Epoch = false, 0
 	}
@@ -67,7 +68,13 @@ func (s *Session) beat() *lockpb.Beat {
 		if b.subscribe {
 			s.cell.keeper.requestLocked(s)
 		}
+		// What a subscription asks for again is not seen, though later events of others are.
+		b.listed = b.number
+		for _, w := range beat.Subscriptions.List {
+			b.lastSeen = min(b.lastSeen, w.After)
+		}
 	}
+	beat.Seen = b.lastSeen
 	return beat
 }
 
@@ -111,7 +118,9 @@ func (s *Session) leased(l *lockpb.Lease) (next bool) {
 	}
 	for _, e := range l.Events {
 		next = true
-		b.lastSeen = max(b.lastSeen, e.Revision)
+		if l.Number >= b.listed { // else it may be later than what is sent again
+			b.lastSeen = max(b.lastSeen, e.Revision)
+		}
 		s.events.deliverLocked(e)
 	}
 	return (next || len(b.sent) == 0) && !b.queued

@@ -142,8 +142,11 @@ func TestPaper2_5_SlowReaderIsCaughtUp(t *testing.T) {
 		c.mu.Lock()
 		var lists []int
 		for _, b := range c.beats {
-			if b.Subscriptions != nil {
-				lists = append(lists, len(b.Subscriptions.List))
+			if u := b.Subscriptions; u != nil {
+				lists = append(lists, len(u.List))
+				if len(u.List) > 0 && b.Seen > u.List[0].After {
+					t.Errorf("beat says that it has seen %d, and asks for what is after %d", b.Seen, u.List[0].After)
+				}
 			}
 		}
 		c.mu.Unlock()

@@ -306,11 +306,20 @@ func events(w world) {
 	l, err := h.Lock(ctx)
 	w.must(err)
 	next(sub, lockservice.LockAcquired, "")
-	if _, err := w.open(other, "x", file).TryLock(ctx); !errors.Is(err, lockservice.ErrLockHeld) {
-		w.Error(err)
-	}
+	gotIt := make(chan struct{})
+	wants := w.open(other, "x", file)
+	go func() {
+		defer close(gotIt)
+		if l, err := wants.Lock(ctx); err != nil {
+			w.Error(err)
+		} else if err := l.Unlock(ctx); err != nil {
+			w.Error(err)
+		}
+	}()
 	next(sub, lockservice.ConflictingRequest, "")
 	w.must(l.Unlock(ctx))
+	<-gotIt
+	next(sub, lockservice.LockAcquired, "")
 	_, err = other.Node(w.dir+"/y").SetContents(ctx, nil, lockservice.OrCreate())
 	w.must(err)
 	added := next(dir, lockservice.ChildAdded, "y")

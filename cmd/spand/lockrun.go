@@ -49,6 +49,7 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 		fmt.Sprintf("SPAND_LOCK_GENERATION=%d", l.Fields().Generation),
 	))
 	code := exitFailed
+	patience := f.timeout
 	if err == nil {
 		var lost error
 		code, lost = attend(child, l, f.ttl, signals, stderr)
@@ -57,11 +58,12 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 			if code == exitOK {
 				code = exitFailed
 			}
+			patience = min(patience, time.Second) // the cell does not answer
 		}
 	} else {
 		fail(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	// Not even with a lost lock is there anything to do about an error here: then the session
 	// expires.
