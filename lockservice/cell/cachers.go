@@ -109,7 +109,7 @@ func (l *leader) invalidateLocked(path string, ch *change, out *outgoing) {
 	delete(l.cache.of, path)
 	for s := range who {
 		delete(s.box.cached, path)
-		if s.ending && s.expired {
+		if s.ending {
 			continue // its cache is over
 		}
 		l.cache.last++

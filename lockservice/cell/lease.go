@@ -186,13 +186,9 @@ func (l *leader) endSessionLocked(s *session, cause state.Cause) (fs []*flight) 
 			w.answer(granted{err: errEnding})
 			fs = appendFlight(fs, l.pumpLocked(w.lock))
 		}
-		if s.expired {
-			l.ackLocked(s, ^uint64(0)) // its cache went with its lease
-		}
+		l.ackLocked(s, ^uint64(0)) // its cache went with its lease, or its client has closed it
 	}
-	if s.expired {
-		l.knownLocked(s)
-	}
+	l.knownLocked(s)
 	q := &l.leases.dying
 	q.list = append(q.list, s)
 	if q.reapers < maxReapers {
