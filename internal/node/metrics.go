@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/spandb/spand/lockservice/lockpb"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 )
@@ -66,6 +67,20 @@ func (n *Node) registerMetrics(reg *prometheus.Registry) {
 		}
 		return float64(led)
 	})
+
+	leading := func(f func(*lockpb.Cell) uint64) func() float64 {
+		return func() float64 {
+			var sum uint64
+			for _, r := range n.cells.All() {
+				if r.Cell.Leading() == nil {
+					sum += f(r.Cell.Status())
+				}
+			}
+			return float64(sum)
+		}
+	}
+	gauge("lock_sessions", "Sessions of the cells that this node leads.", leading((*lockpb.Cell).GetSessions))
+	gauge("lock_holds", "Holds of locks in the cells that this node leads.", leading((*lockpb.Cell).GetLocks))
 
 	gauge("storage_table_keys", "Keys applied and not yet checkpointed.", func() float64 { return float64(n.store.Stats().TableKeys) })
 	counter("storage_checkpoints_total", "Checkpoints completed.", func() float64 { return float64(n.store.Stats().Checkpoints) })
