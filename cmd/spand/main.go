@@ -43,10 +43,8 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
 	}
-	release := raiseHeapFloor()
-	code := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
-	release()
-	os.Exit(code)
+	keepHeapFloor()
+	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
 func run(args, environ []string, stdout, stderr io.Writer) int {
