@@ -215,6 +215,61 @@ func TestErrorsCarryTheStatus(t *testing.T) {
 	})
 }
 
+// The sequencer that a handle is bound to goes with every read and change: the cell's next leader
+// does not know it. Giving back needs no proof.
+func TestPaper2_4_SequencerGoesWithEveryCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{Cache: true})
+		h, err := s.Open(t.Context(), "/ls/local/x", OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.set(func() {
+			c.answer = func(r *lockpb.DoRequest) *lockpb.DoResponse {
+				switch {
+				case r.GetSetSequencer() != nil:
+					return &lockpb.DoResponse{Answer: &lockpb.DoResponse_SetSequencer{SetSequencer: &lockpb.SetSequencerResponse{}}}
+				case r.GetSetContents() != nil:
+					return &lockpb.DoResponse{Answer: &lockpb.DoResponse_SetContents{SetContents: &lockpb.SetContentsResponse{}}}
+				case reads(r):
+					return contents("a", 1, true)
+				}
+				return nil
+			}
+		})
+		if _, _, err := h.Contents(t.Context()); err != nil || h.cached() == nil {
+			t.Fatalf("not cached, %v", err)
+		}
+		const q = "/ls/local/lock:exclusive:3:4"
+		if err := h.SetSequencer(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.SetContents(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := h.Contents(t.Context()); err != nil { // not from the cache
+			t.Fatal(err)
+		}
+		writes := c.made(func(r *lockpb.DoRequest) bool { return r.GetSetContents() != nil })
+		gets := c.made(reads)
+		if len(gets) != 2 || gets[1].GetGetContentsAndStat().Handle.Sequencer != q || writes[0].GetSetContents().Handle.Sequencer != q {
+			t.Errorf("reads %v, writes %v", gets, writes)
+		}
+		l, err := h.Lock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		released := c.made(func(r *lockpb.DoRequest) bool { return r.GetRelease() != nil })
+		if len(released) != 1 || released[0].GetRelease().Handle.Sequencer != "" {
+			t.Errorf("released %v", released)
+		}
+	})
+}
+
 // A handle is in at most one turn: what it holds or asks for is over before it asks again.
 func TestHandleLocksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spandb/spand/lockservice/lockpb"
@@ -53,7 +54,7 @@ type Handle struct {
 // ErrQuotaExceeded, ErrTooLarge and what Node says.
 func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle, error) {
 	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, turn: make(chan struct{}, 1)}
-	h.number = s.handle.Add(1)
+	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
 	contents := bytes.Clone(o.Contents)
 	makes := o.Create != CreateNone || o.Ephemeral
 	resp, err := h.change(ctx, func(request, _ uint64) *lockpb.DoRequest {
@@ -125,12 +126,16 @@ func (h *Handle) undo(build func() *lockpb.DoRequest, after func()) {
 	}
 }
 
-// SetSequencer binds the handle to a sequencer, of any lock in the cell: from then on every call
-// through the handle fails with ErrStaleSequencer once that is no longer valid. So what a
-// paused holder writes when it wakes up cannot overwrite its successor's.
+// SetSequencer binds the handle to a sequencer, of any lock in the cell: from then on reads and changes
+// through the handle fail with ErrStaleSequencer once that is no longer valid, also under later
+// leaders of the cell, and nothing is read from the cache. So what a paused holder writes when it
+// wakes up cannot overwrite its successor's.
 func (h *Handle) SetSequencer(ctx context.Context, sequencer string) error {
 	_, err := h.call(ctx, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetSequencer{SetSequencer: &lockpb.SetSequencerRequest{Handle: h.wire(), Sequencer: sequencer}}}
 	})
+	if err == nil {
+		h.fence.Store(&sequencer)
+	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 
@@ -28,6 +29,7 @@ type Node struct {
 	bad      error // of the path
 	number   uint64
 	instance uint64
+	fence    *atomic.Pointer[string] // of a Handle: its sequencer, if it has one
 }
 
 // Node of a path, without a session: reads are never cached, a change whose answer was lost
@@ -63,6 +65,18 @@ func (n *Node) wire() *lockpb.Handle {
 	return h
 }
 
+// fenced is the handle with the sequencer on which calls rest: sent every time, because the
+// cell's next leader does not know it.
+func (n *Node) fenced() *lockpb.Handle {
+	h := n.wire()
+	if n.fence != nil {
+		if q := n.fence.Load(); q != nil {
+			h.Sequencer = *q
+		}
+	}
+	return h
+}
+
 func (n *Node) call(ctx context.Context, rep repeats, build func() *lockpb.DoRequest) (*lockpb.DoResponse, error) {
 	if n.bad != nil {
 		return nil, n.bad
@@ -72,7 +86,7 @@ func (n *Node) call(ctx context.Context, rep repeats, build func() *lockpb.DoReq
 
 // cached returns what the cache has of the node, or nil.
 func (n *Node) cached() *entry {
-	if n.s == nil || n.s.cache == nil {
+	if n.s == nil || n.s.cache == nil || n.fence != nil && n.fence.Load() != nil {
 		return nil
 	}
 	e := n.s.cache.get(n.path)
@@ -134,7 +148,7 @@ func (n *Node) Contents(ctx context.Context) ([]byte, *Stat, error) {
 		}
 	}
 	resp, err := n.read(ctx, func(cache bool) *lockpb.DoRequest {
-		return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetContentsAndStat{GetContentsAndStat: &lockpb.GetRequest{Handle: n.wire(), Cache: cache}}}
+		return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetContentsAndStat{GetContentsAndStat: &lockpb.GetRequest{Handle: n.fenced(), Cache: cache}}}
 	}, func(resp *lockpb.DoResponse) *entry {
 		r := resp.GetGetContentsAndStat()
 		if !r.GetCacheable() {
@@ -161,7 +175,7 @@ func (n *Node) Stat(ctx context.Context) (*Stat, error) {
 		}
 	}
 	resp, err := n.read(ctx, func(cache bool) *lockpb.DoRequest {
-		return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetStat{GetStat: &lockpb.GetRequest{Handle: n.wire(), Cache: cache}}}
+		return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetStat{GetStat: &lockpb.GetRequest{Handle: n.fenced(), Cache: cache}}}
 	}, func(resp *lockpb.DoResponse) *entry {
 		r := resp.GetGetStat()
 		if !r.GetCacheable() {
@@ -195,7 +209,7 @@ func (n *Node) ReadDir(ctx context.Context) ([]Stat, error) {
 	for {
 		resp, err := n.read(ctx, func(cache bool) *lockpb.DoRequest {
 			return &lockpb.DoRequest{Call: &lockpb.DoRequest_ReadDir{ReadDir: &lockpb.ReadDirRequest{
-				Handle: n.wire(), Cache: cache && after == "", After: after, Limit: page}}}
+				Handle: n.fenced(), Cache: cache && after == "", After: after, Limit: page}}}
 		}, func(resp *lockpb.DoResponse) *entry {
 			r := resp.GetReadDir()
 			if !r.GetCacheable() || r.GetMore() || after != "" {
@@ -263,7 +277,7 @@ func (n *Node) SetContents(ctx context.Context, contents []byte, conds ...Condit
 	contents = bytes.Clone(contents) // a request may be encoded after the caller is gone
 	resp, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetContents{SetContents: &lockpb.SetContentsRequest{
-			Handle: n.wire(), Request: request, AnsweredBelow: below, Contents: contents, IfGeneration: cs.generation, Create: cs.create}}}
+			Handle: n.fenced(), Request: request, AnsweredBelow: below, Contents: contents, IfGeneration: cs.generation, Create: cs.create}}}
 	})
 	if err != nil {
 		return nil, err
@@ -278,7 +292,7 @@ func (n *Node) Delete(ctx context.Context, conds ...Condition) error {
 	cs := conditionsOf(conds)
 	_, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Delete{Delete: &lockpb.DeleteRequest{
-			Handle: n.wire(), Request: request, AnsweredBelow: below, IfGeneration: cs.generation}}}
+			Handle: n.fenced(), Request: request, AnsweredBelow: below, IfGeneration: cs.generation}}}
 	})
 	if err == nil && n.s != nil {
 		n.s.deleted(n.path)
@@ -290,7 +304,7 @@ func (n *Node) Delete(ctx context.Context, conds ...Condition) error {
 func (n *Node) SetACL(ctx context.Context, acl ACL) (*Stat, error) {
 	resp, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetAcl{SetAcl: &lockpb.SetACLRequest{
-			Handle: n.wire(), Request: request, AnsweredBelow: below, Acl: acl.wire()}}}
+			Handle: n.fenced(), Request: request, AnsweredBelow: below, Acl: acl.wire()}}}
 	})
 	if err != nil {
 		return nil, err
@@ -302,7 +316,7 @@ func (n *Node) SetACL(ctx context.Context, acl ACL) (*Stat, error) {
 func (n *Node) SetQuota(ctx context.Context, q Quota) (*Stat, error) {
 	resp, err := n.call(ctx, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetQuota{SetQuota: &lockpb.SetQuotaRequest{
-			Handle: n.wire(), Quota: &lockpb.Quota{Bytes: q.Bytes, Nodes: q.Nodes}}}}
+			Handle: n.fenced(), Quota: &lockpb.Quota{Bytes: q.Bytes, Nodes: q.Nodes}}}}
 	})
 	if err != nil {
 		return nil, err

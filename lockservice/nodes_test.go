@@ -783,6 +783,15 @@ func leaderKilled(w world) {
 	sub, err := counter.Subscribe(ctx, lockservice.SubscribeOptions{Kinds: []lockservice.EventKind{lockservice.ContentsChanged}})
 	w.must(err)
 
+	// A handle bound to a lock that was given back: under the next leaders too.
+	stale := w.open(holder, "stale", file)
+	old, err := w.open(holder, "old", file).Lock(ctx)
+	w.must(err)
+	w.must(stale.SetSequencer(ctx, old.Sequencer()))
+	_, err = stale.SetContents(ctx, []byte("in time"))
+	w.must(err)
+	w.must(old.Unlock(ctx))
+
 	stop := make(chan struct{})
 	var inside atomic.Int32
 	var writes, longest atomic.Int64
@@ -845,6 +854,9 @@ func leaderKilled(w world) {
 	w.Logf("%d locked writes, the longest in %d ms", writes.Load(), longest.Load())
 	if held.State() != lockservice.LockHeld || kept.Err() != nil {
 		w.Errorf("the holder's lock: %v, context %v", held.State(), context.Cause(kept))
+	}
+	if _, err := stale.SetContents(ctx, []byte("too late")); !errors.Is(err, lockservice.ErrStaleSequencer) {
+		w.Errorf("write that rests on a lock given back two leaders ago: %v", err)
 	}
 	text, st, err := counter.Contents(ctx)
 	w.must(err)
