@@ -87,6 +87,7 @@ func TestPaper2_5_KindsAreKept(t *testing.T) {
 		}
 		lock := changed(102)
 		lock.Kind = lockpb.EventKind_LOCK_ACQUIRED
+		synctest.Wait()
 		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(101), lock}})
 		if e, err := some.Next(t.Context()); err != nil || e.Kind != LockAcquired {
 			t.Errorf("event %v, %v", e, err)
@@ -114,6 +115,7 @@ func TestPaper2_5_SlowReaderIsCaughtUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the cell has heard of it
 		const all = backlog + 500
 		send := func(from int) {
 			var list []*lockpb.Event
