@@ -190,6 +190,37 @@ func TestUnlockGoesOnWithoutItsCaller(t *testing.T) {
 	})
 }
 
+// Nor one, or a Close, that the cell could not carry out because the disks were full.
+func TestUnlockOnFullDisksGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		l := locked(t, s)
+		full := func(*lockpb.DoRequest) *lockpb.DoResponse {
+			return failure(codes.ResourceExhausted, &lockpb.ErrorInfo{Reason: "DISK_FULL"})
+		}
+		c.set(func() { c.answer = full })
+		if err := l.Unlock(t.Context()); !errors.Is(err, ErrDiskFull) {
+			t.Fatalf("unlock: %v", err)
+		}
+		if err := l.Handle().Close(t.Context()); !errors.Is(err, ErrDiskFull) {
+			t.Fatalf("close: %v", err)
+		}
+		time.Sleep(time.Second)
+		c.set(func() { c.answer = nil })
+		time.Sleep(time.Second)
+		released := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetRelease() != nil }))
+		closed := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetClose() != nil }))
+		time.Sleep(time.Minute)
+		if n := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetRelease() != nil })); released < 2 || n != released {
+			t.Errorf("%d releases, then %d", released, n)
+		}
+		if n := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetClose() != nil })); closed < 2 || n != closed {
+			t.Errorf("%d closes, then %d", closed, n)
+		}
+	})
+}
+
 func TestErrorsCarryTheStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newFakeCluster(t, 1)

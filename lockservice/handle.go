@@ -88,7 +88,8 @@ func (h *Handle) Created() bool { return h.created }
 func (h *Handle) Opened() *Stat { return h.stat }
 
 // Close gives up the handle, with the lock that it holds and the ephemeral node that it keeps
-// alive. When ctx ends first, the client goes on trying while the session lives.
+// alive. When ctx ends first, or with ErrDiskFull, the client goes on trying while the session
+// lives.
 func (h *Handle) Close(ctx context.Context) error {
 	h.mu.Lock()
 	if h.closed {
@@ -99,7 +100,7 @@ func (h *Handle) Close(ctx context.Context) error {
 	h.mu.Unlock()
 	h.s.released(h)
 	_, err := h.call(ctx, often, h.closing)
-	if err != nil && ctx.Err() != nil {
+	if unfinished(ctx, err) {
 		h.undo(h.closing, nil)
 	}
 	if errors.Is(err, ErrStaleHandle) || errors.Is(err, ErrNotFound) {
@@ -112,11 +113,22 @@ func (h *Handle) closing() *lockpb.DoRequest {
 	return &lockpb.DoRequest{Call: &lockpb.DoRequest_Close{Close: &lockpb.CloseRequest{Handle: h.wire()}}}
 }
 
+// unfinished: what gave something up has not done so, and is to go on in the background:
+// its caller went away, or the cell can change nothing now.
+func unfinished(ctx context.Context, err error) bool {
+	return err != nil && (ctx.Err() != nil || errors.Is(err, ErrDiskFull))
+}
+
 // undo makes a call whose caller is gone, on a goroutine that ends with the session at the
 // latest, then calls after.
 func (h *Handle) undo(build func() *lockpb.DoRequest, after func()) {
 	started := h.cell.c.start(func() {
-		h.call(h.cell.c.ctx, often, build)
+		for b := newBackoff(); ; {
+			_, err := h.call(h.cell.c.ctx, often, build)
+			if !errors.Is(err, ErrDiskFull) || b.wait(h.cell.c.ctx, h.s) != nil {
+				break
+			}
+		}
 		if after != nil {
 			after()
 		}

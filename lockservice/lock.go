@@ -226,8 +226,8 @@ func (l *Lock) Remaining() time.Duration {
 }
 
 // Unlock gives the lock back. Its Context ends at once; Unlock returns when another may have the
-// lock. When ctx ends first, the client goes on trying while the session lives. The error is
-// ErrLockLost if the lock was lost before.
+// lock. When ctx ends first, or with ErrDiskFull, the client goes on trying while the session
+// lives. The error is ErrLockLost if the lock was lost before.
 func (l *Lock) Unlock(ctx context.Context) error {
 	switch was, cause := l.h.s.letGo(l, LockReleased, ErrUnlocked); was {
 	case LockReleased:
@@ -236,7 +236,7 @@ func (l *Lock) Unlock(ctx context.Context) error {
 		return cause
 	}
 	_, err := l.h.call(ctx, often, func() *lockpb.DoRequest { return l.h.releasing(l.attempt) })
-	if err != nil && ctx.Err() != nil {
+	if unfinished(ctx, err) {
 		l.h.release(l.attempt)
 		return err
 	}
