@@ -40,10 +40,13 @@ const (
 	Silent
 	// Led: somebody saw, for the first time, another leader of the cell.
 	Led
+	// Ledger: what the fenced commits have left in the store was read, in the end: those
+	// that are there have a Place.
+	Ledger
 )
 
 var lockKindNames = [...]string{
-	"held", "checked", "fenced", "changed", "looked", "watched", "heard", "beat", "closed", "gone", "seen", "silent", "led",
+	"held", "checked", "fenced", "changed", "looked", "watched", "heard", "beat", "closed", "gone", "seen", "silent", "led", "ledger",
 }
 
 func (k LockKind) String() string { return lockKindNames[k] }
@@ -111,7 +114,7 @@ type LockOp struct {
 	If          uint64
 	Deleted     bool  // Changed: the file was deleted. Looked: there was none.
 	Value       int64 // Changed, Looked: names the contents; 0: not known
-	Cached      bool  // Looked: answered from the client's cache
+	Cached      bool  // Looked: through a session that caches
 
 	Event string        // Heard, Watched
 	TTL   time.Duration // Beat, Silent

@@ -48,7 +48,7 @@ type LockReport struct {
 	// What there was to judge: records by kind; of them the sequencers refused, the
 	// fenced commits, acknowledged and seen (committed, whatever their client heard), and
 	// holds that a later one followed.
-	Ops                            [Led + 1]int
+	Ops                            [Ledger + 1]int
 	Refused, Committed, Handovers  int
 	SharedTogether, LostUncleanly  int
 	CachedReads, EventsOwed, Gones int
@@ -123,6 +123,7 @@ type lockPath struct {
 	changed []*LockOp
 	looked  []*LockOp // answered
 	heard   []*LockOp // of contents
+	ledger  *LockOp   // it was read
 }
 
 // lockSession is what became of one session.
@@ -193,6 +194,8 @@ func (c *lockChecker) index() {
 			s.silent = op
 		case Led:
 			c.terms = append(c.terms, op)
+		case Ledger:
+			p.ledger = op
 		}
 	}
 	for _, p := range c.paths {
@@ -262,6 +265,9 @@ func (c *lockChecker) generations(p *lockPath) {
 			}
 		}
 		a := high
+		if a != nil && a.number() == b.number() {
+			continue // jeopardy lay between, and the hold goes on
+		}
 		bad := a != nil && a.Generation > b.Generation
 		if !bad && !b.Shared {
 			bad = a != nil && a.Generation == b.Generation
@@ -303,35 +309,34 @@ func (op *LockOp) number() holdNumber { return holdNumber{op.Generation, op.Hold
 // been given back, or its session is known to have ended; and not while it is held.
 func (c *lockChecker) sequencers(p *lockPath) {
 	later := p.later()
-	holds := map[holdNumber]*LockOp{}
+	holds := map[holdNumber][]*LockOp{} // several, if jeopardy lay between
 	for _, h := range p.held {
-		holds[h.number()] = h
+		holds[h.number()] = append(holds[h.number()], h)
 	}
 	judge := func(op *LockOp, invariant, what string, accepted bool) {
-		h := holds[op.number()]
+		mine := holds[op.number()]
 		if !accepted {
 			if !op.Refused {
 				return
 			}
 			c.report.Refused++
-			if h != nil && h.From.Before(op.Begin) && op.End.Before(h.End.orNever()) && !c.deleted(p, h) {
-				c.violate("valid sequencer refused", invariant, []*LockOp{h, op}, "%s of generation %d of %s was refused between %s and %s, while session %d held the lock",
-					what, op.Generation, p.name, seconds(op.Begin.At), seconds(op.End.At), h.Session)
+			for _, h := range mine {
+				if h.From.Before(op.Begin) && op.End.Before(h.End.orNever()) && !c.deleted(p, h) {
+					c.violate("valid sequencer refused", invariant, []*LockOp{h, op}, "%s of generation %d of %s was refused between %s and %s, while session %d held the lock",
+						what, op.Generation, p.name, seconds(op.Begin.At), seconds(op.End.At), h.Session)
+				}
 			}
 			return
 		}
 		if l := later(op.Begin); l != nil && l.Generation > op.Generation {
-			who := []*LockOp{l, op}
-			if h != nil {
-				who = append(who, h)
-			}
-			c.violate("stale sequencer accepted", invariant, who, "%s of generation %d of %s, begun at %s, was accepted, although session %d had been granted generation %d at %s",
+			c.violate("stale sequencer accepted", invariant, append([]*LockOp{l, op}, mine...), "%s of generation %d of %s, begun at %s, was accepted, although session %d had been granted generation %d at %s",
 				what, op.Generation, p.name, seconds(op.Begin.At), l.Session, l.Generation, seconds(l.From.At))
 			return
 		}
-		if h == nil {
+		if len(mine) == 0 {
 			return
 		}
+		h := mine[len(mine)-1]
 		if h.Freed != (Instant{}) && h.Freed.Before(op.Begin) {
 			c.violate("stale sequencer accepted", invariant, []*LockOp{h, op}, "%s of generation %d of %s, begun at %s, was accepted, although Unlock had returned at %s",
 				what, op.Generation, p.name, seconds(op.Begin.At), seconds(h.Freed.At))
@@ -375,6 +380,14 @@ func (c *lockChecker) fences(p *lockPath) {
 		}
 	}
 	c.report.Committed += len(done)
+	for _, op := range p.fenced {
+		switch {
+		case op.Status == OK && op.Place == 0 && p.ledger != nil && op.End.Before(p.ledger.Begin):
+			c.violate("lost fenced commit", "R1", []*LockOp{op, p.ledger}, "a commit under %s was acknowledged at %s, and is not there", p.name, seconds(op.End.At))
+		case op.Status == Failed && op.Place != 0:
+			c.violate("refused commit is there", "X5", []*LockOp{op}, "a commit under %s was refused at %s, and is there", p.name, seconds(op.End.At))
+		}
+	}
 	sort.SliceStable(done, func(i, j int) bool { return done[i].Generation < done[j].Generation })
 	c.fenceOrder(p, done, func(op *LockOp) int64 { return op.TS }, func(a, b *LockOp) string {
 		return fmt.Sprintf("its timestamp %s lies above %s", stamp(a.TS), stamp(b.TS))
@@ -429,9 +442,17 @@ func (c *lockChecker) fenceOrder(p *lockPath, done []*LockOp, by func(*LockOp) i
 // lockDelays is section 2.4: after a hold was lost with its session, nobody else gets the
 // lock before the session's lease and then the lock-delay are over.
 func (c *lockChecker) lockDelays(p *lockPath) {
+	goesOn := map[*LockOp]bool{} // after jeopardy, in another record
+	lastOf := map[holdNumber]*LockOp{}
+	for _, a := range p.held {
+		if before := lastOf[a.number()]; before != nil {
+			goesOn[before] = true
+		}
+		lastOf[a.number()] = a
+	}
 	for i, a := range p.held {
 		s := c.session(a.Session)
-		if a.Status == OK || s.silent == nil && len(s.gone) == 0 || len(s.closing) > 0 || c.deleted(p, a) {
+		if a.Status == OK || goesOn[a] || s.silent == nil && len(s.gone) == 0 || len(s.closing) > 0 || c.deleted(p, a) {
 			continue
 		}
 		c.report.LostUncleanly++
@@ -452,7 +473,7 @@ func (c *lockChecker) lockDelays(p *lockPath) {
 			if b.Session == a.Session || a.Shared && b.Shared {
 				continue
 			}
-			if b.From.At < least {
+			if last.Begin.Before(b.From) && b.From.At < least { // else it was not lost with its session
 				c.violate("lock-delay cut short", "C2.4", []*LockOp{a, last, b}, "session %d got %s at %s; the lease of session %d, which held it and never gave it back, and the lock-delay of %v last until %s",
 					b.Session, p.name, seconds(b.From.At), a.Session, a.Delay, seconds(least))
 			}

@@ -40,7 +40,7 @@ func (c *lockChecker) events(s *lockSession) {
 		case EventContents:
 			for _, op := range p.changed {
 				switch {
-				case op.Status != OK:
+				case op.Status != OK || op.Generation == 1: // a new file is its directory's news
 				case op.Deleted:
 					owed(op, op.Begin, op.End, EventInvalid, op.Instance, 0)
 				default:
@@ -49,6 +49,9 @@ func (c *lockChecker) events(s *lockSession) {
 			}
 		case EventLock:
 			for _, op := range p.held {
+				if op.Shared {
+					continue // it may have joined others
+				}
 				owed(op, op.Begin, op.From, EventLock, op.Instance, op.Generation)
 			}
 		}
