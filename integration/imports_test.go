@@ -51,7 +51,7 @@ var rooms = []struct {
 	{"cmd/spand", []string{"lockservice", "internal/demo", "internal/node", "internal/node/adminpb"}},
 	{"cmd/spansql", nil},
 	{"integration/check", nil},
-	{"integration/workload", []string{"integration/check"}},
+	{"integration/workload", []string{"integration/check", "lockservice", "lockservice/lockpb"}},
 	{"integration/bench/lockload", nil},
 	{"integration/...", []string{"..."}},
 }

@@ -24,6 +24,10 @@
 //	stale       reads of append's lists at timestamps in the past
 //	outcome     once, asking for the outcome where the answer was lost
 //
+// [Locks] are clients of the lock service, over package lockservice, which commit to SQL under
+// the sequencers of their locks. What they saw is a check.LockHistory. Their machines are cut
+// off and stand still now and then, by a gate around their connections.
+//
 // # Where it runs
 //
 // In real time or in a testing/synctest bubble: the package uses time.Now and time.Sleep
@@ -34,4 +38,7 @@
 //
 // Run starts one goroutine per client, and returns after the last has ended; pgx's own,
 // which closes a broken connection, is waited for too. The locks of shared are leaves.
+//
+// Locks.Run is like it, but for the goroutines that follow holds, events and the list of
+// sessions, which Finale ends. The mutexes of Locks, watcher, gate and recordedStream are leaves.
 package workload

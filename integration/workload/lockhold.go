@@ -1,0 +1,406 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/spandb/spand/integration/check"
+	"github.com/spandb/spand/lockservice"
+)
+
+// hold takes a lock, works under it, and gives it up in one way or another.
+func (m *machine) hold(ctx context.Context, shared, try bool) {
+	i := m.rng.IntN(m.l.o.Locks)
+	within, cancel := context.WithTimeout(ctx, m.l.o.Timeout)
+	defer cancel()
+	var delay time.Duration
+	if m.one(3) {
+		delay = m.between(100*time.Millisecond, m.l.o.TTL)
+	}
+	h, err := m.s.Open(within, lockPath(i), lockservice.OpenOptions{LockDelay: delay})
+	if err != nil {
+		m.note("opening "+lockPath(i), err)
+		return
+	}
+	if d := m.between(0, 4*m.l.o.Timeout); d < m.l.o.Timeout { // some lose their patience in the queue
+		within, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance, Shared: shared, Delay: delay})
+	lock, err := take(within, h, shared, try)
+	if err != nil {
+		m.note("taking "+lockPath(i), err)
+		m.l.History.End(op, check.Failed, err)
+		m.closeHandle(ctx, h)
+		return
+	}
+	t := m.tenure(lock, op)
+	m.l.publish(lock.Sequencer())
+	m.work(ctx, i, lock)
+	switch m.rng.IntN(12) {
+	case 0:
+		m.die()
+		t.stop(check.Unknown)
+		return
+	case 1:
+		t.stop(check.OK)
+		m.leave(ctx)
+		return
+	case 2: // closing the handle gives the lock up
+		m.freed(t.stop(check.OK), m.closeHandle(ctx, h))
+		return
+	}
+	last := t.stop(check.OK)
+	within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+	defer cancel()
+	m.freed(last, lock.Unlock(within))
+	m.closeHandle(ctx, h)
+	if m.one(4) { // it may not have heard that this is over
+		m.commit(within, i, lock.Sequencer(), nil)
+	}
+}
+
+// freed notes that a lock was given back, or why not.
+func (m *machine) freed(op *check.LockOp, err error) {
+	if err != nil {
+		op.Err = err.Error()
+		return
+	}
+	op.Freed = m.l.History.Now()
+}
+
+// lastHold takes a lock when everybody else is done with it.
+func (m *machine) lastHold(ctx context.Context, i int) error {
+	h, err := m.s.Open(ctx, lockPath(i), lockservice.OpenOptions{})
+	if err != nil {
+		return err
+	}
+	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance})
+	within, cancel := context.WithTimeout(ctx, 4*m.l.o.TTL+10*time.Second)
+	defer cancel()
+	lock, err := h.Lock(within)
+	if err != nil {
+		m.l.History.End(op, check.Failed, err)
+		held, _ := m.l.listLocks(ctx)
+		return fmt.Errorf("%w: it is held by session %d, and this is session %d", err, held[lockPath(i)], m.s.ID())
+	}
+	t := m.tenure(lock, op)
+	m.commit(ctx, i, lock.Sequencer(), nil)
+	last := t.stop(check.OK)
+	err = lock.Unlock(ctx)
+	if m.freed(last, err); err != nil {
+		return err
+	}
+	m.made[lockPath(i)] = madeValue{op.Instance, op.Generation}
+	return h.Close(ctx)
+}
+
+func take(ctx context.Context, h *lockservice.Handle, shared, try bool) (*lockservice.Lock, error) {
+	switch {
+	case shared && try:
+		return h.TryRLock(ctx)
+	case shared:
+		return h.RLock(ctx)
+	case try:
+		return h.TryLock(ctx)
+	}
+	return h.Lock(ctx)
+}
+
+func (m *machine) closeHandle(ctx context.Context, h *lockservice.Handle) error {
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+	defer cancel()
+	return h.Close(within)
+}
+
+// work is what a holder does. It looks at its lock now and then, and as every program may
+// be stopped between looking and acting, so is this one.
+func (m *machine) work(ctx context.Context, i int, lock *lockservice.Lock) {
+	for range 1 + m.rng.IntN(5) {
+		if ctx.Err() != nil {
+			return
+		}
+		held := lock.Context().Err() == nil
+		if !held && !m.one(3) {
+			return
+		}
+		within, cancel := context.WithTimeout(ctx, m.l.o.Timeout)
+		switch m.rng.IntN(8) {
+		case 0:
+			m.check(within, lock.Sequencer())
+		case 1:
+			m.bound(within, lock)
+		case 2: // stopped, in the middle of a transaction or between two
+			var stopped func()
+			if m.one(2) {
+				stopped = func() { m.freeze(ctx) }
+			} else {
+				m.freeze(ctx)
+			}
+			m.commit(ctx, i, lock.Sequencer(), stopped)
+		case 3: // cut off from the lock service, but not from the store
+			d := m.away()
+			m.isolate(ctx, d)
+			for until := time.Now().Add(d + m.l.o.TTL/2); time.Now().Before(until) && ctx.Err() == nil; {
+				m.commit(ctx, i, lock.Sequencer(), nil)
+				pause(ctx, m.between(time.Millisecond, m.l.o.TTL/8))
+			}
+		case 4:
+			pause(ctx, m.between(0, m.l.o.TTL/4))
+		default:
+			m.commit(within, i, lock.Sequencer(), nil)
+		}
+		cancel()
+	}
+}
+
+// bound changes a file through a handle that is bound to the lock's sequencer.
+func (m *machine) bound(ctx context.Context, lock *lockservice.Lock) {
+	path := filePath(m.rng.IntN(m.l.o.Files))
+	h, err := m.s.Open(ctx, path, lockservice.OpenOptions{})
+	if err != nil {
+		return
+	}
+	defer m.closeHandle(ctx, h)
+	q := lock.Fields()
+	begin := func() *check.LockOp {
+		return m.l.History.Begin(check.LockOp{Kind: check.Checked, Client: m.id, Path: q.Path, Shared: q.Shared, Generation: q.Generation, Hold: q.Hold})
+	}
+	if err := h.SetSequencer(ctx, lock.Sequencer()); err != nil {
+		m.note("binding a handle", err)
+		return
+	}
+	if m.one(3) {
+		m.freeze(ctx)
+	}
+	op := begin()
+	m.checked(op, m.change(ctx, &h.Node, check.LockOp{Path: path}))
+}
+
+// tenure follows a hold from the return of Lock on.
+type tenure struct {
+	m       *machine
+	lock    *lockservice.Lock
+	op      *check.LockOp // of the present tenure; the last one, when ended
+	stopped chan struct{}
+	ended   chan struct{}
+}
+
+// seeEvery is how often a hold is seen, where that counts.
+const seeEvery = 2 * time.Millisecond
+
+func (m *machine) tenure(lock *lockservice.Lock, op *check.LockOp) *tenure {
+	t := &tenure{m: m, lock: lock, op: op, stopped: make(chan struct{}), ended: make(chan struct{})}
+	q := lock.Fields()
+	op.Generation, op.Hold = q.Generation, q.Hold
+	ctx := lock.Context()
+	op.From = m.l.History.Now()
+	m.l.watching.Go(func() { t.follow(ctx) })
+	return t
+}
+
+// stop ends the hold as the client sees it, and returns its record.
+func (t *tenure) stop(s check.Status) *check.LockOp {
+	close(t.stopped)
+	<-t.ended
+	t.op.Status = s
+	return t.op
+}
+
+func (t *tenure) follow(ctx context.Context) {
+	defer close(t.ended)
+	for {
+		end, lost := t.until(ctx, t.op.From)
+		t.op.End = end
+		if !lost || !t.regained() {
+			return
+		}
+		// The same hold goes on.
+		again := *t.op
+		again.End = check.Instant{}
+		ctx = t.lock.Context()
+		again.From = t.m.l.History.Now()
+		t.op = t.m.l.History.Add(again)
+	}
+}
+
+// until returns when the tenure ended, and whether it was not by stop.
+func (t *tenure) until(ctx context.Context, seen check.Instant) (check.Instant, bool) {
+	var tick <-chan time.Time
+	if !t.m.l.o.Exact {
+		ticker := time.NewTicker(seeEvery)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
+	look := func() {
+		now := t.m.l.History.Now()
+		if ctx.Err() == nil { // asks the clock, later than now
+			seen = now
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			if t.m.l.o.Exact {
+				seen = t.m.l.History.Now()
+			}
+			return seen, true
+		case <-tick:
+			look()
+		case <-t.stopped:
+			look()
+			return seen, false
+		}
+	}
+}
+
+// regained waits until jeopardy is over, and reports whether the lock is held then.
+func (t *tenure) regained() bool {
+	for {
+		changed := t.lock.Changed()
+		switch t.lock.State() {
+		case lockservice.LockHeld:
+			return true
+		case lockservice.LockLost, lockservice.LockReleased:
+			return false
+		}
+		select {
+		case <-changed:
+		case <-t.stopped:
+			return false
+		}
+	}
+}
+
+// commit adds a row to the table of the lock, under its sequencer. Without one it must be
+// refused, if the table is fenced by the lock. stopped, if given, is called when all but COMMIT has been sent.
+func (m *machine) commit(ctx context.Context, i int, sequencer string, stopped func()) {
+	q := lockservice.Sequencer{Path: lockPath(i)}
+	if sequencer != "" {
+		q, _ = lockservice.ParseSequencer(sequencer)
+	}
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+	defer cancel()
+	if q.Shared && fencedBy(i) { // which admits no shared hold
+		m.check(within, sequencer)
+		return
+	}
+	if !m.connect(within) {
+		return
+	}
+	op := check.LockOp{Kind: check.Fenced, Client: m.id, Path: q.Path, Shared: q.Shared, Generation: q.Generation, Hold: q.Hold, Value: m.next()}
+	var x *check.LockOp // once COMMIT is sent
+	err := func() error {
+		if _, err := m.conn.Exec(within, "begin"); err != nil {
+			return err
+		}
+		if sequencer != "" {
+			if _, err := m.conn.Exec(within, "set local spand.fence = '"+sequencer+"'", pgx.QueryExecModeSimpleProtocol); err != nil {
+				return err
+			}
+		}
+		var place int64
+		if err := m.conn.QueryRow(within, "select coalesce(max(place), 0) + 1 from "+fencedTable(i)).Scan(&place); err != nil {
+			return err
+		}
+		if _, err := m.conn.Exec(within, fmt.Sprintf("insert into %s values ($1, $2, $3)", fencedTable(i)), place, int64(q.Generation), op.Value); err != nil {
+			return err
+		}
+		if stopped != nil {
+			stopped()
+			within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+			defer cancel()
+		}
+		x = m.l.History.Begin(op)
+		tag, err := m.conn.Exec(within, "commit")
+		if err == nil && tag.String() != "COMMIT" {
+			return errRolledBack
+		}
+		return err
+	}()
+	sent := x != nil
+	if !sent {
+		x = m.l.History.Begin(op)
+	}
+	var pgErr *pgconn.PgError
+	x.Refused = errors.As(err, &pgErr) && (pgErr.Code == staleFence || pgErr.Code == noFence)
+	status := check.OK
+	if err != nil {
+		status = check.Failed
+		if sent && !final(err) {
+			status = check.Unknown
+		}
+	}
+	m.l.History.End(x, status, err)
+	if err != nil {
+		if pgErr != nil && !ordinary[pgErr.Code] && !x.Refused {
+			m.l.o.Log("workload: lock client %d at node %d: %v", m.id, m.node, err)
+		}
+		m.recover(within)
+		return
+	}
+	if m.one(2) {
+		x.TS = m.commitTimestamp(within)
+	}
+}
+
+// SQLSTATEs of fences.
+const (
+	staleFence = "55S01"
+	noFence    = "55S02"
+)
+
+func (m *machine) connect(ctx context.Context) bool {
+	if m.conn != nil && (m.conn.IsClosed() || m.one(20)) {
+		m.disconnect(ctx)
+	}
+	if m.conn != nil {
+		return true
+	}
+	m.node = m.rng.IntN(m.l.target.Nodes())
+	conn, err := m.l.target.Connect(ctx, m.node)
+	if err != nil {
+		pause(ctx, 20*time.Millisecond)
+		return false
+	}
+	m.conn = conn
+	return true
+}
+
+func (m *machine) disconnect(ctx context.Context) {
+	if m.conn != nil {
+		closeConn(ctx, m.conn)
+		m.conn = nil
+	}
+}
+
+// recover brings the connection back to rest after an error, or gives it up.
+func (m *machine) recover(ctx context.Context) {
+	if !m.conn.IsClosed() && m.conn.PgConn().TxStatus() != 'I' {
+		if _, err := m.conn.Exec(ctx, "rollback", pgx.QueryExecModeSimpleProtocol); err != nil {
+			m.disconnect(ctx)
+		}
+	}
+	if m.conn != nil && m.conn.IsClosed() {
+		m.disconnect(ctx)
+	}
+}
+
+func (m *machine) commitTimestamp(ctx context.Context) int64 {
+	var s string
+	if err := m.conn.QueryRow(ctx, "show spand.commit_timestamp").Scan(&s); err != nil {
+		m.recover(ctx)
+		return 0
+	}
+	ts, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		m.l.o.Log("workload: spand.commit_timestamp is %q: %v", s, err)
+		return 0
+	}
+	return ts.UnixNano()
+}
