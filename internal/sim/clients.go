@@ -12,8 +12,8 @@ import (
 // clientBuffer is what a connection holds in flight, either way.
 const clientBuffer = 64 << 10
 
-// door is where one life of a node takes SQL clients: a listener whose connections can
-// be stopped (with the process) and cut (with it, too).
+// door is where one life of a node takes clients, of SQL or of the lock service: a listener
+// whose connections can be stopped (with the process) and cut (with it, too).
 type door struct {
 	*bufconn.Listener
 
@@ -136,7 +136,7 @@ func (w *World) Config(i int) *pgx.ConnConfig {
 		if l == nil {
 			return nil, unreachable(w.nodes[i].id, false, "connection refused")
 		}
-		return l.door.DialContext(ctx)
+		return l.sql.DialContext(ctx)
 	}
 	return cfg
 }

@@ -48,6 +48,7 @@ func (w *World) converge() bool {
 func (w *World) unrest() (why []string) {
 	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
 	groups := map[keys.GroupID][]paxosgroup.Status{}
+	tablets := map[keys.GroupID]bool{}
 	var all []keys.GroupID
 	for _, n := range w.nodes {
 		l := n.current()
@@ -58,16 +59,20 @@ func (w *World) unrest() (why []string) {
 		if l.store.Full() {
 			say("node %d believes its disk to be full", n.id)
 		}
-		for _, r := range l.set.All() {
-			g := r.Tablet.Group()
+		for _, m := range l.members() {
+			g := m.id
 			if groups[g] == nil {
 				all = append(all, g)
 			}
-			groups[g] = append(groups[g], r.Group.Status())
-			if x := r.Tablet.Replicated(); x.Prepared+x.Decided+x.Staged > 0 {
+			groups[g] = append(groups[g], m.group.Status())
+			if m.tablet == nil {
+				continue
+			}
+			tablets[g] = true
+			if x := m.tablet.Replicated(); x.Prepared+x.Decided+x.Staged > 0 {
 				say("node %d group %d: %d prepared, %d decided, %d staged", n.id, g, x.Prepared, x.Decided, x.Staged)
 			}
-			for _, k := range r.Tablet.Locks(3) {
+			for _, k := range m.tablet.Locks(3) {
 				say("node %d group %d: lock of %v on %v (%s, waiting %v)", n.id, g, k.Txn, k.Span, k.Phase, k.Waiting)
 			}
 		}
@@ -95,7 +100,7 @@ func (w *World) unrest() (why []string) {
 			say("group %d: only %d replicas are open", g, len(ss))
 		}
 	}
-	w.stats.Tablets = len(all)
+	w.stats.Tablets = len(tablets)
 	return why
 }
 
@@ -147,9 +152,9 @@ func (w *World) compare() {
 	var data []storage.KV
 	for i, n := range w.nodes {
 		l := n.current()
-		for _, r := range l.set.All() {
-			g := r.Tablet.Group()
-			s := side{r.Group.Status().Applied, r.Tablet.Capture()}
+		for _, m := range l.members() {
+			g := m.id
+			s := side{m.group.Status().Applied, m.capture()}
 			f, seen := first[g]
 			if !seen {
 				first[g] = s

@@ -20,6 +20,12 @@
 // transaction is left, all replicas are equal at a common applied index, state
 // machine and versions alike.
 //
+// Clients of the lock service (package workload's Locks) use package lockservice over gRPC, in
+// two seeds of three: holders whose machines stand still, are cut off or die, whose clocks run
+// a little fast or slow, who commit to SQL under their sequencers, and go on trying when they have
+// lost their locks. The first cell's leader is then the victim of half of the faults that
+// look for one, and crashes in the middle of calls and beats (Ambush).
+//
 // Clients on all nodes transfer between accounts, audit them, read and write
 // registers, insert unique rows, and run transactions of reads, scans, writes and
 // deletes at random, small and staged; those of package workload speak SQL over pgx. Each records what it asked, when, and what
@@ -39,7 +45,9 @@
 // porcupine (linearizability), accounts by their total. R4 and B1 are judged by
 // comparing the replicas, R2 besides by looking, every few milliseconds, at who serves.
 // Versions that were collected are put back for the judgement, after a look at whether
-// they might be.
+// they might be. Lock clients are judged by package check: L1, L2, and Chubby's sections 2.4
+// to 2.8 (C2.4 and so on). Cells are groups like tablets: led, level and equal in the end; no
+// session, hold or ephemeral file of an ended client may be left.
 //
 // An unknown outcome is what it is: either is right, but one of the two.
 //
@@ -71,7 +79,7 @@
 //
 // # What is not
 //
-// Real sockets and gRPC, a process stopped between two instructions (its clock stands
+// Real sockets, gRPC between nodes, a process stopped between two instructions (its clock stands
 // still and all that goes in or out waits, but what it has begun to compute goes on), damage on
 // disk, changes of membership. bbolt's own file survives crashes as its last commit left it. A
 // lost disk is a test of its own (docs/verification.md says why).

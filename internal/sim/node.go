@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spandb/spand/internal/cells"
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/internal/replicas"
@@ -60,7 +61,8 @@ type Life struct {
 	n     *Node
 	clock *truetime.Manual
 	end   atomic.Pointer[Endpoint] // nil before the store is open
-	door  *door
+	sql   *door
+	rpc   *door // of the lock service
 
 	// Once open: the rooms of the node.
 	opened atomic.Bool
@@ -68,6 +70,7 @@ type Life struct {
 	store  *storage.Store
 	txns   *txn.Client
 	set    *replicas.Set
+	cells  *cells.Set
 	trust  truetime.Clock // as the node sees it
 
 	ctx     context.Context // ends with the life
@@ -181,12 +184,14 @@ func (n *Node) setPaused(paused bool) {
 	case paused:
 		if l != nil {
 			l.clock.Hold()
-			l.door.stop()
+			l.sql.stop()
+			l.rpc.stop()
 		}
 	default:
 		if l != nil {
 			l.clock.Release()
-			l.door.proceed()
+			l.sql.proceed()
+			l.rpc.proceed()
 		}
 		close(was)
 	}
@@ -244,7 +249,7 @@ func (n *Node) boot() {
 	if n.process() != nil {
 		return
 	}
-	l := &Life{n: n, door: newDoor(), started: make(chan struct{})}
+	l := &Life{n: n, sql: newDoor(), rpc: newDoor(), started: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
 	n.fails, n.failed = false, false // it was not the disk's last life
@@ -255,7 +260,8 @@ func (n *Node) boot() {
 	l.clock.SetDrift(ppm)
 	if n.paused != nil {
 		l.clock.Hold()
-		l.door.stop()
+		l.sql.stop()
+		l.rpc.stop()
 	}
 	n.life = l
 	disk := n.disk
@@ -312,7 +318,7 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 	cfg := node.Default()
 	cfg.Node, cfg.DataDir, cfg.Cluster, cfg.Insecure = n.name, "/data", strings.Join(list, ","), true
 	cfg.Around = node.Surroundings{
-		Clock: l.clock, ClockSource: "simulated", FS: disk.Boot(), SQL: l.door, Exit: l.exit, Opened: l.open,
+		Clock: l.clock, ClockSource: "simulated", FS: disk.Boot(), SQL: l.sql, RPC: l.rpc, Exit: l.exit, Opened: l.open,
 		Network: func(c node.NetworkConfig) node.Network {
 			e := w.net.Attach(c)
 			l.end.Store(e)
@@ -348,7 +354,7 @@ func (l *Life) config(disk *storage.MemFS) node.Config {
 // open takes the rooms of a node whose groups run.
 func (l *Life) open(nd *node.Node) {
 	r := nd.Rooms()
-	l.store, l.txns, l.set, l.trust = r.Store, r.Client, r.Replicas, r.Clock
+	l.store, l.txns, l.set, l.cells, l.trust = r.Store, r.Client, r.Replicas, r.Cells, r.Clock
 	if l.n.w.plan.VersionHorizon > 0 {
 		l.n.w.spawn(l, l.collect)
 	}
@@ -412,7 +418,8 @@ func (n *Node) crash(torn bool) {
 	if e := l.end.Load(); e != nil {
 		e.Detach()
 	}
-	l.door.cut()
+	l.sql.cut()
+	l.rpc.cut()
 	n.setPaused(false) // a commit that is under way must come to its end
 	var r *rand.Rand
 	if torn {
@@ -456,7 +463,8 @@ func (n *Node) drain() error {
 	n.life = nil
 	n.mu.Unlock()
 	l.cancel()
-	l.door.cut()
+	l.sql.cut()
+	l.rpc.cut()
 	l.stop()
 	return err
 }

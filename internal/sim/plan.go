@@ -36,6 +36,12 @@ type Plan struct {
 	Clients    []string      // kinds, one per client
 	SQL        []string      // kinds of SQL clients (package workload), none for none
 	SQLClients int
+	// Clients of the lock service, none for none; what they do (package workload), their
+	// sessions' TTL, and by how much of the time that passes their clocks err.
+	LockClients int
+	LockSteps   []string
+	LockTTL     time.Duration
+	LockDrift   float64
 	// Lies says that some clock errs beyond ε: recency is at risk then, nothing else (T2).
 	Lies bool
 }
@@ -61,10 +67,11 @@ const (
 	FullDisk // below the reserve
 	Wipe     // a crash that takes the disk with it; never drawn, see doc.go
 	ClockLie // to an error of Amount, beyond ε (T2)
+	Ambush   // a crash of the first cell's leader, Amount after a lock client sends a call of the kind Key; for For
 )
 
 func (k FaultKind) String() string {
-	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain", "failing sync", "pause", "full disk", "wipe", "clock lies"}[k]
+	return [...]string{"crash", "crash all", "isolate", "cut one way", "stall", "noise", "slow disk", "clock", "transfer", "split", "checkpoint", "drain", "failing sync", "pause", "full disk", "wipe", "clock lies", "ambush"}[k]
 }
 
 // Fault happens at At and, where it lasts, ends after For.
@@ -94,7 +101,7 @@ func (f Fault) String() string {
 	switch f.Kind {
 	case NoisyNet:
 		s += " " + f.Noise.String()
-	case SlowDisk, ClockMove, ClockLie:
+	case SlowDisk, ClockMove, ClockLie, Ambush:
 		s += fmt.Sprintf(" %v", f.Amount)
 	}
 	if f.PPM != 0 {
@@ -124,6 +131,7 @@ const (
 	streamFaults
 	streamTorn
 	streamClients // and on: one each
+	streamLocks   = 1 << 32
 )
 
 func newDraw(seed, stream uint64) draw { return draw{rand.New(rand.NewPCG(seed, stream))} }
@@ -173,6 +181,9 @@ func NewPlan(seed uint64, o Options) Plan {
 		p.drawSQL(d)
 	}
 	p.drawFaults(newDraw(seed, streamFaults), o)
+	if o.Adjust == nil {
+		p.drawLocks(newDraw(seed, streamLocks))
+	}
 	if o.Adjust != nil {
 		o.Adjust(&p, newDraw(seed, streamPlan+100))
 	}
@@ -188,6 +199,37 @@ func (p *Plan) drawSQL(d draw) {
 		p.SQL = append(p.SQL, "append") // whose lists it reads
 	}
 }
+
+// drawLocks draws, for two of three seeds, clients of the lock service, and has the faults be
+// more about its first cell: its leader is the victim more often, and crashes in the
+// middle of a client's call.
+func (p *Plan) drawLocks(d draw) {
+	if d.IntN(3) == 0 {
+		return
+	}
+	p.LockClients, p.LockTTL = 3+d.IntN(4), pick(d, time.Second, 2*time.Second, 2*time.Second, 4*time.Second)
+	p.LockDrift = 4e-4
+	for i := range p.Faults {
+		if f := &p.Faults[i]; f.Key != "" && f.Kind != Split && d.IntN(2) == 0 {
+			f.Key = cellKey
+		}
+	}
+	for range d.IntN(4) {
+		p.Faults = append(p.Faults, p.ambush(d, d.between(300*time.Millisecond, p.Duration)))
+	}
+}
+
+// ambush crashes the cell's leader in the middle of a call.
+func (p *Plan) ambush(d draw, at time.Duration) Fault {
+	return Fault{
+		Kind: Ambush, At: at, Key: pick(d, "acquire", "release", "beat", "set_contents", "close_session", "create_session", "delete"),
+		Amount: d.between(0, pick(d, time.Millisecond, 2*time.Millisecond+p.DiskLatency*3)), Torn: d.IntN(2) == 0,
+		For: d.between(5*time.Millisecond, 2*time.Second),
+	}
+}
+
+// lockDrift is by how much of the time that passes a lock client's clock errs.
+func (p *Plan) lockDrift(d draw) float64 { return p.LockDrift * (2*d.Float64() - 1) }
 
 func (p *Plan) node(d draw) keys.NodeID { return keys.NodeID(1 + d.IntN(p.Nodes)) }
 
