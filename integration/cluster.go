@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"net"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -88,6 +89,10 @@ type backend interface {
 	pause(i int, paused bool) error
 	Network
 	config(i int) (*pgx.ConnConfig, error)
+	// lockAddrs are the names under which the lock service's clients know the nodes, and
+	// dialLocks connects one of them; -1 is none of them.
+	lockAddrs() ([]string, error)
+	dialLocks(ctx context.Context, i int) (net.Conn, error)
 	setClock(i int, c clockSetting) error
 	node(i int) (*node.Node, error) // nil while it is down
 	logs() string                   // the ends of the nodes' logs

@@ -9,12 +9,31 @@ import (
 	"testing"
 )
 
-// TestTestingYourApp does what docs/testing-your-app.md tells a stranger: a module of
-// one's own with the page's files, and `go test`, offline. Each file compiles by itself;
-// they run together, which is one link instead of seven. Real processes, built from that
-// module, run with them.
+// TestTestingYourApp does what docs/testing-your-app.md tells a stranger. Real processes, built
+// from his module, run with its examples.
 func TestTestingYourApp(t *testing.T) {
-	page, err := os.ReadFile("../docs/testing-your-app.md")
+	runExamples(t, "../docs/testing-your-app.md", 6, map[string]string{"processes": processesElsewhere})
+}
+
+// pageBlock returns the fenced block of a page whose info string is given.
+func pageBlock(t *testing.T, page, info string) string {
+	t.Helper()
+	data, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?ms)^```" + regexp.QuoteMeta(info) + "\n(.*?)^```$").FindSubmatch(data)
+	if m == nil {
+		t.Fatalf("%s has no block %q", page, info)
+	}
+	return string(m[1])
+}
+
+// runExamples makes a module of one's own with the page's Go files, of which there are at least
+// some, and more, and runs `go test` there, offline. Each file compiles by itself; they run
+// together, which is one link instead of seven.
+func runExamples(t *testing.T, path string, some int, more map[string]string) {
+	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,10 +61,12 @@ func TestTestingYourApp(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?ms)^```go (\\w+)_test\\.go\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
 		example(m[1], m[2])
 	}
-	if files < 6 || len(tests) < files {
+	if files < some || len(tests) < files {
 		t.Fatalf("the page has only %d files with the tests %v", files, tests)
 	}
-	example("processes", processesElsewhere)
+	for name, text := range more {
+		example(name, text)
+	}
 
 	repo, err := filepath.Abs("..")
 	if err != nil {

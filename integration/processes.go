@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"syscall"
 	"time"
 
@@ -89,6 +90,21 @@ func (p processes) Heal(from, to int) error {
 }
 
 func (p processes) config(i int) (*pgx.ConnConfig, error) { return pgx.ParseConfig(p.c.Nodes[i].URL()) }
+
+func (p processes) lockAddrs() (addrs []string, err error) {
+	for _, n := range p.c.Nodes {
+		addrs = append(addrs, n.RPCAddr)
+	}
+	return addrs, nil
+}
+
+func (p processes) dialLocks(ctx context.Context, i int) (net.Conn, error) {
+	if i < 0 {
+		return nil, errNoNode
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", p.c.Nodes[i].RPCAddr)
+}
 
 // setClock can only widen: the clock is the machine's.
 func (p processes) setClock(i int, s clockSetting) error {

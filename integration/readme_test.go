@@ -12,36 +12,63 @@ import (
 // readmeBlock returns the fenced block of README.md whose info string is given.
 func readmeBlock(t *testing.T, info string) string {
 	t.Helper()
-	data, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile("(?ms)^```" + regexp.QuoteMeta(info) + "\n(.*?)^```$").FindSubmatch(data)
-	if m == nil {
-		t.Fatalf("README.md has no block %q", info)
-	}
-	return string(m[1])
+	return pageBlock(t, "../README.md", info)
 }
 
-// TestReadme runs README's examples as they stand, but for the ports: the first psql
-// session, whose output must be the one shown, the pgx program, and those about the past and the clock.
+// shell runs a page's shell sessions against a node.
+type shell struct {
+	t    *testing.T
+	page string
+	node *Node
+	dir  string
+	bin  string // found first
+	// differs is what is another every time, in what is shown and what is printed.
+	differs []*regexp.Regexp
+}
+
+// newShell has `spand` and `go run ./cmd/spand` mean this build, and the default ports the node's.
+func newShell(t *testing.T, page string, n *Node) *shell {
+	s := &shell{t: t, page: page, node: n, dir: t.TempDir(), bin: t.TempDir()}
+	s.program("spand", `if [ "$1" = lock ]; then verb=$2; shift 2; exec '`+Binary(t)+`' lock "$verb" --addr `+n.RPCAddr+` "$@"; fi
+exec '`+Binary(t)+`' "$@"`)
+	return s
+}
+
+// program puts a script in the way of a command.
+func (s *shell) program(name, script string) {
+	if err := os.WriteFile(filepath.Join(s.bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// session runs block `sh NAME`, whose output must be block `text NAME`.
+func (s *shell) session(name string) {
+	s.t.Helper()
+	block := strings.NewReplacer("127.0.0.1:15432", s.node.SQLAddr, "127.0.0.1:15433", s.node.RPCAddr, "go run ./cmd/spand", "spand").
+		Replace(pageBlock(s.t, s.page, "sh "+name))
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", block)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+postgresBin+":"+os.Getenv("PATH"), "PSQL_PAGER=", "PGSSLMODE=disable", "LC_ALL=C.UTF-8", "PSQLRC=/dev/null", "TZ=UTC")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("session %s: %v\n%s", name, err, out)
+	}
+	got, want := string(out), pageBlock(s.t, s.page, "text "+name)
+	for _, r := range s.differs {
+		got, want = r.ReplaceAllString(got, "…"), r.ReplaceAllString(want, "…")
+	}
+	if got != want {
+		s.t.Errorf("session %s printed\n%s\n%s shows\n%s", name, got, s.page, want)
+	}
+}
+
+// TestReadme runs README's examples as they stand, but for the ports: the psql sessions, whose
+// output must be the one shown, and the pgx program.
 func TestReadme(t *testing.T) {
 	c := startProcesses(t, Options{})
 	here := func(text string) string { return strings.ReplaceAll(text, "127.0.0.1:15432", c.Nodes[0].SQLAddr) }
-
-	session := func(name string) {
-		t.Helper()
-		cmd := exec.Command("bash", "-euo", "pipefail", "-c", here(readmeBlock(t, "sh "+name)))
-		cmd.Env = append(os.Environ(), "PATH="+postgresBin+":"+os.Getenv("PATH"), "PSQL_PAGER=", "PGSSLMODE=disable", "LC_ALL=C.UTF-8", "PSQLRC=/dev/null")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("psql session %s: %v\n%s", name, err, out)
-		}
-		if want := readmeBlock(t, "text "+name); string(out) != want {
-			t.Errorf("psql session %s printed\n%s\nREADME shows\n%s", name, out, want)
-		}
-	}
-	session("psql")
+	s := newShell(t, "../README.md", c.Nodes[0])
+	s.session("psql")
 
 	dir, err := os.MkdirTemp(".", "readme") // inside the module, so that pgx is found
 	if err != nil {
@@ -56,8 +83,9 @@ func TestReadme(t *testing.T) {
 	if err != nil || string(out) != "total 150\n" {
 		t.Errorf("pgx program: %v\n%s", err, out)
 	}
-	session("past")
-	session("clock")
+	s.session("past")
+	s.session("locks")
+	s.session("clock")
 }
 
 // TestReadmeCluster runs README's three commands of a cluster, in a directory of

@@ -2,7 +2,9 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,6 +79,12 @@ func (v *virtual) Cut(from, to int) error  { v.w.Cut(from, to); return nil }
 func (v *virtual) Heal(from, to int) error { v.w.Mend(from, to); return nil }
 
 func (v *virtual) config(i int) (*pgx.ConnConfig, error) { return v.w.Config(i), nil }
+
+// errNoLocks is what Locks answers.
+var errNoLocks = errors.New("not in mode Virtual, where gRPC is not there; use InProcess or Processes")
+
+func (v *virtual) lockAddrs() ([]string, error)                     { return nil, errNoLocks }
+func (v *virtual) dialLocks(context.Context, int) (net.Conn, error) { return nil, errNoLocks }
 
 func (v *virtual) setClock(i int, s clockSetting) error {
 	v.w.SetError(i, s.added)
