@@ -68,6 +68,27 @@ func (l *cell) ask(ctx context.Context, n *peer) (string, error) {
 	return resp.GetGetCell().GetCell().GetLeader().GetAddr(), nil
 }
 
+// revision returns the cell's revision now. A node that finds no leader to ask says what it knows,
+// without an epoch: that is not now.
+func (l *cell) revision(ctx context.Context, s *Session) (uint64, error) {
+	b := newBackoff()
+	for {
+		resp, err := l.call(ctx, s, often, func() *lockpb.DoRequest {
+			return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: l.name}}}
+		}, nil)
+		if err != nil {
+			return 0, err
+		}
+		if c := resp.GetGetCell().GetCell(); c.GetEpoch() != 0 {
+			return c.GetRevision(), nil
+		}
+		l.leader.Store(nil)
+		if err := b.wait(ctx, s); err != nil {
+			return 0, err
+		}
+	}
+}
+
 // lost notes that n did not answer for the cell.
 func (l *cell) lost(n *peer) { l.leader.CompareAndSwap(n, nil) }
 

@@ -119,13 +119,10 @@ func (n *Node) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription
 	if after == 0 {
 		// Now is a revision, so that nothing is missed between this call and the beat
 		// that tells the server, nor if that meets another leader.
-		resp, err := n.call(ctx, often, func() *lockpb.DoRequest {
-			return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: n.cell.name}}}
-		})
-		if err != nil {
+		var err error
+		if after, err = n.cell.revision(ctx, n.s); err != nil {
 			return nil, err
 		}
-		after = resp.GetGetCell().GetCell().GetRevision()
 	}
 	sub := &Subscription{s: n.s, kinds: slices.Clone(o.Kinds), wake: make(chan struct{}, 1), last: after}
 	s := n.s

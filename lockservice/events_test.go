@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/spandb/spand/lockservice/lockpb"
 )
@@ -64,6 +65,24 @@ func TestPaper2_5_EventsAreDeliveredOnceAndResumed(t *testing.T) {
 		s.end(ErrClosed)
 		if _, err := sub.Next(t.Context()); !errors.Is(err, ErrClosed) {
 			t.Errorf("after the session's end: %v", err)
+		}
+	})
+}
+
+// Where nobody leads, a node does not know the cell's revision: a subscription from now on waits
+// for one that does.
+func TestPaper2_5_NowIsTheLeadersRevision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 2)
+		s := c.session(SessionOptions{})
+		c.set(func() { c.orphaned = true })
+		time.AfterFunc(3*time.Second, func() { c.set(func() { c.orphaned = false }) })
+		if _, err := s.Node("/ls/local/x").Subscribe(t.Context(), SubscribeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 1 || got[0].After != 100 {
+			t.Errorf("subscribed to %v", got)
 		}
 	})
 }

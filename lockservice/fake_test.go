@@ -33,8 +33,10 @@ type fakeCluster struct {
 	epoch  uint64
 	mute   bool // beats and calls are received and not answered
 	ended  bool // sessions have ended
-	beats  []*lockpb.Beat
-	calls  []*lockpb.DoRequest
+
+	orphaned bool // the nodes know of no leader, when asked
+	beats    []*lockpb.Beat
+	calls    []*lockpb.DoRequest
 	// answer answers a call; nil: not at all.
 	answer func(*lockpb.DoRequest) *lockpb.DoResponse
 	push   map[uint64]*lockpb.Lease // what the next answer to a session's beat carries
@@ -270,6 +272,7 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 	c := n.c
 	c.mu.Lock()
 	leads, mute, epoch, leader, answer := c.leader == n.index, c.mute, c.epoch, c.nodes[c.leader].addr(), c.answer
+	orphaned := c.orphaned
 	if req.GetGetCell() == nil && req.GetListCells() == nil {
 		c.calls = append(c.calls, req)
 	}
@@ -281,8 +284,11 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 		if mute && leads {
 			return nil
 		}
-		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{
-			Cell: &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Revision: 100}}}}
+		info := &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Epoch: epoch, Revision: 100}
+		if orphaned { // asked where nobody is known to lead
+			info.Leader, info.Epoch, info.Revision = nil, 0, 0
+		}
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetCell{GetCell: &lockpb.GetCellResponse{Cell: info}}}
 	}
 	if mute && leads {
 		return nil
