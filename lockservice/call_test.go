@@ -350,3 +350,16 @@ func TestDialNamesWhatEachNodeSaid(t *testing.T) {
 		}
 	})
 }
+
+// A leader is called where it was asked, whatever address it has for itself.
+func TestLeaderIsCalledWhereItWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := s.Open(ctx, "/ls/local/x", OpenOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}

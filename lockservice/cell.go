@@ -65,7 +65,13 @@ func (l *cell) ask(ctx context.Context, n *peer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return resp.GetGetCell().GetCell().GetLeader().GetAddr(), nil
+	cell := resp.GetGetCell().GetCell()
+	if cell.GetEpoch() != 0 {
+		// It is n. The address that it has for itself may be of no use from here: [::], or
+		// one behind a forwarded port.
+		return n.addr, nil
+	}
+	return cell.GetLeader().GetAddr(), nil
 }
 
 // revision returns the cell's revision now. A node that finds no leader to ask says what it knows,

@@ -284,7 +284,10 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 		if mute && leads {
 			return nil
 		}
-		info := &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Epoch: epoch, Revision: 100}
+		info := &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Revision: 100}
+		if leads {
+			info.Epoch, info.Leader.Addr = epoch, "[::]:15433" // what it was told to listen on
+		}
 		if orphaned { // asked where nobody is known to lead
 			info.Leader, info.Epoch, info.Revision = nil, 0, 0
 		}
