@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spandb/spand/lockservice/cell/state"
@@ -12,7 +13,8 @@ import (
 //
 //  1. marks what it changes: from now on nobody is told that an answer about it may be cached,
 //  2. tells those who cache it to forget it,
-//  3. waits until each has done so, or its lease is over, and its cache with it,
+//  3. waits until each has done so, or its lease is over, and its cache with it; also for those that an
+//     earlier change told, whatever became of that one,
 //  4. is proposed; when that is applied or has failed, the mark goes.
 //
 // An answer that may be cached was registered before it was read, and was still registered
@@ -24,6 +26,9 @@ import (
 type caches struct {
 	of       map[string]map[*session]struct{} // who caches a path, or that there is nothing at it
 	changing map[string]int                   // changes under way
+	// owed are the invalidations of a path that have not been acknowledged: until then a cache may
+	// still answer with what it had, however many changes have gone by.
+	owed map[string]map[*invalidation]struct{}
 	// strangers counts sessions that may cache anything; waiting are changes that wait for them.
 	strangers int
 	waiting   []*change
@@ -34,6 +39,7 @@ type caches struct {
 
 func (c *caches) init(term uint64) {
 	c.of, c.changing = make(map[string]map[*session]struct{}), make(map[string]int)
+	c.owed = make(map[string]map[*invalidation]struct{})
 	c.last = term << 32
 }
 
@@ -48,7 +54,7 @@ type change struct {
 type invalidation struct {
 	number uint64
 	path   string
-	by     *change            // nil: nobody waits
+	by     []*change          // who waits
 	since  truetime.Timestamp // when it became due
 }
 
@@ -91,6 +97,10 @@ func (l *leader) changeLocked(paths []string, out *outgoing) *change {
 	ch := &change{paths: paths, ready: make(chan struct{})}
 	for _, p := range paths {
 		c.changing[p]++
+		for v := range c.owed[p] {
+			v.by = append(v.by, ch)
+			ch.waits++
+		}
 		l.invalidateLocked(p, ch, out)
 	}
 	if c.strangers > 0 {
@@ -113,10 +123,18 @@ func (l *leader) invalidateLocked(path string, ch *change, out *outgoing) {
 			continue // its cache is over
 		}
 		l.cache.last++
-		s.box.stale = append(s.box.stale, invalidation{l.cache.last, path, ch, l.clock.Now().Earliest})
+		v := &invalidation{number: l.cache.last, path: path, since: l.clock.Now().Earliest}
 		if ch != nil {
+			v.by = append(v.by, ch)
 			ch.waits++
 		}
+		s.box.stale = append(s.box.stale, v)
+		owed := l.cache.owed[path]
+		if owed == nil {
+			owed = make(map[*invalidation]struct{})
+			l.cache.owed[path] = owed
+		}
+		owed[v] = struct{}{}
 		l.tellLocked(s, out)
 	}
 }
@@ -129,22 +147,39 @@ func (l *leader) awaitChange(ctx context.Context, ch *change) error {
 	return l.await(ctx, ch.ready)
 }
 
-// settledLocked ends a change.
+// settledLocked ends a change. What it made caches forget stays owed.
 func (l *leader) settledLocked(ch *change) {
 	if ch == nil {
 		return
 	}
+	c := &l.cache
 	for _, p := range ch.paths {
-		if l.cache.changing[p]--; l.cache.changing[p] == 0 {
-			delete(l.cache.changing, p)
+		if c.changing[p]--; c.changing[p] == 0 {
+			delete(c.changing, p)
 		}
+		if ch.waits > 0 { // given up
+			for v := range c.owed[p] {
+				v.by = slices.DeleteFunc(v.by, func(o *change) bool { return o == ch })
+			}
+		}
+	}
+	if ch.waits > 0 {
+		c.waiting = slices.DeleteFunc(c.waiting, func(o *change) bool { return o == ch })
+	}
+}
+
+// paid takes an invalidation off the list of those that are owed.
+func (c *caches) paid(v *invalidation) {
+	owed := c.owed[v.path]
+	if delete(owed, v); len(owed) == 0 {
+		delete(c.owed, v.path)
+	}
+	for _, ch := range v.by {
+		ch.acknowledged()
 	}
 }
 
 func (ch *change) acknowledged() {
-	if ch == nil {
-		return
-	}
 	if ch.waits--; ch.waits == 0 {
 		close(ch.ready)
 	}
@@ -155,7 +190,7 @@ func (l *leader) ackLocked(s *session, number uint64) {
 	b := s.box
 	i := 0
 	for i < len(b.stale) && b.stale[i].number <= number {
-		b.stale[i].by.acknowledged()
+		l.cache.paid(b.stale[i])
 		i++
 	}
 	if i == len(b.stale) {

@@ -25,8 +25,8 @@ type outbox struct {
 
 	// Cache.
 	cached   map[string]struct{}
-	stale    []invalidation // not acknowledged
-	staleTop uint64         // highest number sent over the present stream
+	stale    []*invalidation // not acknowledged
+	staleTop uint64          // highest number sent over the present stream
 
 	waits  map[*waiter]struct{}               // in queues
 	fences map[state.HandleID]state.Sequencer // SetSequencer
