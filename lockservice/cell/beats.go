@@ -89,7 +89,7 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 			break
 		}
 		s.given = l.leaseOf(s.ttl)
-		s.end = max(s.end, now.Latest.Add(s.given))
+		s.end = max(s.end, leaseEnd(now, s.given))
 		if b.Epoch != l.term || s.box.due() {
 			out.add(st, l.answerLocked(s, b.Epoch != l.term))
 		} else {

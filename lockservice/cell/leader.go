@@ -177,7 +177,7 @@ type session struct {
 func (l *leader) addLocked(d *state.Session, now truetime.Interval) *session {
 	s := &session{id: d.ID, principal: d.Principal, ttl: time.Duration(d.TTL), caches: d.Caches, slot: -1, index: -1}
 	s.given = l.leaseOf(s.ttl)
-	s.end = now.Latest.Add(s.given)
+	s.end = leaseEnd(now, s.given)
 	l.sessions[s.id] = s
 	l.leases.push(s)
 	return s

@@ -19,10 +19,15 @@ func leaseFor(ttl time.Duration, factor uint32) time.Duration {
 }
 
 func (l *leader) leaseOf(ttl time.Duration) time.Duration {
-	if BreakSession {
-		return ttl / 4
-	}
 	return leaseFor(ttl, l.giving)
+}
+
+// leaseEnd is when a lease that begins now is over.
+func leaseEnd(now truetime.Interval, lease time.Duration) truetime.Timestamp {
+	if BreakSession {
+		lease /= 4
+	}
+	return now.Latest.Add(lease)
 }
 
 // leases finds the sessions whose lease is over: a heap by due, which lies at or before
@@ -334,7 +339,7 @@ func (l *leader) createSession(ctx context.Context, cmd *state.Command) (time.Du
 		return 0, sessionExpired(cmd.Session)
 	}
 	s.given = l.leaseOf(s.ttl)
-	s.end = max(s.end, l.clock.Now().Latest.Add(s.given))
+	s.end = max(s.end, leaseEnd(l.clock.Now(), s.given))
 	given := s.given
 	l.mu.Unlock()
 	return given, l.valid()
