@@ -40,8 +40,7 @@ const (
 	Silent
 	// Led: somebody saw, for the first time, another leader of the cell.
 	Led
-	// Ledger: what the fenced commits have left in the store was read, in the end: those
-	// that are there have a Place.
+	// Ledger: what the fenced commits have left in the store was read, in the end.
 	Ledger
 )
 
@@ -108,7 +107,8 @@ type LockOp struct {
 	Refused bool          // Checked, Fenced: the sequencer was called stale
 
 	TS    int64 // Fenced: commit timestamp, nanoseconds since 1970; 0: not known
-	Place int   // Fenced: its place, from 1, among those that the store shows; 0: not known
+	There bool  // Fenced: the store shows it in the end
+	Place int   // Fenced: its place, from 1, among those that read the highest before them; 0: none
 
 	Conditional bool // Changed: only if the contents' generation was If
 	If          uint64

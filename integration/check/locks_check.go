@@ -354,7 +354,7 @@ func (c *lockChecker) sequencers(p *lockPath) {
 		judge(op, "L1", "a check", !op.Refused)
 	}
 	for _, op := range p.fenced {
-		if op.Status != Unknown || op.Place != 0 {
+		if op.Status != Unknown || op.There {
 			judge(op, "L2", "a commit under the fence", op.committed())
 		}
 	}
@@ -368,7 +368,7 @@ func (c *lockChecker) deleted(p *lockPath, h *LockOp) bool {
 }
 
 // committed: acknowledged, or there in the end.
-func (op *LockOp) committed() bool { return op.Status == OK || op.Place != 0 }
+func (op *LockOp) committed() bool { return op.Status == OK || op.There }
 
 // fences is L2: commits are in the order of their generations, by their timestamps, by the
 // places in which the store shows them, and in the true order of events.
@@ -382,9 +382,9 @@ func (c *lockChecker) fences(p *lockPath) {
 	c.report.Committed += len(done)
 	for _, op := range p.fenced {
 		switch {
-		case op.Status == OK && op.Place == 0 && p.ledger != nil && op.End.Before(p.ledger.Begin):
+		case op.Status == OK && !op.There && p.ledger != nil && op.End.Before(p.ledger.Begin):
 			c.violate("lost fenced commit", "R1", []*LockOp{op, p.ledger}, "a commit under %s was acknowledged at %s, and is not there", p.name, seconds(op.End.At))
-		case op.Status == Failed && op.Place != 0:
+		case op.Status == Failed && op.There:
 			c.violate("refused commit is there", "X5", []*LockOp{op}, "a commit under %s was refused at %s, and is there", p.name, seconds(op.End.At))
 		}
 	}

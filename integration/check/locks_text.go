@@ -87,6 +87,7 @@ var lockFields = []lockField{
 	{"delay", func(op *LockOp) any { return &op.Delay }},
 	{"refused", func(op *LockOp) any { return &op.Refused }},
 	{"ts", func(op *LockOp) any { return &op.TS }},
+	{"there", func(op *LockOp) any { return &op.There }},
 	{"place", func(op *LockOp) any { return &op.Place }},
 	{"cas", func(op *LockOp) any { return &op.Conditional }},
 	{"if", func(op *LockOp) any { return &op.If }},
