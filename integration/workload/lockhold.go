@@ -54,6 +54,21 @@ func (m *machine) hold(ctx context.Context, shared, try bool) {
 	case 2: // closing the handle gives the lock up
 		m.freed(t.stop(check.OK), m.closeHandle(ctx, h))
 		return
+	case 3, 4: // it does not wait for its last commit
+		early := m.between(0, 3*time.Millisecond)
+		committed := make(chan struct{})
+		m.l.watching.Go(func() {
+			defer close(committed)
+			m.commit(ctx, i, lock.Sequencer(), nil)
+		})
+		pause(ctx, early)
+		last := t.stop(check.OK)
+		within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+		defer cancel()
+		m.freed(last, lock.Unlock(within))
+		<-committed
+		m.closeHandle(ctx, h)
+		return
 	}
 	last := t.stop(check.OK)
 	within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
@@ -278,57 +293,86 @@ func (t *tenure) regained() bool {
 }
 
 // commit adds a row to the table of the lock, under its sequencer. Without one it must be
-// refused, if the table is fenced by the lock. stopped, if given, is called when all but COMMIT has been sent.
+// refused, if the table is fenced by the lock. stopped, if given, is called when all but
+// COMMIT has been sent.
 func (m *machine) commit(ctx context.Context, i int, sequencer string, stopped func()) {
-	q := lockservice.Sequencer{Path: lockPath(i)}
-	if sequencer != "" {
-		q, _ = lockservice.ParseSequencer(sequencer)
+	if q, _ := lockservice.ParseSequencer(sequencer); q.Shared && fencedBy(i) { // which admits no shared hold
+		m.check(ctx, sequencer)
+		return
 	}
+	x := m.write(ctx, i, sequencer, m.one(2))
+	if x == nil {
+		return
+	}
+	if stopped != nil {
+		stopped()
+	}
+	x.commit(ctx, sequencer)
+}
+
+// row is a transaction that adds one.
+type row struct {
+	m     *machine
+	i     int
+	n     int64
+	blind bool
+	err   error // it has failed
+}
+
+// write begins a transaction that adds a row: behind those that it finds or, blind, in a
+// place of its own, so that it conflicts with nobody. nil: there was no connection.
+func (m *machine) write(ctx context.Context, i int, sequencer string, blind bool) *row {
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
 	defer cancel()
-	if q.Shared && fencedBy(i) { // which admits no shared hold
-		m.check(within, sequencer)
-		return
-	}
 	if !m.connect(within) {
-		return
+		return nil
 	}
-	op := check.LockOp{Kind: check.Fenced, Client: m.id, Path: q.Path, Shared: q.Shared, Generation: q.Generation, Hold: q.Hold, Value: m.next()}
-	var x *check.LockOp // once COMMIT is sent
-	err := func() error {
+	x := &row{m: m, i: i, n: m.next(), blind: blind}
+	x.err = func() error {
 		if _, err := m.conn.Exec(within, "begin"); err != nil {
 			return err
 		}
-		if sequencer != "" {
-			if _, err := m.conn.Exec(within, "set local spand.fence = '"+sequencer+"'", pgx.QueryExecModeSimpleProtocol); err != nil {
+		if err := m.setFence(within, sequencer); err != nil {
+			return err
+		}
+		place := -x.n
+		if !blind {
+			if err := m.conn.QueryRow(within, "select coalesce(max(place), 0) + 1 from "+fencedTable(i)+" where place > 0").Scan(&place); err != nil {
 				return err
 			}
 		}
-		var place int64
-		if err := m.conn.QueryRow(within, "select coalesce(max(place), 0) + 1 from "+fencedTable(i)).Scan(&place); err != nil {
-			return err
-		}
-		if _, err := m.conn.Exec(within, fmt.Sprintf("insert into %s values ($1, $2, $3)", fencedTable(i)), place, int64(q.Generation), op.Value); err != nil {
-			return err
-		}
-		if stopped != nil {
-			stopped()
-			within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
-			defer cancel()
-		}
-		x = m.l.History.Begin(op)
-		tag, err := m.conn.Exec(within, "commit")
-		if err == nil && tag.String() != "COMMIT" {
-			return errRolledBack
-		}
+		q, _ := lockservice.ParseSequencer(sequencer)
+		_, err := m.conn.Exec(within, fmt.Sprintf("insert into %s values ($1, $2, $3)", fencedTable(i)), place, int64(q.Generation), x.n)
 		return err
 	}()
-	sent := x != nil
-	if !sent {
-		x = m.l.History.Begin(op)
+	return x
+}
+
+func (m *machine) setFence(ctx context.Context, sequencer string) error {
+	if sequencer == "" {
+		return nil
+	}
+	_, err := m.conn.Exec(ctx, "set local spand.fence = '"+sequencer+"'", pgx.QueryExecModeSimpleProtocol)
+	return err
+}
+
+// commit ends the transaction, whose fence is sequencer, and records it.
+func (x *row) commit(ctx context.Context, sequencer string) {
+	m := x.m
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+	defer cancel()
+	q, _ := lockservice.ParseSequencer(sequencer)
+	op := m.l.History.Begin(check.LockOp{Kind: check.Fenced, Client: m.id, Path: lockPath(x.i), Shared: q.Shared, Generation: q.Generation, Hold: q.Hold, Value: x.n})
+	err, sent := x.err, false
+	if err == nil {
+		sent = true
+		var tag pgconn.CommandTag
+		if tag, err = m.conn.Exec(within, "commit"); err == nil && tag.String() != "COMMIT" {
+			err = errRolledBack
+		}
 	}
 	var pgErr *pgconn.PgError
-	x.Refused = errors.As(err, &pgErr) && (pgErr.Code == staleFence || pgErr.Code == noFence)
+	op.Refused = errors.As(err, &pgErr) && (pgErr.Code == staleFence || pgErr.Code == noFence)
 	status := check.OK
 	if err != nil {
 		status = check.Failed
@@ -336,17 +380,61 @@ func (m *machine) commit(ctx context.Context, i int, sequencer string, stopped f
 			status = check.Unknown
 		}
 	}
-	m.l.History.End(x, status, err)
+	m.l.History.End(op, status, err)
 	if err != nil {
-		if pgErr != nil && !ordinary[pgErr.Code] && !x.Refused {
+		if pgErr != nil && !ordinary[pgErr.Code] && !op.Refused {
 			m.l.o.Log("workload: lock client %d at node %d: %v", m.id, m.node, err)
 		}
 		m.recover(within)
 		return
 	}
-	if m.one(2) {
-		x.TS = m.commitTimestamp(within)
+	if x.blind || m.one(2) {
+		op.TS = m.commitTimestamp(within)
 	}
+}
+
+// eager has its transaction ready when it gets the lock, and gives the lock back without
+// waiting for the commit.
+func (m *machine) eager(ctx context.Context) {
+	i := m.rng.IntN(m.l.o.Locks)
+	if fencedBy(i) { // which wants to hear of the lock first
+		i = (i + 1) % m.l.o.Locks
+	}
+	within, cancel := context.WithTimeout(ctx, m.l.o.Timeout)
+	defer cancel()
+	h, err := m.s.Open(within, lockPath(i), lockservice.OpenOptions{})
+	if err != nil {
+		m.note("opening "+lockPath(i), err)
+		return
+	}
+	defer m.closeHandle(ctx, h)
+	x := m.write(within, i, "", true)
+	if x == nil {
+		return
+	}
+	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance})
+	lock, err := h.Lock(within)
+	if err != nil {
+		m.l.History.End(op, check.Failed, err)
+		m.recover(ctx)
+		return
+	}
+	t := m.tenure(lock, op)
+	m.l.publish(lock.Sequencer())
+	pause(ctx, m.between(0, 10*time.Millisecond))
+	early := m.between(0, 2*time.Millisecond)
+	committed := make(chan struct{})
+	m.l.watching.Go(func() {
+		defer close(committed)
+		if x.err == nil {
+			x.err = m.setFence(within, lock.Sequencer())
+		}
+		x.commit(ctx, lock.Sequencer())
+	})
+	pause(ctx, early)
+	last := t.stop(check.OK)
+	m.freed(last, lock.Unlock(within))
+	<-committed
 }
 
 // SQLSTATEs of fences.
@@ -381,6 +469,9 @@ func (m *machine) disconnect(ctx context.Context) {
 
 // recover brings the connection back to rest after an error, or gives it up.
 func (m *machine) recover(ctx context.Context) {
+	if m.conn == nil {
+		return
+	}
 	if !m.conn.IsClosed() && m.conn.PgConn().TxStatus() != 'I' {
 		if _, err := m.conn.Exec(ctx, "rollback", pgx.QueryExecModeSimpleProtocol); err != nil {
 			m.disconnect(ctx)

@@ -64,7 +64,7 @@ func (m *machine) next() int64 {
 
 // DefaultLockSteps are what clients do when nothing else is asked for.
 func DefaultLockSteps() []string {
-	return []string{"lock", "lock", "lock", "share", "try", "set", "set", "swap", "look", "look", "look", "check", "check", "bare", "delete", "rest"}
+	return []string{"lock", "lock", "lock", "eager", "share", "try", "set", "set", "swap", "look", "look", "look", "check", "check", "bare", "delete", "rest"}
 }
 
 // run makes steps until ctx ends.
@@ -208,6 +208,8 @@ func (m *machine) step(ctx context.Context) {
 	switch step := m.l.o.Steps[m.rng.IntN(len(m.l.o.Steps))]; step {
 	case "lock", "share", "try":
 		m.hold(ctx, step == "share", step == "try")
+	case "eager":
+		m.eager(ctx)
 	case "set":
 		i := m.rng.IntN(m.l.o.Files)
 		m.setContents(within, m.fileNode(i), filePath(i), lockservice.OrCreate())

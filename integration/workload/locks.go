@@ -158,7 +158,7 @@ func (l *Locks) Setup(ctx context.Context) error {
 		}
 	}
 	for i := range l.o.Locks {
-		create := fmt.Sprintf("create table %s (place bigint primary key, generation bigint not null, n bigint not null)", fencedTable(i))
+		create := "create table " + fencedTable(i) + " (place bigint primary key, generation bigint not null, n bigint not null)"
 		if fencedBy(i) {
 			create += " with (fenced_by = '" + lockPath(i) + "')"
 		}
@@ -314,7 +314,7 @@ func (l *Locks) readLedgers(ctx context.Context) error {
 	}
 	for i := range l.o.Locks {
 		err := insist(ctx, l.target, func(conn *pgx.Conn) error {
-			rows, err := conn.Query(ctx, "select n, place from "+fencedTable(i)+" order by place")
+			rows, err := conn.Query(ctx, "select n, place from "+fencedTable(i))
 			if err != nil {
 				return err
 			}
@@ -327,11 +327,11 @@ func (l *Locks) readLedgers(ctx context.Context) error {
 				return err
 			}
 			for n, place := range found {
-				if op := byValue[n]; op != nil {
-					op.Place = place
-				} else {
-					l.History.Note(check.LockOp{Kind: check.Fenced, Client: -1, Path: lockPath(i), Value: n, Place: place, Err: "nobody committed this row"})
+				op := byValue[n]
+				if op == nil {
+					return fmt.Errorf("row %d of %s is nobody's", n, fencedTable(i))
 				}
+				op.There, op.Place = true, max(place, 0)
 			}
 			return nil
 		})

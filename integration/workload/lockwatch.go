@@ -108,6 +108,12 @@ func (w *watcher) finish() {
 // census asks, again and again, which sessions there are.
 func (l *Locks) census(ctx context.Context) {
 	for pause(ctx, 150*time.Millisecond+13) {
+		// A change of leader that nobody has noticed yet counts before what the leader says.
+		epoch, err := l.epoch(ctx)
+		if err != nil || epoch == 0 {
+			continue
+		}
+		l.led(-1, epoch)
 		begun := l.History.Now()
 		l.mu.Lock()
 		ask := map[uint64]*known{}
@@ -122,6 +128,9 @@ func (l *Locks) census(ctx context.Context) {
 			continue
 		}
 		ended := l.History.Now()
+		if after, err := l.epoch(ctx); err != nil || after != epoch {
+			continue
+		}
 		for id, k := range ask {
 			l.mu.Lock()
 			silent := k.silent
@@ -159,6 +168,16 @@ func (l *Locks) askAt(ctx context.Context, addr string, call func(context.Contex
 	within, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	return call(within, lockpb.NewLockServiceClient(conn))
+}
+
+// epoch is that of the cell's leader, 0 if it is not known.
+func (l *Locks) epoch(ctx context.Context) (epoch uint64, err error) {
+	err = l.ask(ctx, func(ctx context.Context, c lockpb.LockServiceClient) error {
+		resp, err := c.GetCell(ctx, &lockpb.GetCellRequest{Cell: "local"})
+		epoch = resp.GetCell().GetEpoch()
+		return err
+	})
+	return epoch, err
 }
 
 func (l *Locks) listSessions(ctx context.Context) (there map[uint64]bool, err error) {
