@@ -11,6 +11,7 @@ import (
 
 	"github.com/spandb/spand/internal/replicas"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/lockservice/cell"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/tablet"
 	"github.com/spandb/spand/txn"
@@ -60,6 +61,12 @@ var switches = map[string]*bool{
 	"B1prepared": &tablet.BreakChildPrepared,
 	"B1locks":    &tablet.BreakChildLocks,
 	"B2":         &paxosgroup.BreakBound,
+	"L1session":  &cell.BreakSession,
+	"L1renew":    &cell.BreakRenew,
+	"L2ask":      &txn.BreakFence,
+	"L2fence":    &cell.BreakFence,
+	"L2floor":    &cell.BreakFloor,
+	"C2.7cache":  &cell.BreakInvalidate,
 	"D1":         &storage.BreakChecksum,
 }
 

@@ -87,6 +87,16 @@ var controls = map[string]control{
 	"B1locks":    {seeds: 20, finds: []string{"X2", "X4"}, options: Options{Adjust: busySplits}},
 
 	"B2": {seeds: 10, finds: []string{"B2"}, options: Options{Adjust: calm}},
+	// Lock clients believe in leases that are over, or whose leader cannot know that they
+	// are not; fenced commits are overtaken by the next holder's.
+	"L1clock":   {seeds: 10, finds: []string{"L1"}, planOnly: true, options: Options{Adjust: slowWatches}},
+	"L1session": {seeds: 10, finds: []string{"L1", "C2.8"}, options: Options{Adjust: busyLockers}},
+	"L1renew":   {seeds: 10, finds: []string{"L1"}, options: Options{Adjust: lonelyLeaders}},
+	"L2ask":     {seeds: 10, finds: []string{"L2"}, options: Options{Adjust: busyLockers}},
+	"L2fence":   {seeds: 20, finds: []string{"L2"}, options: Options{Adjust: hastyCommits}},
+	"L2floor":   {seeds: 60, finds: []string{"L2"}, options: Options{Adjust: movingCells}},
+	"C2.7cache": {seeds: 10, finds: []string{"C2.7"}, options: Options{Adjust: cutOffReaders}},
+
 	"D1": {seeds: 60, finds: []string{"R1", "R4", "F1"}, options: Options{Adjust: tornCrashes}},
 }
 
