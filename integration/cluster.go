@@ -90,8 +90,8 @@ type backend interface {
 	Network
 	config(i int) (*pgx.ConnConfig, error)
 	// lockAddrs are the names under which the lock service's clients know the nodes, and
-	// dialLocks connects one of them; -1 is none of them.
-	lockAddrs() ([]string, error)
+	// dialLocks connects one of them.
+	lockAddrs() []string
 	dialLocks(ctx context.Context, i int) (net.Conn, error)
 	setClock(i int, c clockSetting) error
 	node(i int) (*node.Node, error) // nil while it is down

@@ -254,17 +254,14 @@ func (p *inProcess) config(i int) (*pgx.ConnConfig, error) {
 	return pgx.ParseConfig("postgres://root@" + p.nodes[i].front.Addr().String() + "/spand?sslmode=disable")
 }
 
-func (p *inProcess) lockAddrs() (addrs []string, err error) {
+func (p *inProcess) lockAddrs() (addrs []string) {
 	for i := range p.nodes {
 		addrs = append(addrs, peerAddr(i))
 	}
-	return addrs, nil
+	return addrs
 }
 
 func (p *inProcess) dialLocks(ctx context.Context, i int) (net.Conn, error) {
-	if i < 0 {
-		return nil, errNoNode
-	}
 	return p.gates.dial(ctx, client, i)
 }
 

@@ -2,18 +2,16 @@ package integration
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/spandb/spand/lockservice"
 )
-
-// errNoNode is what a dialler answers for an address that no node has.
-var errNoNode = errors.New("no node has this address")
 
 // LockClient is a client of the cluster's lock service as it runs in a process of its own,
 // which can be paused. It is closed with the test.
@@ -22,29 +20,34 @@ type LockClient struct {
 	net *gates // between this process, which is node 0 there, and the cluster
 }
 
-// Locks returns a new client of the lock service, which knows all nodes. Not in mode Virtual.
+// Locks returns a new client of the lock service, which knows all nodes.
 func (c *Cluster) Locks() *LockClient {
 	c.t.Helper()
-	addrs, err := c.backend.lockAddrs()
-	c.check(err, "a client of the lock service")
+	addrs := c.backend.lockAddrs()
 	k := &LockClient{net: newGates()}
 	k.net.up(0, "")
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	k.Client, err = lockservice.Dial(ctx, strings.Join(addrs, ","), lockservice.WithGRPC(grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+	dial := func(ctx context.Context, addr string) (net.Conn, error) {
+		to := slices.Index(addrs, addr)
+		if to < 0 {
+			return nil, fmt.Errorf("no node has the address %s", addr)
+		}
 		if k.net.await(client, 0, ctx.Done()) != nil {
 			return nil, ctx.Err()
-		}
-		to := slices.Index(addrs, addr)
-		if len(addrs) == 1 {
-			to = 0 // which need not know its name
 		}
 		conn, err := c.backend.dialLocks(ctx, to)
 		if err != nil {
 			return nil, err
 		}
 		return k.net.through(conn, client, 0)
-	})))
+	}
+	opts := []lockservice.Option{lockservice.WithGRPC(grpc.WithContextDialer(dial))}
+	if c.mode == Virtual {
+		opts = append(opts, lockservice.WithClock(bubbleClock{time.Now()}))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	var err error
+	k.Client, err = lockservice.Dial(ctx, strings.Join(addrs, ","), opts...)
 	c.check(err, "dialling the lock service")
 	c.t.Cleanup(func() {
 		k.Resume()
@@ -60,3 +63,8 @@ func (k *LockClient) Pause() { k.net.setPaused(0, true) }
 
 // Resume ends Pause.
 func (k *LockClient) Resume() { k.net.setPaused(0, false) }
+
+// bubbleClock is the time of a testing/synctest bubble, as CLOCK_BOOTTIME is not.
+type bubbleClock struct{ began time.Time }
+
+func (b bubbleClock) Now() time.Duration { return time.Since(b.began) }

@@ -91,17 +91,14 @@ func (p processes) Heal(from, to int) error {
 
 func (p processes) config(i int) (*pgx.ConnConfig, error) { return pgx.ParseConfig(p.c.Nodes[i].URL()) }
 
-func (p processes) lockAddrs() (addrs []string, err error) {
+func (p processes) lockAddrs() (addrs []string) {
 	for _, n := range p.c.Nodes {
 		addrs = append(addrs, n.RPCAddr)
 	}
-	return addrs, nil
+	return addrs
 }
 
 func (p processes) dialLocks(ctx context.Context, i int) (net.Conn, error) {
-	if i < 0 {
-		return nil, errNoNode
-	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", p.c.Nodes[i].RPCAddr)
 }

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"testing"
@@ -80,11 +79,11 @@ func (v *virtual) Heal(from, to int) error { v.w.Mend(from, to); return nil }
 
 func (v *virtual) config(i int) (*pgx.ConnConfig, error) { return v.w.Config(i), nil }
 
-// errNoLocks is what Locks answers.
-var errNoLocks = errors.New("not in mode Virtual, where gRPC is not there; use InProcess or Processes")
+func (v *virtual) lockAddrs() []string { return v.w.LockAddrs() }
 
-func (v *virtual) lockAddrs() ([]string, error)                     { return nil, errNoLocks }
-func (v *virtual) dialLocks(context.Context, int) (net.Conn, error) { return nil, errNoLocks }
+func (v *virtual) dialLocks(ctx context.Context, i int) (net.Conn, error) {
+	return v.w.DialLocks(ctx, v.w.LockAddrs()[i])
+}
 
 func (v *virtual) setClock(i int, s clockSetting) error {
 	v.w.SetError(i, s.added)
