@@ -1,8 +1,8 @@
 // Package integration starts clusters for tests, other people's too: nodes in the test's own
 // process ([InProcess]), in virtual time ([Virtual]), or real spand processes
 // ([Processes]), behind one set of handles that kill, pause and restart them, cut their
-// network, set their clocks, move their leaders, and fail their clients' statements and
-// commits.
+// network, set their clocks, move their leaders, pause their lock clients, and fail their
+// clients' statements and commits.
 //
 //	c := integration.Start(t, integration.Options{Nodes: 3})
 //	conn := c.Connect(0)
