@@ -24,12 +24,16 @@
 //     command that frees a lock carries the next grants: one entry per acquire that needs not wait,
 //     one per release, and a hand-over costs no more than the release.
 //   - 2.4: an Acquire whose caller goes away leaves no hold that nobody knows of: its waiter leaves the
-//     queue, or its grant, being under way, is released again. Should the leader go
-//     first, the caller was told AMBIGUOUS: its handle asks again, or releases.
+//     queue, or its grant, being under way, is released again. That release names the hold, and ends
+//     no later one; and when the handle has asked again, the hold is that call's, which
+//     supersedes the earlier (takeOverLocked, disownLocked). Nobody is told of a hold that an
+//     announced command may end. Should the leader go first, the caller was told
+//     AMBIGUOUS: its handle asks again, or releases.
 //   - 2.5: a subscriber gets each event at least once, in the order of revisions; unacknowledged ones
 //     go again over a new stream. Queues are bounded: who is slow is served from what
 //     the state remembers, or told EVENTS_LOST.
-//   - 2.7: nothing is changed while anybody may cache it (cachers.go).
+//   - 2.7: nothing is changed while anybody may cache it, or was told to forget it and has not said
+//     that it did, by whichever change (cachers.go).
 //
 // # Fences (L2)
 //

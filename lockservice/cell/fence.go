@@ -285,11 +285,15 @@ func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command
 		err = l.awaitChange(ctx, ch)
 	}
 	if err != nil {
+		var next []*flight
 		l.mu.Lock()
 		l.concludeLocked(e)
 		l.settledLocked(ch)
-		l.tidyAllLocked(e.locks)
+		for _, lk := range e.locks {
+			next = appendFlight(next, l.pumpLocked(lk)) // who asked again meanwhile has kept the lock
+		}
 		l.mu.Unlock()
+		l.launch(next)
 		return nil, err
 	}
 	f := &flight{cmd: cmd, locks: e.locks}

@@ -20,8 +20,9 @@ type lock struct {
 	// theirs; they must not wait behind those who wait for them.
 	rejoins int
 	flyers  []*waiter // whose grants are under way
-	// adrift are grants under way for callers that are gone.
-	adrift []*waiter
+	// landed are those who were given the lock, from then until their caller has taken the
+	// answer, or the hold has been given back.
+	landed []*waiter
 	checks []check
 	ends   []*ending
 }
@@ -36,14 +37,8 @@ func (l *leader) lockLocked(path string) *lock {
 }
 
 func (l *leader) tidyLocked(lk *lock) {
-	if len(lk.queue)+lk.flights+len(lk.adrift)+len(lk.checks)+len(lk.ends) == 0 && !lk.delayed && l.locks[lk.path] == lk {
+	if len(lk.queue)+lk.flights+len(lk.landed)+len(lk.checks)+len(lk.ends) == 0 && !lk.delayed && l.locks[lk.path] == lk {
 		delete(l.locks, lk.path)
-	}
-}
-
-func (l *leader) tidyAllLocked(locks []*lock) {
-	for _, lk := range locks {
-		l.tidyLocked(lk)
 	}
 }
 
@@ -57,7 +52,14 @@ type waiter struct {
 	rejoin bool
 	flying bool // its grant is in the log, or on the way there
 	adrift bool // its caller has gone
-	done   chan granted
+	// superseded: its handle has asked again. Then the hold is the later call's to give back.
+	superseded bool
+	// heir: an earlier call of its handle, which it supersedes, was being given the lock, or had
+	// been and nobody knew.
+	heir bool
+	// known: its handle has been told before that it holds the lock.
+	known bool
+	done  chan granted
 }
 
 type granted struct {
@@ -149,6 +151,9 @@ func (l *leader) pumpLocked(lk *lock) *flight {
 		}
 		err := l.c.st.Admits(w.grant, now)
 		if err == nil {
+			if w.rejoin && l.losesLocked(lk, w) {
+				break
+			}
 			lk.leave(l, w)
 			if f.take(w); w.grant.Mode != state.Shared {
 				break
@@ -182,12 +187,27 @@ func (l *leader) waitsOn(lk *lock, w *waiter, err *state.Error) bool {
 	return err.Reason == state.LockHeld
 }
 
-// rejoinLocked serves waiters whose handle has the lock already.
+// losesLocked reports whether w's handle has the lock, but a command is announced that may
+// end this hold: w must not be told that it is held. c.mu is held.
+func (l *leader) losesLocked(lk *lock, w *waiter) bool {
+	session, handle := w.handle()
+	if !lk.endingOf(session, handle) {
+		return false
+	}
+	_, held := l.c.st.HoldOf(session, handle, lk.path)
+	return held
+}
+
+func (lk *lock) endingOf(session state.SessionID, handle state.HandleID) bool {
+	return slices.ContainsFunc(lk.ends, func(e *ending) bool { return e.covers(session, handle) })
+}
+
+// rejoinLocked serves waiters whose handle has the lock already, and is not about to lose it.
 func (l *leader) rejoinLocked(f *flight, lk *lock) {
 	for i := 0; lk.rejoins > 0 && i < len(lk.queue); {
 		w := lk.queue[i]
 		h, ok := state.Hold{}, false
-		if w.rejoin {
+		if w.rejoin && !lk.endingOf(w.grant.Session, w.grant.Handle) {
 			h, ok = l.c.st.HoldOf(w.grant.Session, w.grant.Handle, lk.path)
 		}
 		switch {
@@ -287,6 +307,7 @@ func (l *leader) launch(fs []*flight) {
 // also, if set, runs with l.mu held, before.
 func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 	var next []*flight
+	var failed []*waiter
 	l.mu.Lock()
 	if also != nil {
 		also()
@@ -313,19 +334,26 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 			}
 		}
 		switch {
-		case !w.adrift:
-			if w.s.ending && g.err != nil {
+		case g.err != nil:
+			failed = append(failed, w)
+			if w.s.ending {
 				g.err = errEnding
 			}
-			w.answer(g)
-		case g.err != nil:
-			l.salvageLocked(w)
 		default:
-			l.giveBackLocked(w, &g.hold)
+			w.lock.landed = append(w.lock.landed, w)
+			if w.adrift {
+				l.giveBackLocked(w, &g)
+			}
+		}
+		if !w.adrift {
+			w.answer(g)
 		}
 	}
 	for _, lk := range f.locks {
 		lk.flights--
+	}
+	for _, w := range failed {
+		l.disownLocked(w)
 	}
 	for _, lk := range f.locks {
 		next = appendFlight(next, l.pumpLocked(lk))
@@ -341,38 +369,78 @@ func (l *leader) arrivedLocked(s *session) {
 	}
 }
 
-// salvageLocked takes w off the list of grants that nobody waits for. False: its handle has
-// asked again meanwhile, and has what there is.
-func (l *leader) salvageLocked(w *waiter) bool {
-	i := slices.Index(w.lock.adrift, w)
-	if i < 0 {
-		return false
+// taken: somebody knows of the hold that w was given, or it has been given back.
+func (lk *lock) taken(w *waiter) {
+	if i := slices.Index(lk.landed, w); i >= 0 {
+		lk.landed = slices.Delete(lk.landed, i, i+1)
 	}
-	w.lock.adrift = slices.Delete(w.lock.adrift, i, i+1)
-	return true
 }
 
-// giveBackLocked releases a hold that nobody knows of, unless its handle asks again first.
-func (l *leader) giveBackLocked(w *waiter, hold *state.Hold) {
-	if !l.salvageLocked(w) || l.ended {
+// giveBackLocked releases a hold that nobody knows of, which w, among those landed, was given. When
+// its handle asks again meanwhile, it is that call's.
+func (l *leader) giveBackLocked(w *waiter, g *granted) {
+	hold := &g.hold
+	if w.superseded || w.known && g.already || l.ended {
+		w.lock.taken(w)
+		l.tidyLocked(w.lock)
 		return
 	}
-	cmd := &state.Command{Kind: state.Release, Session: hold.Session, Handle: hold.Handle, Path: hold.Path, Instance: hold.Instance, Cause: state.Released}
-	e := &ending{session: hold.Session, handle: hold.Handle}
+	// Of this hold only, and not if a later attempt was answered with it: the client may have released
+	// it itself, and asked again, before this is applied.
+	cmd := &state.Command{
+		Kind: state.Release, Session: hold.Session, Handle: hold.Handle, Path: hold.Path, Instance: hold.Instance, Cause: state.Released,
+		Hold: hold.Number, Attempt: w.grant.Attempt,
+	}
+	announce := func() *ending {
+		e := &ending{session: hold.Session, handle: hold.Handle}
+		l.announceLocked(e, []string{hold.Path})
+		return e
+	}
 	// Announced in this same step, so that the handle's next Acquire does not count on the hold.
-	l.announceLocked(e, []string{hold.Path})
+	e := announce()
 	l.c.wg.Go(func() {
-		for l.ctx.Err() == nil {
-			if _, err := l.endAnnounced(l.ctx, e, cmd); err == nil || !retryable(err) {
+		for {
+			_, err := l.endAnnounced(l.ctx, e, cmd)
+			again := err != nil && retryable(err)
+			if again {
+				l.pause(clockPause)
+			}
+			l.mu.Lock()
+			if !again || w.superseded || l.ended {
+				w.lock.taken(w)
+				l.tidyLocked(w.lock)
+				l.mu.Unlock()
 				return
 			}
-			l.pause(clockPause)
-			l.mu.Lock()
-			e = &ending{session: hold.Session, handle: hold.Handle}
-			l.announceLocked(e, []string{hold.Path})
+			e = announce()
 			l.mu.Unlock()
 		}
 	})
+}
+
+// disownLocked: w, which has left, or failed, was not given what it inherited. If its
+// handle has the lock then, nobody knows.
+func (l *leader) disownLocked(w *waiter) {
+	if !w.heir || w.superseded || l.ended {
+		return
+	}
+	lk := w.lock
+	session, handle := w.handle()
+	for _, list := range [...][]*waiter{lk.flyers, lk.landed} {
+		for _, o := range slices.Backward(list) {
+			if s, h := o.handle(); s == session && h == handle && o != w {
+				o.superseded = false // it comes back to the latest
+				return
+			}
+		}
+	}
+	l.c.mu.RLock()
+	hold, held := l.c.st.HoldOf(session, handle, lk.path)
+	l.c.mu.RUnlock()
+	if held && !lk.endingOf(session, handle) {
+		lk.landed = append(lk.landed, w)
+		l.giveBackLocked(w, &granted{hold: hold})
+	}
 }
 
 // acquire takes a lock for a handle, waiting in turn. waiting, if set, is told the ticket
@@ -433,12 +501,13 @@ func (l *leader) enterLocked(lk *lock, w *waiter) (*flight, error) {
 	l.c.mu.RLock()
 	h, held := l.c.st.HoldOf(session, handle, lk.path)
 	l.c.mu.RUnlock()
-	if held && !slices.ContainsFunc(lk.ends, func(e *ending) bool { return e.covers(session, handle) }) {
+	if held && !lk.endingOf(session, handle) {
 		if h.Mode != w.grant.Mode {
 			return nil, otherMode(lk.path)
 		}
 		// Asked again. The hold learns the attempt, so that a release that gave up an earlier
 		// one, and is late, does not end it.
+		w.known = !w.heir
 		f := &flight{cmd: &state.Command{Kind: state.Grant}, locks: []*lock{lk}}
 		f.take(w)
 		lk.flights++
@@ -458,14 +527,20 @@ func (l *leader) takeOverLocked(lk *lock, w *waiter) {
 	for _, o := range slices.Clone(lk.queue) {
 		if s, h := o.handle(); s == session && h == handle {
 			w.ticket = min(w.ticket, o.ticket)
+			w.heir = w.heir || o.heir
+			o.superseded = true
 			lk.leave(l, o)
 			o.answer(granted{err: refuse("CANCELLED", lk.path, "the handle asked for the lock of %s again", lk.path)})
 		}
 	}
-	lk.adrift = slices.DeleteFunc(lk.adrift, func(o *waiter) bool {
-		s, h := o.handle()
-		return s == session && h == handle
-	})
+	for _, list := range [...][]*waiter{lk.flyers, lk.landed} {
+		for _, o := range list {
+			if s, h := o.handle(); s == session && h == handle {
+				o.superseded = true
+				w.heir = w.heir || !o.known
+			}
+		}
+	}
 	w.rejoin = lk.flying(session, handle)
 }
 
@@ -501,15 +576,31 @@ func (l *leader) awaitGrant(ctx context.Context, w *waiter) (state.Hold, bool, e
 		return state.Hold{}, false, sessionExpired(w.s.id)
 	case g.err != nil:
 		return state.Hold{}, false, g.err
-	case ctx.Err() != nil:
-		// Nobody hears the answer.
-		l.mu.Lock()
-		w.lock.adrift = append(w.lock.adrift, w)
-		l.giveBackLocked(w, &g.hold)
-		l.mu.Unlock()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ctx.Err() != nil { // nobody hears the answer
+		l.giveBackLocked(w, &g)
 		return state.Hold{}, false, errInFlight
 	}
+	l.deliverLocked(w)
 	return g.hold, g.already, nil
+}
+
+// deliverLocked: w's caller is told that it holds the lock.
+func (l *leader) deliverLocked(w *waiter) {
+	lk := w.lock
+	if w.superseded { // the later calls have inherited nothing that nobody knows of
+		for _, list := range [...][]*waiter{lk.queue, lk.flyers} {
+			for _, o := range list {
+				if o.grant.Session == w.grant.Session && o.grant.Handle == w.grant.Handle {
+					o.heir = false
+				}
+			}
+		}
+	}
+	lk.taken(w)
+	l.tidyLocked(lk)
 }
 
 func (l *leader) awaitGone(ctx context.Context, s *session) error {
@@ -523,6 +614,7 @@ func (l *leader) awaitGone(ctx context.Context, s *session) error {
 func (l *leader) abandon(ctx context.Context, w *waiter) error {
 	l.mu.Lock()
 	if w.lock.leave(l, w) {
+		l.disownLocked(w)
 		f := l.pumpLocked(w.lock) // it may have been in the way
 		l.mu.Unlock()
 		l.launch(appendFlight(nil, f))
@@ -534,11 +626,9 @@ func (l *leader) abandon(ctx context.Context, w *waiter) error {
 		if g.err != nil {
 			return gaveUp(ctx)
 		}
-		w.lock.adrift = append(w.lock.adrift, w)
-		l.giveBackLocked(w, &g.hold)
+		l.giveBackLocked(w, &g)
 	default:
 		w.adrift = true
-		w.lock.adrift = append(w.lock.adrift, w)
 	}
 	return errInFlight
 }

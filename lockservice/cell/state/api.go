@@ -61,8 +61,11 @@ type Command struct {
 	ACL          *ACL       // Open (nil: inherit), SetACL
 	Quota        Quota      // SetQuota
 	Attempt      uint64     // Release: acquires of the handle up to this one are cancelled
-	Cell         Cell       // SetCell
-	LeaseFactor  uint32     // SetLeaseFactor, 1 to MaxLeaseFactor
+	// Hold, if not 0, has Release end this hold only, and only if no later acquire than Attempt was
+	// answered with it; no acquire is cancelled.
+	Hold        uint64
+	Cell        Cell   // SetCell
+	LeaseFactor uint32 // SetLeaseFactor, 1 to MaxLeaseFactor
 
 	// Grants, in the queue's order: each is carried out if the lock admits it at this
 	// point and neither delay nor cancellation stands against it, else skipped.

@@ -29,6 +29,7 @@ const (
 	fCell
 	fGrants
 	fLeaseFactor
+	fHold
 )
 
 const (
@@ -46,7 +47,7 @@ var fieldsOf = [...]fields{
 	Delete:         fNumbered | fIfGeneration,
 	SetACL:         fNumbered | fACL,
 	SetQuota:       fNode | fQuota,
-	Release:        fNode | fCause | fAttempt,
+	Release:        fNode | fCause | fAttempt | fHold,
 	Grant:          0,
 	SetCell:        fCell,
 	SetLeaseFactor: fLeaseFactor,
@@ -81,6 +82,7 @@ func (c *Command) has() (f fields) {
 	set(fCell, c.Cell.Name != "" || c.Cell.Group != 0 || len(c.Cell.Replicas) > 0)
 	set(fGrants, len(c.Grants) > 0)
 	set(fLeaseFactor, c.LeaseFactor != 0)
+	set(fHold, c.Hold != 0)
 	return f
 }
 
@@ -149,6 +151,7 @@ func EncodeCommand(c *Command) []byte {
 		}
 	}
 	number(fLeaseFactor, uint64(c.LeaseFactor))
+	number(fHold, c.Hold)
 	return b
 }
 
@@ -305,6 +308,7 @@ func DecodeCommand(b []byte) (*Command, error) {
 		d.require(v != 0)
 		c.LeaseFactor = v
 	}
+	c.Hold = number(fHold)
 	if err := d.done(); err != nil {
 		return nil, err
 	}

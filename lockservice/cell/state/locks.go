@@ -150,7 +150,7 @@ func (a *change) releaseHold() (bool, *Error) {
 	if err != nil || sess == nil {
 		return false, err
 	}
-	if c.Attempt != 0 {
+	if c.Attempt != 0 && c.Hold == 0 {
 		sess.cancel(c.Handle, c.Attempt)
 	}
 	ended := a.release(sess, a.cause(Released))
@@ -168,8 +168,8 @@ func (a *change) cause(usual Cause) Cause {
 	return usual
 }
 
-// release ends the hold that the command's handle has, unless a later acquire than the
-// command's attempt was answered with it.
+// release ends the hold that the command's handle has, unless it is another than the command
+// names, or a later acquire than the command's attempt was answered with it.
 func (a *change) release(sess *session, cause Cause) bool {
 	c := a.c
 	if sess.things == nil {
@@ -180,7 +180,10 @@ func (a *change) release(sess *session, cause Cause) bool {
 		return false
 	}
 	h := sess.holds[i]
-	if c.Instance != 0 && h.Instance != c.Instance || c.Kind == Release && c.Attempt != 0 && h.Attempt > c.Attempt {
+	if c.Instance != 0 && h.Instance != c.Instance {
+		return false
+	}
+	if c.Kind == Release && (c.Hold != 0 && h.Number != c.Hold || (c.Attempt != 0 || c.Hold != 0) && h.Attempt > c.Attempt) {
 		return false
 	}
 	sess.holds = slices.Delete(sess.holds, i, i+1)

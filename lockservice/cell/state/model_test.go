@@ -132,6 +132,9 @@ func (r *randomCommands) next() *Command {
 		c.Answered = uint64(max(0, int(c.Request)-3))
 	}
 	c.Attempt = uint64(max(0, int(r.attempt)-2+r.Intn(4)))
+	if r.Intn(3) == 0 {
+		c.Hold = uint64(r.Intn(200))
+	}
 	c.Cell = Cell{Name: []string{"x", "y", "NO"}[r.Intn(3)], Group: r.Uint64(), Replicas: []Replica{{1, 2}}}
 	c.LeaseFactor = uint32(r.Intn(70))
 	for range r.Intn(3) {

@@ -25,7 +25,7 @@ import (
 //	acl H /x acl=(read,write,change)
 //	quota H /x [bytes=n] [nodes=n]
 //	acquire H /x exclusive|shared [attempt=n] [delay=10s]
-//	release H /x [attempt=n] [to=H:/x]
+//	release H /x [attempt=n] [hold=n] [to=H:/x]
 //	try H /x exclusive|shared                what a TryAcquire would be told
 //	check                                    is the sequencer on the next line valid?
 //	stat /x, ls /x, sessions, locks, history [/x], may PRINCIPAL /x read|write|change
@@ -179,6 +179,8 @@ func (s *story) command(t *testing.T, d *datadriven.TestData) *Command {
 			c.Quota.Nodes = number(v)
 		case "attempt":
 			c.Attempt = number(v)
+		case "hold":
+			c.Hold = number(v)
 		case "delay":
 			g.Delay = int64(duration(v))
 		case "to":
