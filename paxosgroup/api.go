@@ -44,11 +44,13 @@ type StateMachine interface {
 
 // Promiser is implemented by state machines that promise instants without the group's
 // knowledge, each below a LeaseEnd taken before and confirmed by a Valid called after the
-// promise was noted. When a hand-over ends the lease early, the next leader's
-// Lease.Floor covers them.
+// promise was noted. The Lease.Floor of whoever leads next covers them, also when the term
+// ended before the lease: by a hand-over, or because the replica was deposed, when it may
+// be elected again at once.
 type Promiser interface {
-	// Promised returns the highest instant promised under the present lease. It is
-	// called on the worker once Valid and LeaseEnd refuse, before Follow.
+	// Promised returns the highest instant promised since the last Lead. It is called
+	// on the worker once Valid and LeaseEnd refuse, before the Follow of every term
+	// led, with the group's mutex held: it must neither wait nor call the group.
 	Promised() truetime.Timestamp
 }
 

@@ -482,6 +482,53 @@ func TestL2_FloorCoversWhatTheMachinePromised(t *testing.T) {
 	}
 }
 
+// L2: a leader that is deposed may be elected again while its lease is not over. What the machine
+// promised in the first term binds it in the second, and whoever takes over from there.
+func TestL2_FloorCoversWhatWasPromisedBeforeBeingDeposed(t *testing.T) {
+	for _, handOver := range []bool{false, true} {
+		t.Run(fmt.Sprintf("handOver=%v", handOver), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 5, 3)
+				defer w.close()
+				w.start(1)
+				ctx, cancel := within(time.Minute)
+				defer cancel()
+				n := w.leader(1)
+				g, term := n.groups[1], n.groups[1].leadTerm.Load()
+				end, err := g.LeaseEnd(term)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.toys[1].promises.Store(int64(end - 1))
+				if err := g.Valid(term); err != nil {
+					t.Fatal(err)
+				}
+				w.promise(1, end-1) // Lead finds a lower floor
+				g.in.post(g.abdicate)
+				n.host.sched.enqueue(g)
+				synctest.Wait()
+				if m := w.leader(1); m != n || g.leadTerm.Load() == term {
+					t.Fatalf("node %d leads in term %d, want node %d again, in another than %d", m.id, m.groups[1].leadTerm.Load(), n.id, term)
+				}
+				if now := n.clock.Now(); now.Latest >= end-1 {
+					t.Fatal("the promise was over before the second election")
+				}
+				if handOver {
+					if err := g.Transfer(ctx, n.id%3+1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				m := w.leader(1)
+				if s, err := m.propose(1, "next"); err != nil {
+					t.Fatal(err)
+				} else if s < end {
+					t.Errorf("L2: a command at %d, promised was %d", s, end-1)
+				}
+			})
+		})
+	}
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 6, 3)

@@ -523,6 +523,15 @@ func (g *Group) becomeLeader() {
 	g.log.Debug("became leader", "term", term)
 }
 
+// keepPromisesLocked makes what the machine promised under the lease that was just given up
+// part of the floor, which outlives the term. Only now: a promise that is confirmed after
+// this finds the lease given up.
+func (g *Group) keepPromisesLocked() {
+	if p, ok := g.machine.(Promiser); ok && !BreakFloor {
+		g.raiseLocked(p.Promised())
+	}
+}
+
 // stepDown ends this replica's leadership; what was in flight may yet commit.
 func (g *Group) stepDown() {
 	g.mu.Lock()
@@ -530,6 +539,7 @@ func (g *Group) stepDown() {
 	term := g.mu.term
 	g.keepSafeLocked()
 	g.leadTerm.Store(0)
+	g.keepPromisesLocked() // it may be elected again before its lease is over
 	queue, flights, parked := g.mu.queue, g.mu.flights, g.unparkLocked()
 	g.mu.queue, g.mu.flights, g.mu.takenMin = nil, nil, 0
 	g.mu.leader, g.mu.releasing = false, false

@@ -80,12 +80,9 @@ func (g *Group) startTransfer(to keys.NodeID, done chan<- error, settled time.Du
 		g.leadTerm.Store(0)
 		g.mu.releasing = true
 	}
+	g.keepPromisesLocked()
 	floor, term, parked := g.mu.floor, g.mu.term, g.unparkLocked()
 	g.mu.Unlock()
-	// Only now: a promise that is confirmed after this finds the lease given up.
-	if p, ok := g.machine.(Promiser); ok {
-		floor = max(floor, p.Promised())
-	}
 	if BreakFloor {
 		floor = 0
 	}

@@ -290,7 +290,7 @@ type toy struct {
 	mute   bool // keeps nothing, for benchmarks
 	busy   atomic.Bool
 
-	promises atomic.Int64 // what Promised answers
+	promises atomic.Int64 // what Promised answers, until Follow
 }
 
 func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
@@ -332,6 +332,7 @@ func (m *toy) Follow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.leads = false
+	m.promises.Store(0)
 }
 
 func (m *toy) Busy() bool { return m.busy.Load() }

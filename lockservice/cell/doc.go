@@ -57,10 +57,13 @@
 //   - Between leaders. E < Group.LeaseEnd, taken before E was noted, and the answer goes
 //     only if Group.Valid holds after it was noted. A lease that runs out has a
 //     successor only After(its end), hence at a true time > E, and whatever that one proposes comes
-//     later. A hand-over ends the lease early: the group then asks for Promised, after Valid
-//     and LeaseEnd have begun to refuse, and carries it in the next leader's Lease.Floor. A check either
-//     noted its E before, and is carried, or its Valid refuses, and E is not answered. A
-//     leader proposes nothing that ends a hold before After(Lease.Floor).
+//     later. A term may end before its lease: by a hand-over, or because the leader was deposed, when
+//     the same replica may lead again at once (its own lease keeps only others
+//     from leading). Whenever a term ends the group asks for Promised, after Valid and LeaseEnd have
+//     begun to refuse, and makes it part of its floor, which outlives the term, so that the Lease.Floor
+//     of whoever leads next covers it. A check either noted its E before, and is covered, or
+//     its Valid refuses, and E is not answered. A leader proposes nothing that ends a hold
+//     before After(Lease.Floor).
 //   - Commands that an earlier leader proposed and that are applied later are covered by that leader's
 //     own waiting; those that a successor finds unapplied under an older lease are void (R4).
 //   - An EndCheck gives E up: the coordinator knows its outcome, so that no commit under this

@@ -46,7 +46,7 @@ func (e *memEngine) apply(b *storage.Batch) {
 
 // fakeGroup replicates to cells in one process, one serial step per proposal, with leases as
 // paxosgroup has them: a successor waits for the end of the lease, or begins at once when it
-// was handed over, the floor carrying what was promised.
+// was handed over or leads again itself, the floor carrying what was promised.
 type fakeGroup struct {
 	tb    testing.TB
 	clock *truetime.Manual
@@ -198,19 +198,22 @@ func (g *fakeGroup) fail(err error) {
 }
 
 // depose ends the present leadership. What is in flight is applied (keep) or lost.
-func (g *fakeGroup) depose(keep bool) (promised truetime.Timestamp) {
+func (g *fakeGroup) depose(keep bool) {
 	g.mu.Lock()
 	old, term, q := g.lead, g.term, g.queue
 	g.lead, g.queue, g.held = -1, nil, false
 	g.mu.Unlock()
 	if old < 0 {
-		return 0
+		return
 	}
 	c := g.replicas[old].cell
 	g.machine.Lock()
-	promised = c.Promised()
+	promised := c.Promised()
 	c.Follow()
 	g.machine.Unlock()
+	g.mu.Lock()
+	g.floor = max(g.floor, promised)
+	g.mu.Unlock()
 	for _, e := range q {
 		if keep {
 			g.apply(e, -1, term, true)
@@ -218,7 +221,6 @@ func (g *fakeGroup) depose(keep bool) (promised truetime.Timestamp) {
 			e.p.Done(nil, 0, paxosgroup.ErrAmbiguous)
 		}
 	}
-	return promised
 }
 
 // failOver has replica n lead after the lease of its predecessor, who died.
@@ -230,18 +232,30 @@ func (g *fakeGroup) failOver(n int, keep bool) {
 	if err := g.clock.AwaitAfter(context.Background(), end); err != nil {
 		g.tb.Fatal(err)
 	}
-	g.elect(n, 0)
+	g.elect(n)
 }
 
 // handOver has replica n lead at once.
-func (g *fakeGroup) handOver(n int) { g.elect(n, g.depose(true)) }
+func (g *fakeGroup) handOver(n int) {
+	g.depose(true)
+	g.elect(n)
+}
 
-func (g *fakeGroup) elect(n int, promised truetime.Timestamp) {
+// leadAgain deposes the leader and elects it again, its lease binding only others.
+func (g *fakeGroup) leadAgain(keep bool) {
+	g.mu.Lock()
+	n := g.lead
+	g.mu.Unlock()
+	g.depose(keep)
+	g.elect(n)
+}
+
+func (g *fakeGroup) elect(n int) {
 	g.mu.Lock()
 	g.term++
 	g.lead = n
 	g.leaseEnd = 0
-	g.floor = max(g.floor, promised, g.clock.Now().Latest)
+	g.floor = max(g.floor, g.clock.Now().Latest)
 	lease := paxosgroup.Lease{Term: g.term, Floor: g.floor}
 	g.mu.Unlock()
 	g.machine.Lock()
@@ -270,7 +284,7 @@ func newWorld(tb testing.TB, replicas int) *world {
 		r.cell.Bind(r)
 		w.g.replicas = append(w.g.replicas, r)
 	}
-	w.g.elect(0, 0)
+	w.g.elect(0)
 	return w
 }
 

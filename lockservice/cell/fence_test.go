@@ -100,21 +100,26 @@ func TestL2_Bounds(t *testing.T) {
 	})
 }
 
-// A promise binds whoever leads next, after a hand-over and after a fail-over.
+// A promise binds whoever leads next, after a hand-over, after a fail-over, and when the same
+// replica leads again at once.
 func TestL2_PromisesBindTheNextLeader(t *testing.T) {
-	for _, handOver := range []bool{false, true} {
-		t.Run(fmt.Sprintf("handOver=%v", handOver), func(t *testing.T) {
+	for name, change := range map[string]func(*fakeGroup){
+		"fail-over":   func(g *fakeGroup) { g.failOver(1, true) },
+		"hand-over":   func(g *fakeGroup) { g.handOver(1) },
+		"leads again": func(g *fakeGroup) { g.leadAgain(false) },
+		"leads again, then a hand-over": func(g *fakeGroup) {
+			g.leadAgain(false)
+			g.handOver(1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, s := lockWorld(t, 2, 2)
 				defer w.close()
 				seq := w.must(w.do(acquire(1, x))).GetAcquire().Sequencer.Text
 				c := w.must(w.do(checkFor(seq, time.Second))).GetCheckSequencer()
 				e := truetime.Timestamp(c.ValidUntil)
-				if handOver {
-					w.g.handOver(1)
-				} else {
-					w.g.failOver(1, true)
-				}
+				change(w.g)
 				s.start("release", release(1, x))
 				s.start("2", acquire(2, x))
 				s.expect("2 waits")
@@ -197,10 +202,13 @@ func fenceAtRandom(t *testing.T, seed uint64) {
 	wg.Go(func() {
 		for time.Now().Before(end) {
 			time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
-			if n := (w.g.lead + 1) % 3; rnd.IntN(2) == 0 {
+			switch n := (w.g.lead + 1) % 3; rnd.IntN(3) {
+			case 0:
 				w.g.handOver(n)
-			} else {
+			case 1:
 				w.g.failOver(n, rnd.IntN(2) == 0)
+			default:
+				w.g.leadAgain(rnd.IntN(2) == 0)
 			}
 		}
 	})
