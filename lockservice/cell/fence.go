@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -17,18 +18,18 @@ const maxPromise = time.Second
 // leasePause separates looks at a hold whose session's lease is too short to promise anything.
 const leasePause = 5 * time.Millisecond
 
-// check is a promise: the hold does not end before After(until).
+// check is a promise: the hold does not end before After(until). Its id is random: an EndCheck
+// that comes late, to a later leader, or that guesses, gives up nobody else's.
 type check struct {
-	id      uint64
+	id      uint64 // never 0
 	session state.SessionID
 	handle  state.HandleID
 	until   truetime.Timestamp
 }
 
-// checks numbers promises and finds the locks on which some are over.
+// checks finds the locks on which promises are over.
 type checks struct {
-	last uint64
-	old  []oldCheck // in the order of being made
+	old []oldCheck // in the order of being made
 }
 
 type oldCheck struct {
@@ -149,13 +150,13 @@ func (l *leader) checkSequencer(ctx context.Context, q state.Sequencer, ahead ti
 }
 
 func (l *leader) noteLocked(lk *lock, hold *state.Hold, until truetime.Timestamp) uint64 {
-	l.checks.last++
-	lk.checks = append(lk.checks, check{l.checks.last, hold.Session, hold.Handle, until})
+	id := rand.Uint64() | 1
+	lk.checks = append(lk.checks, check{id, hold.Session, hold.Handle, until})
 	l.checks.old = append(l.checks.old, oldCheck{lk, until})
 	for {
 		p := l.promised.Load()
 		if p >= int64(until) || l.promised.CompareAndSwap(p, int64(until)) {
-			return l.checks.last
+			return id
 		}
 	}
 }

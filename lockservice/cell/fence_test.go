@@ -136,6 +136,27 @@ func TestL2_PromisesBindTheNextLeader(t *testing.T) {
 	}
 }
 
+// An EndCheck that arrives after a change of leader, or names what nobody was told, gives up no
+// promise of the new leader's.
+func TestL2_ALateEndCheckGivesUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := lockWorld(t, 2, 1)
+		defer w.close()
+		seq := w.must(w.do(acquire(1, x))).GetAcquire().Sequencer.Text
+		old := w.must(w.do(checkFor(seq, 10*time.Millisecond))).GetCheckSequencer()
+		w.g.handOver(1)
+		time.Sleep(20 * time.Millisecond) // past the new leader's floor
+		c := w.must(w.do(checkFor(seq, 900*time.Millisecond))).GetCheckSequencer()
+		s.start("release", release(1, x))
+		for _, id := range []uint64{old.Check, 1, 2, old.Check + 1, c.Check + 1, c.Check - 1} {
+			w.must(w.do(&lockpb.EndCheckRequest{Path: x, Check: id}))
+		}
+		s.expect()
+		w.must(w.do(&lockpb.EndCheckRequest{Path: x, Check: c.Check}))
+		s.expect("release ok")
+	})
+}
+
 // Holders, checks, releases, silent clients and changes of leader at random: the next holder is
 // never there before every E answered for the one before it is over.
 func TestL2_AtRandom(t *testing.T) {
