@@ -86,6 +86,7 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 	default:
 		s.beat = b.Number
 		if l.hearLocked(s, st, b); l.overdueLocked(s, now.Earliest) {
+			l.wheel.drop(s) // an answer to the beat before would bear this one's number
 			break
 		}
 		s.given = l.leaseOf(s.ttl)

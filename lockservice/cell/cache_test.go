@@ -203,3 +203,37 @@ func Test2_7_WhoDoesNotAcknowledgeExpires(t *testing.T) {
 		})
 	}
 }
+
+// A session that is not renewed any more is not answered any more either: the beat that was held when
+// the first one came too late is dropped, or its answer would renew the lease at the client (L1).
+func TestL1_WhoIsOverdueGetsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := lockWorld(t, 1, 0)
+		defer w.close()
+		w.caching(1, 10*time.Second)
+		p := w.keep(1)
+		w.wantCached(1, x, "", true)
+		p.setDeaf(true)
+		start := time.Now()
+		s.start("set", &lockpb.SetContentsRequest{Handle: h(0, x), Contents: []byte("new")})
+		for time.Since(start) < 9*time.Second {
+			time.Sleep(3 * time.Second)
+			p.beat(nil) // renewed
+		}
+		time.Sleep(start.Add(10*time.Second + 4*epsilon).Sub(time.Now()))
+		answers := p.answers()
+		p.beat(nil) // overdue; the beat before is held
+		s.expect()
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		if n := p.answers() - answers; n > 0 {
+			t.Errorf("L1: %d answers, the last with a lease of %v", n, p.ttl)
+		}
+		time.Sleep(10 * time.Second)
+		s.expect("set ok")
+		if !p.over {
+			t.Error("the session has not been told that it ended")
+		}
+		p.stop()
+	})
+}
