@@ -61,6 +61,6 @@
 // what was given up, which end with the session. Client.Close ends and awaits all of them.
 // Session state changes on the timers and on these goroutines; no callback of the user runs there.
 //
-// Lock order: Session.mu, then keeper.mu or cache.mu. Client.mu, peer.mu, callStream.mu and
-// Handle.mu are innermost. None is held during I/O or a wait.
+// Lock order: Session.mu, then keeper.mu or cache.mu. Client.mu, peer.mu and callStream.mu are
+// innermost. None is held during I/O or a wait.
 package lockservice

@@ -28,11 +28,12 @@ type fakeCluster struct {
 	nodes []*fakeNode
 	clock *bubbleClock
 
-	mu     sync.Mutex
-	leader int
-	epoch  uint64
-	mute   bool // beats and calls are received and not answered
-	ended  bool // sessions have ended
+	mu        sync.Mutex
+	leader    int
+	epoch     uint64
+	mute      bool // beats and calls are received and not answered
+	muteBeats bool // only beats
+	ended     bool // sessions have ended
 
 	orphaned bool // the nodes know of no leader, when asked
 	beats    []*lockpb.Beat
@@ -203,14 +204,14 @@ func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 					}
 					l := &lockpb.Lease{Session: b.Session, Number: b.Number, TtlNs: int64(testTTL), Epoch: c.epoch}
 					tell := b.Epoch != c.epoch || c.ended
-					if p := c.push[b.Session]; p != nil && !c.mute {
+					if p := c.push[b.Session]; p != nil && !c.mute && !c.muteBeats {
 						delete(c.push, b.Session)
 						l.Events, l.Invalidation, l.Invalidate, tell = p.Events, p.Invalidation, p.Invalidate, true
 					}
 					if c.ended {
 						l.TtlNs = 0
 					}
-					mute, poked := c.mute, c.poked
+					mute, poked := c.mute || c.muteBeats, c.poked
 					c.mu.Unlock()
 					if tell && !mute {
 						send.Lock()

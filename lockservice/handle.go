@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,11 +42,12 @@ type Handle struct {
 	lockDelay time.Duration
 	// turn has room for one: who is in it may ask for the lock, or has it. A retry must meet
 	// only its own hold at the server, so the next attempt waits until the last one is undone.
-	turn chan struct{}
+	turn    chan struct{}
+	attempt atomic.Uint64
 
-	mu      sync.Mutex
-	attempt uint64
-	closed  bool
+	// life ends with Close, under the session's mutex: a lock is entered before it or refused.
+	life context.Context
+	end  context.CancelCauseFunc
 }
 
 // Open finds or makes a node. ErrNotFound, ErrExists, ErrIsDirectory, ErrNotDirectory,
@@ -55,6 +55,7 @@ type Handle struct {
 func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle, error) {
 	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, turn: make(chan struct{}, 1)}
 	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
+	h.life, h.end = context.WithCancelCause(context.Background())
 	contents := bytes.Clone(o.Contents)
 	makes := o.Create != CreateNone || o.Ephemeral
 	resp, err := h.change(ctx, func(request, _ uint64) *lockpb.DoRequest {
@@ -88,17 +89,12 @@ func (h *Handle) Created() bool { return h.created }
 func (h *Handle) Opened() *Stat { return h.stat }
 
 // Close gives up the handle, with the lock that it holds and the ephemeral node that it keeps
-// alive. When ctx ends first, or with ErrDiskFull, the client goes on trying while the session
-// lives.
+// alive; who waits for the lock through it gets ErrClosed. When ctx ends first, or with
+// ErrDiskFull, the client goes on trying while the session lives.
 func (h *Handle) Close(ctx context.Context) error {
-	h.mu.Lock()
-	if h.closed {
-		h.mu.Unlock()
+	if !h.s.released(h) {
 		return nil
 	}
-	h.closed = true
-	h.mu.Unlock()
-	h.s.released(h)
 	_, err := h.call(ctx, often, h.closing)
 	if unfinished(ctx, err) {
 		h.undo(h.closing, nil)

@@ -73,13 +73,14 @@ func (h *Handle) TryRLock(ctx context.Context) (*Lock, error) {
 }
 
 func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock, error) {
+	values := context.WithoutCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(h.life, func() { cancel(ErrClosed) })()
 	if err := h.takeTurn(ctx, try); err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	h.attempt++
-	attempt := h.attempt
-	h.mu.Unlock()
+	attempt := h.attempt.Add(1)
 	var ticket atomic.Int64
 	waiting := ticket.Store
 	if try {
@@ -103,23 +104,24 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 	}
 	got := resp.GetAcquire().GetSequencer()
 	l := &Lock{
-		h: h, attempt: attempt, sequencer: got.GetText(), base: context.WithoutCancel(ctx),
+		h: h, attempt: attempt, sequencer: got.GetText(), base: values,
 		parsed: Sequencer{Path: got.GetPath(), Shared: got.GetMode() == lockpb.Mode_SHARED, Generation: got.GetGeneration(), Hold: got.GetHold()},
 	}
 	if err := h.s.hold(l); err != nil {
-		<-h.turn
+		h.release(attempt) // the Close may have come to the server before the grant
 		return nil, err
 	}
 	if err := h.s.awaitSafe(ctx); err != nil {
-		h.s.letGo(l, LockReleased, ErrUnlocked)
-		h.release(attempt)
+		if was, _ := h.s.letGo(l, LockReleased, ErrUnlocked); was == LockHeld || was == LockJeopardy {
+			h.release(attempt) // else whoever ended it has
+		}
 		return nil, err
 	}
 	return l, nil
 }
 
 func (h *Handle) takeTurn(ctx context.Context, try bool) error {
-	if h.isClosed() {
+	if h.life.Err() != nil {
 		return ErrClosed
 	}
 	if try {
@@ -138,12 +140,6 @@ func (h *Handle) takeTurn(ctx context.Context, try bool) error {
 	case <-h.s.done:
 		return h.s.why()
 	}
-}
-
-func (h *Handle) isClosed() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.closed
 }
 
 // release undoes an attempt, in the background, and then ends its turn.
@@ -247,15 +243,19 @@ func (l *Lock) Unlock(ctx context.Context) error {
 	return err
 }
 
-// hold enters a lock that was granted. The error is why the session ended.
+// hold enters a lock that was granted. The error is why the session ended, or ErrClosed when the
+// handle was closed before.
 func (s *Session) hold(l *Lock) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookLocked()
-	switch s.state {
-	case Expired:
+	if s.state == Expired {
 		return s.cause
-	case Jeopardy:
+	}
+	if l.h.life.Err() != nil {
+		return ErrClosed
+	}
+	if s.state == Jeopardy {
 		l.state, l.cause = LockJeopardy, ErrJeopardy
 	}
 	s.locks[l] = struct{}{}
@@ -275,10 +275,14 @@ func (s *Session) letGo(l *Lock, to LockState, cause error) (LockState, error) {
 	return was, why
 }
 
-// released ends the lock of a handle that is closed.
-func (s *Session) released(h *Handle) {
+// released closes a handle and ends its lock; false if it was closed before.
+func (s *Session) released(h *Handle) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if h.life.Err() != nil {
+		return false
+	}
+	h.end(ErrClosed)
 	for l := range s.locks {
 		if l.h == h {
 			delete(s.locks, l)
@@ -286,6 +290,7 @@ func (s *Session) released(h *Handle) {
 			<-h.turn
 		}
 	}
+	return true
 }
 
 // deleted ends the locks on a node that this session has deleted.
