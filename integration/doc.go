@@ -37,7 +37,7 @@
 // A [Nemesis] does what a seed says to the processes of a [Cluster] and to the [Network]
 // between them (a [Proxy] in the test's process, or [Namespaces] of the kernel's). [Health] follows it and
 // knows when a majority was alive; a [Meter] measures how long tablets answered nobody then.
-// Goroutines are owned by Proxy, Meter and Cluster, and end with them. Lock order: none of
+// Goroutines are owned by Proxy, Meter, Cluster and the lock clients of TestFaults, and end with them. Lock order: none of
 // their mutexes is held while another one is taken, but for Proxy.mu before path.mu.
 //
 // Tests demand behaviour, not speed: only the long form of TestPgbenchWhileNodesDie, and

@@ -9,10 +9,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
+
+	"github.com/spandb/spand/lockservice/lockpb"
 )
 
-// Meter measures how long tablets answer nobody: a client for each of its tablets at
-// each node writes a row there again and again. It owns those goroutines; Stop ends them.
+// Meter measures how long tablets, and the first cell of the lock service, answer nobody: a
+// client for each of its tablets at each node writes a row there again and again, and one a
+// file of the cell. It owns those goroutines; Stop ends them.
 type Meter struct {
 	c      *Cluster
 	h      *Health
@@ -20,14 +28,15 @@ type Meter struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu       sync.Mutex // guards all below
-	ok       [][][]time.Time
+	mu       sync.Mutex      // guards all below
+	ok       [][][]time.Time // by tablet, the cell being the last, and by node
 	attempts int
 	failed   map[string]int // by SQLSTATE or so
 }
 
 const (
 	meterTablets = 3
+	meterCell    = meterTablets // in the cell's place
 	meterPace    = 25 * time.Millisecond
 	// meterPatience is how long a client waits for an answer before it connects anew:
 	// longer than what it measures may take.
@@ -62,10 +71,14 @@ func SetupMeter(ctx context.Context, c *Cluster) error {
 // StartMeter begins to measure.
 func StartMeter(c *Cluster, h *Health) *Meter {
 	run, cancel := context.WithCancel(context.Background())
-	m := &Meter{c: c, h: h, began: time.Now(), cancel: cancel, ok: make([][][]time.Time, meterTablets), failed: map[string]int{}}
-	for t := range meterTablets {
+	m := &Meter{c: c, h: h, began: time.Now(), cancel: cancel, ok: make([][][]time.Time, meterTablets+1), failed: map[string]int{}}
+	for t := range m.ok {
 		m.ok[t] = make([][]time.Time, len(c.Nodes))
 		for n := range c.Nodes {
+			if t == meterCell {
+				m.wg.Go(func() { m.probeCell(run, n) })
+				continue
+			}
 			m.wg.Go(func() { m.probe(run, t, n) })
 		}
 	}
@@ -90,19 +103,43 @@ func (m *Meter) probe(ctx context.Context, tablet, node int) {
 		attempt, cancel := context.WithTimeout(ctx, meterPatience)
 		_, err := conn.Exec(attempt, "update availability set v = v + 1 where k = $1", key)
 		cancel()
-		now := time.Now()
-		m.mu.Lock()
-		m.attempts++
-		if err == nil {
-			m.ok[tablet][node] = append(m.ok[tablet][node], now)
-		} else if ctx.Err() == nil {
-			m.failed[kindOf(err)]++
-		}
-		m.mu.Unlock()
+		m.note(ctx, tablet, node, err)
 		pause(meterPace, ctx.Done())
 	}
 	if conn != nil {
 		closeConn(conn)
+	}
+}
+
+// note counts an attempt that has just ended.
+func (m *Meter) note(ctx context.Context, tablet, node int, err error) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.attempts++
+	if err == nil {
+		m.ok[tablet][node] = append(m.ok[tablet][node], now)
+	} else if ctx.Err() == nil {
+		m.failed[kindOf(err)]++
+	}
+}
+
+// probeCell changes a file of the first cell through a node, which forwards to the leader.
+func (m *Meter) probeCell(ctx context.Context, node int) {
+	n := m.c.Nodes[node]
+	conn, err := grpc.NewClient("passthrough:///"+n.RPCAddr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: meterPace, Multiplier: 1, MaxDelay: meterPace}, MinConnectTimeout: time.Second}))
+	if err != nil {
+		return // of a malformed address
+	}
+	defer conn.Close()
+	locks := lockpb.NewLockServiceClient(conn)
+	for ctx.Err() == nil {
+		attempt, cancel := context.WithTimeout(ctx, meterPatience)
+		_, err := locks.SetContents(attempt, &lockpb.SetContentsRequest{Handle: &lockpb.Handle{Path: "/ls/local/availability-" + n.Name}, Create: true, Contents: []byte("here")})
+		cancel()
+		m.note(ctx, meterCell, node, err)
+		pause(meterPace, ctx.Done())
 	}
 }
 
@@ -121,6 +158,9 @@ func kindOf(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer"
 	}
+	if st, ok := grpcstatus.FromError(err); ok && st.Code() != codes.OK {
+		return st.Code().String()
+	}
 	return "connection"
 }
 
@@ -129,6 +169,8 @@ type Availability struct {
 	// Worst is the longest outage of each tablet after each fault, longest first: as
 	// long as nobody, at whatever node, had success, while a majority was alive.
 	Worst []Outage
+	// Cells are those of the first cell.
+	Cells []Outage
 	// Returns are likewise those that began with the return of a majority.
 	Returns []Outage
 	// Gateways are the longest outages that clients at one live node saw.
@@ -145,6 +187,9 @@ func (m *Meter) Stop() Availability {
 	a := Availability{Attempts: m.attempts, FailedByCondition: m.failed}
 	for t, nodes := range m.ok {
 		name := fmt.Sprintf("tablet %d", t+1)
+		if t == meterCell {
+			name = "the lock service's cell"
+		}
 		var all []time.Time
 		for n, times := range nodes {
 			all = append(all, times...)
@@ -157,14 +202,17 @@ func (m *Meter) Stop() Availability {
 		a.Writes += len(all)
 		slices.SortFunc(all, time.Time.Compare)
 		for _, o := range m.notable(m.h.outages(name, -1, all, m.began, now)) {
-			if o.Return {
+			switch {
+			case o.Return:
 				a.Returns = append(a.Returns, o)
-			} else {
+			case t == meterCell:
+				a.Cells = append(a.Cells, o)
+			default:
 				a.Worst = append(a.Worst, o)
 			}
 		}
 	}
-	for _, list := range [][]Outage{a.Worst, a.Returns, a.Gateways} {
+	for _, list := range [][]Outage{a.Worst, a.Cells, a.Returns, a.Gateways} {
 		slices.SortFunc(list, func(a, b Outage) int { return int(b.Length() - a.Length()) })
 	}
 	return a

@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // Nemesis does harm to a cluster of real processes, as its seed says, and heals it.
@@ -120,9 +124,10 @@ func (x *Nemesis) lasting() time.Duration {
 	return max(d, x.least)
 }
 
-// victim is the leader of one of the meter's tablets in two of three cases, else anybody.
+// victim is the leader of one of the meter's tablets or of the first cell in two of three
+// cases, else anybody.
 func (x *Nemesis) victim() int {
-	tablet, anybody := x.rng.IntN(meterTablets), x.rng.IntN(len(x.c.Nodes))
+	tablet, anybody := x.rng.IntN(meterTablets+1), x.rng.IntN(len(x.c.Nodes))
 	v := anybody
 	if x.rng.IntN(3) > 0 {
 		if l := x.leader(tablet); l >= 0 {
@@ -132,8 +137,29 @@ func (x *Nemesis) victim() int {
 	return v
 }
 
+// cellLeader is who leads the first cell, by the word of a live node; -1: unknown.
+func (x *Nemesis) cellLeader() int {
+	for _, i := range x.Health.Live() {
+		conn, err := grpc.NewClient("passthrough:///"+x.c.Nodes[i].RPCAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return -1
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		resp, err := lockpb.NewLockServiceClient(conn).GetCell(ctx, &lockpb.GetCellRequest{Cell: "local"})
+		cancel()
+		conn.Close()
+		if l := resp.GetCell().GetLeader().GetNode(); err == nil && l != "" {
+			return slices.IndexFunc(x.c.Nodes, func(n *Node) bool { return n.Name == l })
+		}
+	}
+	return -1
+}
+
 // leader is who leads a tablet of the meter, by the word of a live node; -1: unknown.
 func (x *Nemesis) leader(tablet int) int {
+	if tablet == meterCell {
+		return x.cellLeader()
+	}
 	for _, i := range x.Health.Live() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		conn, err := pgx.Connect(ctx, x.c.Nodes[i].URL())

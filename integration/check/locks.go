@@ -130,16 +130,18 @@ type LockHistory struct {
 }
 
 // NewLockHistory returns an empty history that begins now.
-func NewLockHistory() *LockHistory { return &LockHistory{start: time.Now()} }
+func NewLockHistory() *LockHistory { return NewLockHistoryAt(time.Now()) }
+
+// NewLockHistoryAt returns one that began at start, for another process on the same machine
+// to record its part in.
+func NewLockHistoryAt(start time.Time) *LockHistory { return &LockHistory{start: start} }
+
+// Start is when the history began.
+func (h *LockHistory) Start() time.Time { return h.start }
 
 // Now is the present instant. Each call returns a later one.
 func (h *LockHistory) Now() Instant {
 	return Instant{time.Since(h.start), h.order.Add(1)}
-}
-
-// At is the instant t, for what another process on the same machine has seen.
-func (h *LockHistory) At(t time.Time) Instant {
-	return Instant{t.Sub(h.start), h.order.Add(1)}
 }
 
 // Begin adds op, which begins now. It is the caller's until End or, of those that never end,

@@ -54,6 +54,17 @@ type LockReport struct {
 	CachedReads, EventsOwed, Gones int
 }
 
+// Add sums up: what o found, beside r.
+func (r *LockReport) Add(o *LockReport) {
+	r.Violations, r.Suppressed = append(r.Violations, o.Violations...), r.Suppressed+o.Suppressed
+	for k, n := range o.Ops {
+		r.Ops[k] += n
+	}
+	r.Refused, r.Committed, r.Handovers = r.Refused+o.Refused, r.Committed+o.Committed, r.Handovers+o.Handovers
+	r.SharedTogether, r.LostUncleanly = r.SharedTogether+o.SharedTogether, r.LostUncleanly+o.LostUncleanly
+	r.CachedReads, r.EventsOwed, r.Gones = r.CachedReads+o.CachedReads, r.EventsOwed+o.EventsOwed, r.Gones+o.Gones
+}
+
 func (r *LockReport) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d holds (%d handed over, %d lost, %d pairs shared), %d checks and fenced commits refused, %d of %d fenced commits committed, %d changes, %d reads (%d cached), %d events for %d owed, %d beats, %d sessions dead, %d told so, %d terms; %d violations",

@@ -174,6 +174,26 @@ func (l *Locks) Setup(ctx context.Context) error {
 	return m.leave(ctx)
 }
 
+// Adopt adds what clients in another process have seen, all of which have ended.
+func (l *Locks) Adopt(h *check.LockHistory) {
+	for _, op := range h.Ops() {
+		l.History.Add(*op)
+		if op.Kind == check.Silent {
+			l.mu.Lock()
+			l.known[op.Session] = &known{silent: true}
+			l.mu.Unlock()
+		}
+	}
+}
+
+// End ends the clients without a Finale: they die.
+func (l *Locks) End(ctx context.Context) {
+	for _, m := range l.machines {
+		m.end(ctx)
+	}
+	l.watching.Wait()
+}
+
 // Run runs the clients until ctx ends, and brings what is under way then to an end. Sessions
 // and subscriptions last until Finale.
 func (l *Locks) Run(ctx context.Context) {
@@ -195,10 +215,7 @@ func (l *Locks) Finale(ctx context.Context) error {
 	l.watching.Go(func() { l.census(census) })
 	err := l.finale(ctx)
 	stop()
-	for _, m := range l.machines {
-		m.end(ctx)
-	}
-	l.watching.Wait()
+	l.End(ctx)
 	return err
 }
 
