@@ -19,9 +19,10 @@ type Stream struct {
 	done   chan struct{}
 }
 
-// OpenStream opens a stream. send is called from any goroutine, one lease after the
-// other or several at once; it must not wait for the peer, nor call the cell. When this
-// replica does not lead, the stream is done from the start.
+// OpenStream opens a stream. send is called from any goroutine, of one stream one lease after the
+// other, in the order in which they are meant, and not after Close; it must put the lease into a
+// queue that keeps this order, and neither wait for anything but a leaf mutex, nor call the cell. When
+// this replica does not lead, the stream is done from the start.
 func (c *Cell) OpenStream(send func(*lockpb.Lease)) *Stream {
 	st := &Stream{send: send, done: make(chan struct{})}
 	l, err := c.leading()
@@ -97,8 +98,8 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 			l.wheel.hold(l, s, s.given/2)
 		}
 	}
+	out.sendLocked(l)
 	l.mu.Unlock()
-	out.send(l)
 }
 
 // hearLocked takes in what a beat says beside "alive".
@@ -247,6 +248,6 @@ func (l *leader) turn() {
 			}
 		}
 	}
+	out.sendLocked(l)
 	l.mu.Unlock()
-	out.send(l)
 }

@@ -288,8 +288,8 @@ func (l *leader) changeThen(ctx context.Context, cmd *state.Command, paths []str
 	var out outgoing
 	l.mu.Lock()
 	ch := l.changeLocked(paths, &out)
+	out.sendLocked(l)
 	l.mu.Unlock()
-	out.send(l)
 	over := func() {
 		l.mu.Lock()
 		l.settledLocked(ch)

@@ -86,8 +86,10 @@
 //
 // leader.mu, then Cell.mu. leader.mu guards all of leader that is not atomic, Cell.mu the
 // replicated state; Apply takes Cell.mu, gives it up, and then takes leader.mu. Neither is
-// held across Propose (which may answer at once), a Stream's send, a wait, or I/O. Functions
-// whose name ends in Locked need leader.mu. What they find to be sent or
-// proposed is collected (outgoing, flight) and goes when the mutex is free. A clock and the
-// group's lease may be asked under leader.mu: both are leaves.
+// held across Propose (which may answer at once), a wait, or I/O. Functions whose name ends in
+// Locked need leader.mu. What they find to be proposed is collected (flight) and goes when the mutex is
+// free; leases are collected too (outgoing), but go before it is given up: a Stream's send
+// only queues, and what one session is told must be queued in the order in which it was noted as told. A
+// clock and the group's lease may be asked under leader.mu: both are leaves, as are the mutexes
+// of Streams' queues.
 package cell

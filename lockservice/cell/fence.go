@@ -279,8 +279,8 @@ func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command
 	var out outgoing
 	l.mu.Lock()
 	ch := l.changeLocked(l.removes(cmd), &out)
+	out.sendLocked(l)
 	l.mu.Unlock()
-	out.send(l)
 	err := l.awaitPromises(ctx, e)
 	if err == nil {
 		err = l.awaitChange(ctx, ch)

@@ -117,12 +117,12 @@ func (l *leader) applied(cmd *state.Command, res *state.Result, ch *state.Change
 			next = appendFlight(next, l.pumpLocked(lk))
 		}
 	}
+	out.sendLocked(l)
 	l.mu.Unlock()
-	out.send(l)
 	l.launch(next)
 }
 
-// outgoing are leases to be sent once l.mu is free.
+// outgoing are leases to be sent before l.mu is given up.
 type outgoing struct {
 	to     []*Stream
 	leases []*lockpb.Lease
@@ -132,9 +132,10 @@ func (o *outgoing) add(to *Stream, lease *lockpb.Lease) {
 	o.to, o.leases = append(o.to, to), append(o.leases, lease)
 }
 
-// send lets the answers go while the lease holds: their receipt, and what they tell, was
-// noted before.
-func (o *outgoing) send(l *leader) {
+// sendLocked lets the answers go while the lease holds: their receipt, and what they tell, was
+// noted before. In the order in which they were made: a client that acknowledges one acknowledges
+// all that it was told before, so that none may overtake another (2.5, 2.7).
+func (o *outgoing) sendLocked(l *leader) {
 	if len(o.to) == 0 || !BreakRenew && l.c.group.Valid(l.term) != nil {
 		return
 	}

@@ -484,10 +484,10 @@ func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string,
 	var out outgoing
 	if queued {
 		l.conflictLocked(w, &out)
+		out.sendLocked(l)
 	}
 	l.mu.Unlock()
 	l.launch(appendFlight(nil, f))
-	out.send(l)
 	if queued && waiting != nil {
 		waiting(w.ticket)
 	}
