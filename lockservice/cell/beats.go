@@ -7,6 +7,7 @@ import (
 
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/truetime"
 )
 
 // Stream carries sessions' beats to a leader, and its answers back. It belongs to the
@@ -64,8 +65,8 @@ func (st *Stream) Close() {
 	}
 }
 
-// Beat takes one session's beat. The lease counts from now. O(1), also among 100,000
-// sessions.
+// Beat takes one session's beat. The lease counts from now; when the clock does not vouch (T1) for
+// any moment, no lease can be given, and the stream ends. O(1), also among 100,000 sessions.
 func (st *Stream) Beat(b *lockpb.Beat) {
 	l := st.l
 	if l == nil || st.closed.Load() {
@@ -73,6 +74,10 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 	}
 	l.beats.Add(1)
 	now := l.clock.Now()
+	if now.Latest == truetime.Max {
+		st.Close()
+		return
+	}
 	var out outgoing
 	l.mu.Lock()
 	s := l.sessions[state.SessionID(b.Session)]
@@ -91,7 +96,7 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 			break
 		}
 		s.given = l.leaseOf(s.ttl)
-		s.end = max(s.end, leaseEnd(now, s.given))
+		s.end = max(s.end, leaseEnd(now.Latest, s.given))
 		if b.Epoch != l.term || s.box.due() {
 			out.add(st, l.answerLocked(s, b.Epoch != l.term))
 		} else {

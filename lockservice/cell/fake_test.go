@@ -107,6 +107,9 @@ func (g *fakeGroup) serveLocked(n int, term uint64) (truetime.Timestamp, error) 
 		return 0, &paxosgroup.NotLeaderError{Group: 7}
 	}
 	now := g.clock.Now()
+	if now.Latest == truetime.Max {
+		return 0, &paxosgroup.NotLeaderError{Group: 7}
+	}
 	g.leaseEnd = max(g.leaseEnd, now.Latest.Add(fakeLease))
 	return g.leaseEnd, nil
 }
@@ -255,7 +258,9 @@ func (g *fakeGroup) elect(n int) {
 	g.term++
 	g.lead = n
 	g.leaseEnd = 0
-	g.floor = max(g.floor, g.clock.Now().Latest)
+	if now := g.clock.Now(); now.Latest != truetime.Max { // else it stopped vouching a moment ago
+		g.floor = max(g.floor, now.Latest)
+	}
 	lease := paxosgroup.Lease{Term: g.term, Floor: g.floor}
 	g.mu.Unlock()
 	g.machine.Lock()

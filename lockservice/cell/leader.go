@@ -54,8 +54,7 @@ func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
 	// it before, and at most by the factor that is logged.
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	now := l.clock.Now()
-	l.born = now.Latest
+	l.born = l.momentLocked()
 	l.giving = c.st.LeaseFactor()
 	l.sessions = make(map[state.SessionID]*session, c.st.SessionCount())
 	after, more := state.SessionID(0), true
@@ -63,7 +62,7 @@ func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
 		var list []*state.Session
 		list, more = c.st.Sessions(after, 10_000)
 		for _, d := range list {
-			s := l.addLocked(d, now)
+			s := l.addLocked(d, l.born)
 			if s.caches {
 				l.cache.strangers++
 			}
@@ -103,7 +102,10 @@ func (l *leader) applied(cmd *state.Command, res *state.Result, ch *state.Change
 	var next []*flight
 	l.mu.Lock()
 	if cmd.Kind == state.CreateSession && res.Session != nil && l.sessions[res.Session.ID] == nil {
-		l.addLocked(res.Session, l.clock.Now())
+		l.c.mu.RLock()
+		from := l.momentLocked()
+		l.c.mu.RUnlock()
+		l.addLocked(res.Session, from)
 		l.wakeLeasesLocked()
 	}
 	for i := range ch.Events {
@@ -174,11 +176,22 @@ type session struct {
 	box     *outbox
 }
 
-// addLocked enters a session whose lease begins now.
-func (l *leader) addLocked(d *state.Session, now truetime.Interval) *session {
+// momentLocked is when a lease that nobody was told of yet begins; c.mu is held. Without a clock that
+// vouches it is the latest instant known to have been reached, or promised, by this or an earlier
+// leader: what earlier ones gave they gave before, and a client that is told of a lease later is told
+// of another, which counts from a moment that the clock vouched for.
+func (l *leader) momentLocked() truetime.Timestamp {
+	if now := l.clock.Now(); now.Latest != truetime.Max {
+		return now.Latest
+	}
+	return max(l.floor, l.c.st.Highest())
+}
+
+// addLocked enters a session whose lease begins at from.
+func (l *leader) addLocked(d *state.Session, from truetime.Timestamp) *session {
 	s := &session{id: d.ID, principal: d.Principal, ttl: time.Duration(d.TTL), caches: d.Caches, slot: -1, index: -1}
 	s.given = l.leaseOf(s.ttl)
-	s.end = leaseEnd(now, s.given)
+	s.end = leaseEnd(from, s.given)
 	l.sessions[s.id] = s
 	l.leases.push(s)
 	return s

@@ -22,12 +22,12 @@ func (l *leader) leaseOf(ttl time.Duration) time.Duration {
 	return leaseFor(ttl, l.giving)
 }
 
-// leaseEnd is when a lease that begins now is over.
-func leaseEnd(now truetime.Interval, lease time.Duration) truetime.Timestamp {
+// leaseEnd is when a lease that begins at from is over.
+func leaseEnd(from truetime.Timestamp, lease time.Duration) truetime.Timestamp {
 	if BreakSession {
 		lease /= 4
 	}
-	return now.Latest.Add(lease)
+	return from.Add(lease)
 }
 
 // leases finds the sessions whose lease is over: a heap by due, which lies at or before
@@ -338,8 +338,13 @@ func (l *leader) createSession(ctx context.Context, cmd *state.Command) (time.Du
 		}
 		return 0, sessionExpired(cmd.Session)
 	}
+	now := l.clock.Now()
+	if now.Latest == truetime.Max {
+		l.mu.Unlock()
+		return 0, l.c.notLeader() // T1: no lease can be given
+	}
 	s.given = l.leaseOf(s.ttl)
-	s.end = max(s.end, leaseEnd(l.clock.Now(), s.given))
+	s.end = max(s.end, leaseEnd(now.Latest, s.given))
 	given := s.given
 	l.mu.Unlock()
 	return given, l.valid()

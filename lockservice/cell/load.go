@@ -24,7 +24,7 @@ func (l *leader) watchLoad() {
 	t := time.NewTicker(loadEvery)
 	defer t.Stop()
 	calm := 0
-	var lower truetime.Timestamp // when the leases given under the factor logged are over
+	var lower truetime.Timestamp // when the leases given under the factor logged are over, 0: not known yet
 	last := time.Now()
 	for {
 		select {
@@ -55,13 +55,17 @@ func (l *leader) watchLoad() {
 				l.give(logged * 2)
 			}
 		case giving < logged:
-			if truetime.After(l.clock, lower) {
+			if now := l.clock.Now(); now.Latest == truetime.Max {
+				break // a clock that does not vouch for a moment says nothing
+			} else if lower == 0 {
+				lower = now.Latest.Add(maxLease)
+			} else if now.Earliest > lower {
 				l.logFactor(giving)
 			}
 		case calm >= calmFor && giving > 1:
 			calm = 0
 			l.give(giving / 2)
-			lower = l.clock.Now().Latest.Add(maxLease)
+			lower = 0
 		}
 	}
 }
