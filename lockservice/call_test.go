@@ -334,6 +334,23 @@ func TestHandleLocksOnce(t *testing.T) {
 	})
 }
 
+// One address is enough, of a node that does not lead.
+func TestDialOneFollower(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 3)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		client, err := Dial(ctx, "n3", WithGRPC(dialer(c)), WithClock(c.clock))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := client.Cells(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestDialNamesWhatEachNodeSaid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

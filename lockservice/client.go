@@ -104,7 +104,8 @@ func Dial(ctx context.Context, addrs string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// greet finds a node that answers.
+// greet finds a node that answers, whether it leads or not: any refusal that gives a reason of the service
+// is an answer.
 func (c *Client) greet(ctx context.Context) error {
 	said := map[string]error{}
 	b := newBackoff()
@@ -115,9 +116,10 @@ func (c *Client) greet(ctx context.Context) error {
 				return ErrClosed
 			}
 			one, cancel := context.WithTimeoutCause(ctx, openWithin, errSilent)
-			_, err := n.do(one, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_ListCells{ListCells: &lockpb.ListCellsRequest{}}}, nil)
+			_, err := n.do(one, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: "local"}}}, nil)
 			cancel()
-			if err == nil {
+			var refused *Error
+			if err == nil || errors.As(err, &refused) && refused.Reason != "" {
 				return nil
 			}
 			if ctx.Err() == nil {

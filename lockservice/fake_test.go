@@ -274,13 +274,11 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 	c.mu.Lock()
 	leads, mute, epoch, leader, answer := c.leader == n.index, c.mute, c.epoch, c.nodes[c.leader].addr(), c.answer
 	orphaned := c.orphaned
-	if req.GetGetCell() == nil && req.GetListCells() == nil {
+	if req.GetGetCell() == nil {
 		c.calls = append(c.calls, req)
 	}
 	c.mu.Unlock()
 	switch r := req.Call.(type) {
-	case *lockpb.DoRequest_ListCells:
-		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_ListCells{ListCells: &lockpb.ListCellsResponse{}}}
 	case *lockpb.DoRequest_GetCell:
 		if mute && leads {
 			return nil
@@ -301,6 +299,8 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 		return failure(codes.FailedPrecondition, &lockpb.ErrorInfo{Reason: "NOT_LEADER", Leader: &lockpb.NotLeader{Addr: leader}})
 	}
 	switch r := req.Call.(type) {
+	case *lockpb.DoRequest_ListCells:
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_ListCells{ListCells: &lockpb.ListCellsResponse{}}}
 	case *lockpb.DoRequest_CreateSession:
 		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_CreateSession{CreateSession: &lockpb.CreateSessionResponse{
 			Session: r.CreateSession.Session, TtlNs: int64(testTTL), Epoch: epoch}}}

@@ -100,6 +100,7 @@ func TestNodes(t *testing.T) {
 	}{
 		{"Paper2.6_FilesAndDirectories", filesAndDirectories},
 		{"Paper2.6_LockAndSequencer", lockAndSequencer},
+		{"DialAnyNode", dialAnyNode},
 		{"Paper2.6_AbandonedAcquires", abandonedAcquires},
 		{"Paper2.5_Events", events},
 		{"Paper2.7_Cache", cacheIsConsistent},
@@ -245,6 +246,23 @@ func lockAndSequencer(w world) {
 	w.must(a.Node(hc.Path()).Delete(ctx))
 	if l.State() != lockservice.LockLost || !errors.Is(context.Cause(l.Context()), lockservice.ErrLockLost) {
 		w.Errorf("lock of a deleted node: %v, %v", l.State(), context.Cause(l.Context()))
+	}
+}
+
+// Any one node is enough to find the others by.
+func dialAnyNode(w world) {
+	for i, n := range w.c.Nodes {
+		ctx, cancel := context.WithTimeout(w.Context(), 10*time.Second)
+		c, err := lockservice.Dial(ctx, n.RPCAddr)
+		w.must(err)
+		s, err := c.NewSession(ctx, lockservice.SessionOptions{})
+		w.must(err)
+		l, err := w.open(s, fmt.Sprint("x", i), file).Lock(ctx)
+		w.must(err)
+		w.must(l.Unlock(ctx))
+		w.must(s.Close(ctx))
+		c.Close()
+		cancel()
 	}
 }
 
