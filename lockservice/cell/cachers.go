@@ -296,7 +296,11 @@ func (l *leader) changeThen(ctx context.Context, cmd *state.Command, paths []str
 		then()
 		l.mu.Unlock()
 	}
-	if err := l.awaitChange(ctx, ch); err != nil {
+	err := l.awaitChange(ctx, ch)
+	if err == nil && ctx.Err() != nil {
+		err = gaveUp(ctx) // nobody hears what comes of it
+	}
+	if err != nil {
 		over()
 		return nil, err
 	}

@@ -204,6 +204,7 @@ func (r *request) open(q *lockpb.OpenRequest) (*lockpb.DoResponse_Open, error) {
 	if cmd.Create != state.CreateNone {
 		paths = changedBy(cmd.Path)
 	}
+	ctx, over := r.ctx, func() {}
 	if s != nil {
 		// What the session gets by this must be there when its end is prepared.
 		r.l.mu.Lock()
@@ -216,13 +217,15 @@ func (r *request) open(q *lockpb.OpenRequest) (*lockpb.DoResponse_Open, error) {
 			return nil, sessionExpired(s.id)
 		}
 		s.flights++
+		var o *opening
+		ctx, o = r.l.openingLocked(ctx, handleKey{cmd.Session, cmd.Handle})
 		r.l.mu.Unlock()
-	}
-	res, err := r.l.changeThen(r.ctx, cmd, paths, nil, func() {
-		if s != nil {
+		over = func() {
+			o.overLocked()
 			r.l.arrivedLocked(s)
 		}
-	})
+	}
+	res, err := r.l.changeThen(ctx, cmd, paths, nil, over)
 	if err != nil {
 		return nil, err
 	}
@@ -243,6 +246,9 @@ func (r *request) close(q *lockpb.CloseRequest) (*lockpb.DoResponse_Close, error
 	}
 	cmd := r.command(state.Close, q.GetHandle())
 	r.l.cancelQueued(cmd)
+	if err := r.l.giveOpeningsUp(r.ctx, handleKey{cmd.Session, cmd.Handle}); err != nil {
+		return nil, err
+	}
 	res, err := r.l.endHolds(r.ctx, &ending{session: cmd.Session, handle: cmd.Handle}, cmd)
 	if err == nil && res.Err != nil {
 		err = res.Err

@@ -38,6 +38,7 @@ type leader struct {
 	subs     map[string][]*subscription
 	wheel    wheel
 	streams  map[*Stream]struct{}
+	opening  map[handleKey][]*opening
 	// giving is the factor that beats' leases get: at most the one logged.
 	giving uint32
 }
@@ -46,6 +47,7 @@ func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
 	l := &leader{
 		c: c, clock: c.cfg.Clock, term: lease.Term, floor: lease.Floor,
 		locks: make(map[string]*lock), subs: make(map[string][]*subscription), streams: make(map[*Stream]struct{}),
+		opening: make(map[handleKey][]*opening),
 	}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.cache.init(lease.Term)

@@ -45,6 +45,9 @@ type cancelled struct {
 	attempt uint64
 }
 
+// everyAttempt is cancelled by Close.
+const everyAttempt = ^uint64(0)
+
 // maxCancelled bounds how many handles of a session are remembered for their cancelled
 // acquires. The lowest ones, which are the oldest where clients count, are forgotten first.
 const maxCancelled = 256
@@ -115,6 +118,11 @@ func (s *session) cancel(h HandleID, attempt uint64) {
 		t.cancelled = slices.Delete(t.cancelled, 0, 1)
 	}
 }
+
+// closed reports whether a handle has been closed, as far as that is remembered: of the last
+// maxCancelled handles. The leader sees to it that a Close comes after the opens of its handle that it
+// knows of; this is about those that were on their way between nodes.
+func (s *session) closed(h HandleID) bool { return s.cancelledUpTo(h) == everyAttempt }
 
 // cancelledUpTo returns the highest attempt of a handle that has been given up.
 func (s *session) cancelledUpTo(h HandleID) uint64 {
@@ -209,14 +217,14 @@ func (a *change) endSession() bool {
 }
 
 // close gives up what a handle has: its hold, and the ephemeral node it holds open.
-// Acquires of the handle that are still under way come too late.
+// Acquires and opens of the handle that are still under way come too late.
 func (a *change) close() (bool, *Error) {
 	c := a.c
 	s, err := a.asking()
 	if err != nil || s == nil {
 		return false, err
 	}
-	s.cancel(c.Handle, ^uint64(0))
+	s.cancel(c.Handle, everyAttempt)
 	ended := a.release(s, Closed)
 	if n := a.nodes[c.Path]; n != nil && (c.Instance == 0 || c.Instance == n.instance) && n.forgetOpener(s.id, c.Handle) {
 		s.forgetOpen(n, c.Handle)

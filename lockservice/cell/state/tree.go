@@ -75,6 +75,9 @@ func (a *change) open() (*node, bool, *Error) {
 	if err != nil {
 		return nil, false, err
 	}
+	if sess != nil && sess.closed(c.Handle) {
+		return nil, false, refuse(StaleHandle, c.Path, "handle %d was closed: this open of %s comes too late", c.Handle, c.Path)
+	}
 	n, err := a.find(c.Path, c.Instance)
 	created := false
 	switch {
