@@ -220,6 +220,7 @@ func (r *request) open(q *lockpb.OpenRequest) (*lockpb.DoResponse_Open, error) {
 		var o *opening
 		ctx, o = r.l.openingLocked(ctx, handleKey{cmd.Session, cmd.Handle})
 		r.l.mu.Unlock()
+		defer o.give(nil)
 		over = func() {
 			o.overLocked()
 			r.l.arrivedLocked(s)

@@ -25,7 +25,8 @@ type handleKey struct {
 
 var errClosed = errors.New("the handle was closed")
 
-// openingLocked enters an Open; the context is the one to go on with.
+// openingLocked enters an Open; the context is the one to go on with, and give(nil) is due once
+// the call is answered.
 func (l *leader) openingLocked(ctx context.Context, key handleKey) (context.Context, *opening) {
 	o := &opening{l: l, key: key, done: make(chan struct{})}
 	ctx, o.give = context.WithCancelCause(ctx)
@@ -35,7 +36,6 @@ func (l *leader) openingLocked(ctx context.Context, key handleKey) (context.Cont
 
 // overLocked: nothing more comes of it.
 func (o *opening) overLocked() {
-	o.give(nil)
 	rest := slices.DeleteFunc(o.l.opening[o.key], func(p *opening) bool { return p == o })
 	if len(rest) == 0 {
 		delete(o.l.opening, o.key)

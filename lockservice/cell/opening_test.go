@@ -87,6 +87,20 @@ func Test2_3_NoOpenComesAfterItsClose(t *testing.T) {
 			absent(t, w)
 		})
 	})
+	t.Run("answered", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, s, p := begin(t)
+			defer w.close()
+			defer p.stop()
+			acknowledge(p)
+			for range 20 {
+				w.g.hold()
+				s.start("open", &lockpb.OpenRequest{Handle: h(2, e), Ephemeral: true, Create: lockpb.Create_CREATE_IF_ABSENT})
+				w.g.letGo()
+				s.expect("open ok")
+			}
+		})
+	})
 	t.Run("late", func(t *testing.T) { // on its way between nodes
 		synctest.Test(t, func(t *testing.T) {
 			w, s, p := begin(t)
