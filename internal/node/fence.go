@@ -113,7 +113,7 @@ func (f *fences) ask(ctx context.Context, sequencer string) (*lockpb.CheckSequen
 		}
 		fail := resp.GetFailure()
 		switch codes.Code(fail.GetCode()) {
-		case codes.NotFound, codes.InvalidArgument: // no such cell or node: nobody holds its lock
+		case codes.NotFound, codes.InvalidArgument: // no such cell or node, which only leaders say: nobody holds its lock
 			return nil, &sql.StaleFenceError{Sequencer: sequencer, Why: fail.GetMessage()}
 		case codes.Unavailable, codes.FailedPrecondition, codes.ResourceExhausted:
 		default:

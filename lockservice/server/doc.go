@@ -10,15 +10,17 @@
 // # Bounds
 //
 // Who does not read slows and loses nobody but himself: a stream's answers stand in a
-// queue of its own. While a KeepAlive stream has much unread, no more of its beats are
-// taken; a stream whose queue is full is ended. A Do stream has at most maxCalls calls
-// under way; more are refused with OVERLOADED rather than left unread, because what would
+// queue of its own. While a stream has much unread, no more of its beats or calls are
+// taken; a KeepAlive stream whose queue is full all the same is ended, while a Do stream's answers, to
+// what has been carried out, are kept. A Do stream has at most maxCalls calls
+// under way, and maxReads of those whose answers are large; more are refused with OVERLOADED rather than left unread, because what would
 // let the waiting ones go on (a Release, a cancel) comes over the same stream. Forwarded
 // calls end after forwardTimeout at the latest.
 //
 // # Goroutines
 //
-// Per stream: its handler (gRPC's), which sends; one that receives, which ends when the
+// Per stream: its handler (gRPC's), one that sends, for which the handler waits, at a
+// shutdown for partingPatience at most; one that receives, which ends when the
 // handler returns; and for Do one per call under way, some of which stay for the next calls
 // until the stream ends. A handler waits for those of its calls. Shutdown ends all streams
 // and calls that wait.

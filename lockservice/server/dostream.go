@@ -19,8 +19,11 @@ const (
 	// maxIdle bounds the goroutines that wait for a stream's calls. They are kept because
 	// of their stacks: a fresh one grows its own, copying, in every call.
 	maxIdle = 64
-	// maxAnswers bounds the bytes of answers that a stream's reader has not taken.
-	maxAnswers = 16 << 20
+	// maxAnswers are the bytes of answers that a stream's reader has not taken above which no more
+	// calls are. What has been carried out is answered, however much that is.
+	maxAnswers = 8 << 20
+	// maxReads bounds the calls at work on one stream whose answers may be large.
+	maxReads = 64
 )
 
 // doStream is a Do stream at work.
@@ -31,6 +34,7 @@ type doStream struct {
 	out       *outbox[*lockpb.DoResponse]
 	wg        sync.WaitGroup
 	work      chan doCall // to idle goroutines
+	reads     chan struct{}
 
 	mu      sync.Mutex
 	idle    int
@@ -49,8 +53,8 @@ func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResp
 	ctx, done := v.s.until(ss.Context())
 	ctx, stop := context.WithCancel(ctx)
 	d := &doStream{
-		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](maxAnswers),
-		work: make(chan doCall), cancels: map[uint64]context.CancelFunc{},
+		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](unlimited),
+		work: make(chan doCall), reads: make(chan struct{}, maxReads), cancels: map[uint64]context.CancelFunc{},
 	}
 	defer func() {
 		stop() // what is under way
@@ -69,17 +73,19 @@ func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResp
 		received <- err
 		stopSending(err)
 	}()
-	for {
-		list, err := d.out.take(sendCtx)
-		if err != nil {
-			return d.over(ss, err)
-		}
-		for _, resp := range list {
-			if err := ss.Send(resp); err != nil {
-				return err
+	return v.s.bounded(func() error {
+		for {
+			list, err := d.out.take(sendCtx)
+			if err != nil {
+				return d.over(ss, err)
+			}
+			for _, resp := range list {
+				if err := ss.Send(resp); err != nil {
+					return err
+				}
 			}
 		}
-	}
+	})
 }
 
 // over returns what a stream ends with.
@@ -138,6 +144,9 @@ func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.
 			}
 			continue
 		}
+		if err := d.out.room(d.ctx, maxAnswers); err != nil {
+			return err
+		}
 		if f := d.start(req); f != nil {
 			d.answer(failed(req, f))
 		}
@@ -153,6 +162,12 @@ func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
 		return failure(codes.InvalidArgument, reasonBadRequest, "a call with id %d is under way on this stream", req.GetId())
 	case len(d.cancels) >= maxCalls:
 		return failure(codes.ResourceExhausted, reasonOverloaded, "%d calls are under way on this stream", maxCalls)
+	case d.ended && d.s.quit.Err() != nil:
+		name, f := cellOf(req)
+		if f != nil {
+			return f
+		}
+		return d.s.notLeading(name)
 	case d.ended:
 		return ended(d.ctx)
 	}
@@ -196,6 +211,13 @@ func (d *doStream) run(c doCall) {
 
 func (d *doStream) call(c doCall) {
 	id := c.req.GetId()
+	if large(c.req) {
+		select {
+		case d.reads <- struct{}{}:
+			defer func() { <-d.reads }()
+		case <-c.ctx.Done(): // and so it ends
+		}
+	}
 	resp := d.s.answer(c.ctx, d.principal, c.req, 0, func(ticket int64) {
 		d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Waiting{Waiting: ticket}})
 	})
@@ -205,6 +227,15 @@ func (d *doStream) call(c doCall) {
 	d.mu.Unlock()
 	c.cancel()
 	d.answer(resp)
+}
+
+// large reports that a call's answer may be large.
+func large(req *lockpb.DoRequest) bool {
+	switch req.GetCall().(type) {
+	case *lockpb.DoRequest_GetContentsAndStat, *lockpb.DoRequest_ReadDir, *lockpb.DoRequest_ListSessions, *lockpb.DoRequest_ListLocks, *lockpb.DoRequest_LockHistory:
+		return true
+	}
+	return false
 }
 
 func (d *doStream) answer(resp *lockpb.DoResponse) { d.out.put(resp, proto.Size(resp)) }

@@ -28,6 +28,10 @@ const (
 func (v *service) KeepAlive(ss grpc.BidiStreamingServer[lockpb.KeepAliveRequest, lockpb.KeepAliveResponse]) error {
 	ctx, done := v.s.until(ss.Context())
 	defer done()
+	return v.s.bounded(func() error { return v.keepAlive(ctx, ss) })
+}
+
+func (v *service) keepAlive(ctx context.Context, ss grpc.BidiStreamingServer[lockpb.KeepAliveRequest, lockpb.KeepAliveResponse]) error {
 	first, err := ss.Recv()
 	if err != nil {
 		return err
@@ -41,7 +45,7 @@ func (v *service) KeepAlive(ss grpc.BidiStreamingServer[lockpb.KeepAliveRequest,
 	}
 	c := v.s.cfg.Cells(name)
 	if c == nil {
-		return statusOf(failure(codes.NotFound, reasonNoSuchCell, "there is no cell %.100q", name))
+		return statusOf(v.s.absent(name))
 	}
 	out := newOutbox[*lockpb.Lease](maxLeases)
 	stream, err := c.OpenStream(func(l *lockpb.Lease) { out.put(l, proto.Size(l)) })
@@ -89,7 +93,7 @@ func receiveBeats(ctx context.Context, ss grpc.BidiStreamingServer[lockpb.KeepAl
 		for _, b := range in.GetBeats() {
 			stream.Beat(b)
 		}
-		if err := out.room(ctx, beatsAt); err != nil {
+		if err := out.room(ctx, maxLeases/beatsAt); err != nil {
 			return err
 		}
 		var err error

@@ -2,13 +2,14 @@ package server
 
 import (
 	"context"
+	"math"
 	"sync"
 
 	"google.golang.org/grpc/codes"
 )
 
 // outbox is what a stream has to send and its reader has not taken yet. put never
-// blocks: what does not fit any more ends the stream.
+// blocks: what does not fit any more, if there is a limit, ends the stream.
 type outbox[T any] struct {
 	limit int // bytes
 
@@ -27,7 +28,7 @@ func newOutbox[T any](limit int) *outbox[T] {
 
 func (o *outbox[T]) put(x T, size int) {
 	o.mu.Lock()
-	if o.over || o.bytes > 0 && o.bytes+size > o.limit {
+	if o.over || o.bytes > 0 && size > o.limit-o.bytes {
 		o.over = true
 	} else {
 		o.list = append(o.list, x)
@@ -59,11 +60,14 @@ func (o *outbox[T]) take(ctx context.Context) ([]T, error) {
 	}
 }
 
-// room waits until no more than part of what fits stands unread.
-func (o *outbox[T]) room(ctx context.Context, part int) error {
+// unlimited outboxes keep everything: those who put must wait for room.
+const unlimited = math.MaxInt
+
+// room waits until no more than most bytes stand unread.
+func (o *outbox[T]) room(ctx context.Context, most int) error {
 	for {
 		o.mu.Lock()
-		full := o.bytes > o.limit/part
+		full := o.bytes > most
 		o.mu.Unlock()
 		if !full {
 			return nil

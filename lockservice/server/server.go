@@ -119,6 +119,29 @@ func (s *Server) until(ctx context.Context) (_ context.Context, done func()) {
 	}
 }
 
+// bounded runs what a stream's handler does, which may stand in sending to a peer that does not read, or
+// in receiving from one that does not send: when the server shuts down, it is not waited for for longer
+// than partingPatience. gRPC ends both when the handler returns.
+func (s *Server) bounded(serve func() error) error {
+	end := make(chan error, 1)
+	go func() { end <- serve() }()
+	select {
+	case err := <-end:
+		return err
+	case <-s.quit.Done():
+	}
+	enough := time.NewTimer(partingPatience)
+	defer enough.Stop()
+	select {
+	case err := <-end:
+		return err
+	case <-enough.C:
+		return statusOf(failure(codes.Unavailable, reasonAmbiguous, "%v: what calls that were not answered came to is not known", errShutdown))
+	}
+}
+
+const partingPatience = time.Second
+
 // settleLocked notes that nothing is under way any more.
 func (s *Server) settleLocked() {
 	if s.calls > 0 || s.quit.Err() == nil {
@@ -164,13 +187,12 @@ func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest
 		return failed(req, starting())
 	}
 	c := s.cfg.Cells(name)
-	if c == nil { // the first cell's leader knows for certain
-		if hops > 0 {
-			if to := s.cfg.Leader(First); to != 0 && to != s.cfg.Node {
-				return s.forward(ctx, to, principal, req, hops)
-			}
+	if c == nil {
+		f := s.absent(name)
+		if to := s.cfg.Leader(First); f.Info.Reason == reasonNotLeader && hops > 0 && to != 0 && to != s.cfg.Node {
+			return s.forward(ctx, to, principal, req, hops)
 		}
-		return failed(req, failure(codes.NotFound, reasonNoSuchCell, "there is no cell %.100q", name))
+		return failed(req, f)
 	}
 	resp := s.here(ctx, principal, c, name, req, waiting)
 	if !leaves(resp) {
@@ -184,6 +206,20 @@ func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest
 		resp = s.forward(ctx, to, principal, req, hops)
 	}
 	return resp
+}
+
+// absent is the failure of a call for a cell of which this node has no replica. That there is no such
+// cell only the first one's leader can know: elsewhere its making may not have been heard of.
+func (s *Server) absent(name string) *lockpb.Failure {
+	first := s.cfg.Cells(First)
+	there := s.find(first, name) != nil
+	switch {
+	case first.Leading() != nil: // looked at last: what was read is the latest
+		return s.notLeading(First)
+	case there: // it is being opened, or is not on this node
+		return s.notLeading(name)
+	}
+	return failure(codes.NotFound, reasonNoSuchCell, "there is no cell %.100q", name)
 }
 
 // here carries out a call at this node's replica.

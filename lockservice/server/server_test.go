@@ -350,8 +350,8 @@ func TestKeepAliveEndsWithLeadership(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = beats.Recv()
-	if _, i := info(t, err); i.Reason != reasonNoSuchCell {
-		t.Errorf("of a cell that is not there: %v", err)
+	if _, i := info(t, err); i.Reason != reasonNotLeader {
+		t.Errorf("of a cell that is not there, where that is not known: %v", err)
 	}
 }
 
