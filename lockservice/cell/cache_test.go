@@ -220,7 +220,7 @@ func TestL1_WhoIsOverdueGetsNoAnswer(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			p.beat(nil) // renewed
 		}
-		time.Sleep(start.Add(10*time.Second + 4*epsilon).Sub(time.Now()))
+		time.Sleep(time.Until(start.Add(10*time.Second + 4*epsilon)))
 		answers := p.answers()
 		p.beat(nil) // overdue; the beat before is held
 		s.expect()

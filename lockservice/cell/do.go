@@ -119,8 +119,11 @@ func (r *request) carry(cmd *state.Command, h *lockpb.Handle, paths []string) (*
 	if err != nil {
 		return nil, err
 	}
-	defer r.l.lift(p)
-	res, err := r.l.change(r.ctx, cmd, paths, p)
+	res, err := r.l.refusal(r.ctx, cmd, p.until())
+	if res == nil && err == nil {
+		res, err = r.l.change(r.ctx, cmd, paths, p)
+	}
+	r.l.lift(p, err)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +145,8 @@ func (r *request) fence(cmd *state.Command, h *lockpb.Handle) (*promise, error) 
 	}
 	ahead := selfFence
 	if cmd.Kind == state.Delete && q.Path == cmd.Path {
-		ahead = 0 // it would wait for its own promise; the state refuses to delete what another holds
+		ahead = 0 // it would wait for its own promise
+		cmd.Hold = q.Hold
 	}
 	f, err := r.l.checkSequencer(r.ctx, q, ahead)
 	if err != nil {
@@ -298,8 +302,8 @@ func (r *request) delete(q *lockpb.DeleteRequest) (*lockpb.DoResponse_Delete, er
 	if err != nil {
 		return nil, err
 	}
-	defer r.l.lift(p)
-	res, err := r.l.endHolds(r.ctx, &ending{maxTS: p.until()}, cmd)
+	res, err := r.l.deleteNode(r.ctx, cmd, p.until())
+	r.l.lift(p, err)
 	if err == nil && res.Err != nil {
 		err = res.Err
 	}

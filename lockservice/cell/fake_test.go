@@ -187,6 +187,16 @@ func (g *fakeGroup) hold() {
 	g.mu.Unlock()
 }
 
+// letOne applies the first command that is held.
+func (g *fakeGroup) letOne() {
+	g.mu.Lock()
+	e := g.queue[0]
+	g.queue = g.queue[1:]
+	lead, term := g.lead, g.term
+	g.mu.Unlock()
+	g.apply(e, lead, term, false)
+}
+
 func (g *fakeGroup) letGo() {
 	g.mu.Lock()
 	g.held = false

@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -281,6 +282,11 @@ func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command
 	ch := l.changeLocked(l.removes(cmd), &out)
 	out.sendLocked(l)
 	l.mu.Unlock()
+	return l.endChanging(ctx, e, cmd, ch)
+}
+
+// endChanging is endAnnounced once caches have been told.
+func (l *leader) endChanging(ctx context.Context, e *ending, cmd *state.Command, ch *change) (*state.Result, error) {
 	err := l.awaitPromises(ctx, e)
 	if err == nil {
 		err = l.awaitChange(ctx, ch)
@@ -311,6 +317,65 @@ func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command
 			l.settledLocked(ch)
 		})
 	})
+}
+
+// refusal answers a command that the state refuses as it is now, or has answered before: it is logged
+// as a probe, so that the answer is the state's and is remembered, but nobody's cache is dropped
+// for it, and no fence waits. nil: it is to be carried out.
+func (l *leader) refusal(ctx context.Context, cmd *state.Command, maxTS truetime.Timestamp) (*state.Result, error) {
+	l.c.mu.RLock()
+	futile := l.c.st.Futile(cmd)
+	l.c.mu.RUnlock()
+	if !futile {
+		return nil, nil
+	}
+	probe := *cmd
+	probe.Probe = true
+	res, err := l.carry(ctx, &probe, maxTS, nil)
+	if err == nil && res.Spared {
+		return nil, nil // another command came between
+	}
+	return res, err
+}
+
+// deleteNode carries out a Delete. Caches are waited for before the end of the holds of the
+// node's lock is announced: they may take as long as a lease, and checks wait from then on.
+func (l *leader) deleteNode(ctx context.Context, cmd *state.Command, maxTS truetime.Timestamp) (*state.Result, error) {
+	for {
+		if res, err := l.refusal(ctx, cmd, maxTS); res != nil || err != nil {
+			return res, err
+		}
+		var out outgoing
+		l.mu.Lock()
+		ch := l.changeLocked(l.removes(cmd), &out)
+		out.sendLocked(l)
+		l.mu.Unlock()
+		err := l.awaitChange(ctx, ch)
+		l.mu.Lock()
+		if err == nil && l.stillDeletesLocked(cmd, ch) {
+			e := &ending{maxTS: maxTS}
+			l.announceLocked(e, []string{cmd.Path})
+			l.mu.Unlock()
+			return l.endChanging(ctx, e, cmd, ch)
+		}
+		l.settledLocked(ch)
+		l.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// stillDeletesLocked reports whether a Delete would, and would change nothing but what ch is about.
+func (l *leader) stillDeletesLocked(cmd *state.Command, ch *change) bool {
+	for _, p := range l.removes(cmd) {
+		if !slices.Contains(ch.paths, p) {
+			return false
+		}
+	}
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	return !l.c.st.Futile(cmd)
 }
 
 // endsAt lists the locks of which cmd may end a hold.
@@ -357,6 +422,9 @@ func (l *leader) removes(cmd *state.Command) []string {
 		for _, p := range st.EphemeralsOf(cmd.Session) {
 			add(p)
 		}
+	case state.Delete:
+		changed = changedBy(cmd.Path) // though it be made only now
+		add(cmd.Path)
 	default:
 		add(cmd.Path)
 	}
@@ -379,9 +447,10 @@ func (p *promise) until() truetime.Timestamp {
 	return p.e
 }
 
-// lift gives the promise up, its command's outcome being known or never to be.
-func (l *leader) lift(p *promise) {
-	if p != nil {
+// lift gives the promise up, err being what became of its command. One that is still in flight rests
+// on it: the promise then ends by itself.
+func (l *leader) lift(p *promise, err error) {
+	if p != nil && !errors.Is(err, errInFlight) {
 		l.endCheck(p.path, p.check)
 	}
 }

@@ -55,11 +55,11 @@ func (l *leader) watchLoad() {
 				l.give(logged * 2)
 			}
 		case giving < logged:
-			if now := l.clock.Now(); now.Latest == truetime.Max {
-				break // a clock that does not vouch for a moment says nothing
-			} else if lower == 0 {
+			switch now := l.clock.Now(); {
+			case now.Latest == truetime.Max: // T1
+			case lower == 0:
 				lower = now.Latest.Add(maxLease)
-			} else if now.Earliest > lower {
+			case now.Earliest > lower:
 				l.logFactor(giving)
 			}
 		case calm >= calmFor && giving > 1:

@@ -66,7 +66,8 @@ func (s *State) checkACL(path string, acl *ACL) *Error {
 	return nil
 }
 
-func (a *change) setACL() (*node, *Error) {
+// maySetACL returns the node whose ACL the command changes.
+func (a *change) maySetACL() (*node, *Error) {
 	c := a.c
 	if _, err := a.asking(); err != nil {
 		return nil, err
@@ -81,10 +82,15 @@ func (a *change) setACL() (*node, *Error) {
 	if c.ACL == nil {
 		return nil, refuse(BadRequest, c.Path, "no ACL was given for %s", c.Path)
 	}
-	if err := a.checkACL(c.Path, c.ACL); err != nil {
+	return n, a.checkACL(c.Path, c.ACL)
+}
+
+func (a *change) setACL() (*node, *Error) {
+	n, err := a.maySetACL()
+	if err != nil {
 		return nil, err
 	}
-	acl := *c.ACL
+	acl := *a.c.ACL
 	n.acl = &acl
 	n.aclGen++
 	a.touch(n)

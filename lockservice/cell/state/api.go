@@ -62,8 +62,11 @@ type Command struct {
 	Quota        Quota      // SetQuota
 	Attempt      uint64     // Release: acquires of the handle up to this one are cancelled
 	// Hold, if not 0, has Release end this hold only, and only if no later acquire than Attempt was
-	// answered with it; no acquire is cancelled.
-	Hold        uint64
+	// answered with it; no acquire is cancelled. A Delete is refused unless the node's lock has it.
+	Hold uint64
+	// Probe has a SetContents, Delete or SetACL do nothing but be refused: what would be carried
+	// out is left alone, and Result.Spared set.
+	Probe       bool
 	Cell        Cell   // SetCell
 	LeaseFactor uint32 // SetLeaseFactor, 1 to MaxLeaseFactor
 
@@ -139,6 +142,7 @@ type Result struct {
 	Created bool      // Open
 	Session *Session  // CreateSession: as it is now
 	Ended   bool      // Release, EndSession: there was one
+	Spared  bool      // of a Probe: it would have been carried out
 	Grants  []Granted // one for each of Command.Grants
 }
 

@@ -30,6 +30,7 @@ const (
 	fGrants
 	fLeaseFactor
 	fHold
+	fProbe
 )
 
 const (
@@ -43,9 +44,9 @@ var fieldsOf = [...]fields{
 	EndSession:     fSession | fPrincipal | fCause,
 	Open:           fNumbered | fCreate | fDir | fEphemeral | fContents | fACL,
 	Close:          fNode,
-	SetContents:    fNumbered | fContents | fIfGeneration | fCreate | fACL,
-	Delete:         fNumbered | fIfGeneration,
-	SetACL:         fNumbered | fACL,
+	SetContents:    fNumbered | fContents | fIfGeneration | fCreate | fACL | fProbe,
+	Delete:         fNumbered | fIfGeneration | fHold | fProbe,
+	SetACL:         fNumbered | fACL | fProbe,
 	SetQuota:       fNode | fQuota,
 	Release:        fNode | fCause | fAttempt | fHold,
 	Grant:          0,
@@ -83,6 +84,7 @@ func (c *Command) has() (f fields) {
 	set(fGrants, len(c.Grants) > 0)
 	set(fLeaseFactor, c.LeaseFactor != 0)
 	set(fHold, c.Hold != 0)
+	set(fProbe, c.Probe)
 	return f
 }
 
@@ -270,7 +272,7 @@ func DecodeCommand(b []byte) (*Command, error) {
 		c.TTL = d.int()
 		d.require(c.TTL != 0)
 	}
-	c.Caches, c.Dir, c.Ephemeral = f&fCaches != 0, f&fDir != 0, f&fEphemeral != 0
+	c.Caches, c.Dir, c.Ephemeral, c.Probe = f&fCaches != 0, f&fDir != 0, f&fEphemeral != 0, f&fProbe != 0
 	c.Cause = Cause(small(fCause))
 	c.Create = CreateMode(small(fCreate))
 	if f&fContents != 0 {

@@ -228,6 +228,12 @@ func (a *change) heldByOthers(n *node) *Error {
 	return nil
 }
 
+// holds reports whether a lock has a hold of this number.
+func (s *State) holds(path string, number uint64) bool {
+	l, ok := s.locks.Get(path)
+	return ok && slices.ContainsFunc(l.holds, func(h *Hold) bool { return h.Number == number })
+}
+
 // endHoldsOf ends the holds of a node that is being deleted.
 func (a *change) endHoldsOf(path string) {
 	l, ok := a.locks.Get(path)

@@ -35,6 +35,9 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 		return
 	}
 	if sess == nil || c.Request == 0 {
+		if a.spares() {
+			return
+		}
 		a.answer(do())
 		return
 	}
@@ -46,6 +49,9 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 		return
 	case c.Request < sess.answered:
 		a.res.Err = refuse(BadRequest, c.Path, "request %d of session %d was answered and is forgotten", c.Request, sess.id)
+		return
+	}
+	if a.spares() {
 		return
 	}
 	n, created, err := do()
@@ -61,6 +67,12 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 	if len(sess.answers) > maxAnswers {
 		sess.received(sess.answers[0].number + 1)
 	}
+}
+
+// spares reports whether the command is a probe that nothing refuses: it leaves all as it is.
+func (a *change) spares() bool {
+	a.res.Spared = a.c.Probe && a.refusal() == nil
+	return a.res.Spared
 }
 
 // received forgets the answers to requests below number.

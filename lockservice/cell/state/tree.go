@@ -114,8 +114,8 @@ func (a *change) openThere(n *node) *Error {
 	return a.permit(c.Principal, n, Read)
 }
 
-// create makes the node that the command names.
-func (a *change) create(dir, eph bool) (*node, *Error) {
+// mayCreate returns the directory in which the command makes its node.
+func (a *change) mayCreate(dir, eph bool) (*node, *Error) {
 	c := a.c
 	above, _ := split(c.Path) // not the root: that is always there
 	parent := a.nodes[above]
@@ -137,16 +137,25 @@ func (a *change) create(dir, eph bool) (*node, *Error) {
 	if err := checkLength(c.Path, c.Contents); err != nil {
 		return nil, err
 	}
-	n := &node{acl: parent.acl, modified: a.ts}
 	if c.ACL != nil {
 		if err := a.checkACL(c.Path, c.ACL); err != nil {
 			return nil, err
 		}
+	}
+	return parent, a.afford(parent, uint64(len(c.Contents)), 1)
+}
+
+// create makes the node that the command names.
+func (a *change) create(dir, eph bool) (*node, *Error) {
+	c := a.c
+	parent, err := a.mayCreate(dir, eph)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{acl: parent.acl, modified: a.ts}
+	if c.ACL != nil {
 		acl := *c.ACL
 		n.acl = &acl
-	}
-	if err := a.afford(parent, uint64(len(c.Contents)), 1); err != nil {
-		return nil, err
 	}
 	if dir {
 		n.dir = &directory{}
@@ -198,38 +207,50 @@ func (a *change) write(n *node, contents []byte) {
 	}
 }
 
-func (a *change) setContents() (*node, bool, *Error) {
+// maySetContents returns the file that the command writes, nil: it makes one.
+func (a *change) maySetContents() (*node, *Error) {
 	c := a.c
 	if _, err := a.asking(); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	n, err := a.find(c.Path, c.Instance)
 	if err != nil {
 		if err.Reason != NodeNotFound || c.Create == CreateNone {
-			return nil, false, err
+			return nil, err
 		}
 		if c.IfGeneration != nil && *c.IfGeneration != 0 {
-			return nil, false, refuse(GenerationMismatch, c.Path, "%s does not exist, so its contents are not of generation %d", c.Path, *c.IfGeneration)
+			return nil, refuse(GenerationMismatch, c.Path, "%s does not exist, so its contents are not of generation %d", c.Path, *c.IfGeneration)
 		}
-		n, err = a.create(false, false)
-		return n, true, err
+		_, err = a.mayCreate(false, false)
+		return nil, err
 	}
 	if n.dir != nil {
-		return nil, false, refuse(IsDirectory, c.Path, "%s is a directory", c.Path)
+		return nil, refuse(IsDirectory, c.Path, "%s is a directory", c.Path)
 	}
 	if err := a.permit(c.Principal, n, Write); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if err := a.expect(n); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if err := checkLength(c.Path, c.Contents); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if more := uint64(len(c.Contents)); more > n.length {
-		if err := a.afford(n.parent, more-n.length, 0); err != nil {
-			return nil, false, err
-		}
+		return n, a.afford(n.parent, more-n.length, 0)
+	}
+	return n, nil
+}
+
+func (a *change) setContents() (*node, bool, *Error) {
+	c := a.c
+	n, err := a.maySetContents()
+	if err != nil {
+		return nil, false, err
+	}
+	if n == nil {
+		n, err = a.create(false, false)
+		return n, true, err
 	}
 	a.write(n, c.Contents)
 	n.revision = a.emit(ContentsChanged, n, nil, n.contentGen)
@@ -245,28 +266,40 @@ func (a *change) expect(n *node) *Error {
 	return nil
 }
 
-func (a *change) delete() *Error {
+// mayDelete returns the node that the command deletes.
+func (a *change) mayDelete() (*node, *Error) {
 	c := a.c
 	if _, err := a.asking(); err != nil {
-		return err
+		return nil, err
 	}
 	n, err := a.find(c.Path, c.Instance)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if n == a.rootNode || n == a.aclNode {
-		return refuse(BadRequest, n.path, "%s cannot be deleted", n.path)
+		return nil, refuse(BadRequest, n.path, "%s cannot be deleted", n.path)
 	}
 	if err := a.permit(c.Principal, n, Write); err != nil {
-		return err
+		return nil, err
 	}
 	if err := a.expect(n); err != nil {
-		return err
+		return nil, err
 	}
 	if n.dir != nil && n.dir.children.Len() > 0 {
-		return refuse(NotEmpty, n.path, "%s is not empty", n.path)
+		return nil, refuse(NotEmpty, n.path, "%s is not empty", n.path)
 	}
 	if err := a.heldByOthers(n); err != nil {
+		return nil, err
+	}
+	if c.Hold != 0 && !a.holds(n.path, c.Hold) {
+		return nil, refuse(StaleSequencer, n.path, "the lock of %s is not held any more as the sequencer says", n.path)
+	}
+	return n, nil
+}
+
+func (a *change) delete() *Error {
+	n, err := a.mayDelete()
+	if err != nil {
 		return err
 	}
 	a.endHoldsOf(n.path)
