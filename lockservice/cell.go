@@ -54,7 +54,10 @@ func (l *cell) target(ctx context.Context) (*peer, error) {
 		return n, nil
 	}
 	l.leads(at)
-	return l.c.peer(at), nil
+	if n = l.c.peer(at); n == nil {
+		return nil, ErrClosed
+	}
+	return n, nil
 }
 
 // ask asks a node who leads; "" if it does not know. A node that is silent is not waited for.
@@ -149,7 +152,7 @@ const (
 // the request of an attempt; what it refers to is not changed afterwards.
 func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *lockpb.DoRequest, waiting func(int64)) (*lockpb.DoResponse, error) {
 	b := newBackoff()
-	redirected := false
+	redirected, unsure := false, false
 	var last error
 	for {
 		if err := s.awaitSafe(ctx); err != nil {
@@ -175,12 +178,21 @@ func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *
 		}
 		refused, f := judge(err)
 		last = refused
+		var cut *broken
+		if f == uncertain || errors.As(err, &cut) {
+			if rep == once {
+				return nil, &Error{Code: codes.Unknown, Reason: "AMBIGUOUS", Message: "whether the change took effect is not known: " + refused.Message}
+			}
+			unsure = true
+		}
 		switch f {
 		case final:
 			if refused.Reason == "SESSION_EXPIRED" && s != nil {
 				s.end(refused)
 			}
-			return nil, refused
+			told := *refused
+			told.unsure = unsure
+			return nil, &told
 		case redirect:
 			l.leads(refused.leader.Addr)
 			if !redirected { // at once; if that one knows better again, after a moment
@@ -188,9 +200,6 @@ func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *
 				continue
 			}
 		case uncertain:
-			if rep == once {
-				return nil, &Error{Code: codes.Unknown, Reason: "AMBIGUOUS", Message: "whether the change took effect is not known: " + refused.Message}
-			}
 			l.lost(n)
 		case again:
 			if refused.Reason != "OVERLOADED" {
@@ -204,20 +213,21 @@ func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *
 	}
 }
 
-// judge says what a failed attempt was and means.
+// judge says what a failed attempt was and means. The status that a stream ended with is about the
+// stream, not about the calls that were under way on it, unless it says where to go.
 func judge(err error) (*Error, fate) {
 	var refused *Error
 	var cut *broken
 	var not *unsent
 	switch {
 	case errors.As(err, &cut):
-		refused = errorOf(cut.cause)
-	case errors.As(err, &not):
-		refused = errorOf(not.cause)
-		if f := refused.fate(); f != uncertain {
-			return refused, f
+		if refused = errorOf(cut.cause); refused.fate() != redirect {
+			return refused, uncertain
 		}
-		return refused, again
+	case errors.As(err, &not):
+		if refused = errorOf(not.cause); refused.fate() != redirect {
+			return refused, again
+		}
 	case errors.As(err, &refused):
 	default:
 		refused = errorOf(err)

@@ -79,6 +79,7 @@ type Error struct {
 
 	leader    *lockpb.NotLeader
 	cacheable bool // that there is no such node
+	unsure    bool // an attempt before the one that was refused may have been carried out
 }
 
 func (e *Error) Error() string { return "lockservice: " + e.Message }

@@ -39,10 +39,12 @@ type fakeCluster struct {
 	beats    []*lockpb.Beat
 	calls    []*lockpb.DoRequest
 	// answer answers a call; nil: not at all.
-	answer func(*lockpb.DoRequest) *lockpb.DoResponse
-	push   map[uint64]*lockpb.Lease // what the next answer to a session's beat carries
-	latest map[uint64]uint64        // beat of a session: an earlier one is not answered any more
-	poked  chan struct{}
+	answer  func(*lockpb.DoRequest) *lockpb.DoResponse
+	breaks  func(*lockpb.DoRequest) error // what a call breaks its stream with; nil: nothing
+	located func()                        // is called when a node says who leads
+	push    map[uint64]*lockpb.Lease      // what the next answer to a session's beat carries
+	latest  map[uint64]uint64             // beat of a session: an earlier one is not answered any more
+	poked   chan struct{}
 }
 
 type fakeNode struct {
@@ -256,6 +258,14 @@ func (n *fakeNode) Do(stream lockpb.LockService_DoServer) error {
 		if err != nil {
 			return err
 		}
+		n.c.mu.Lock()
+		breaks := n.c.breaks
+		n.c.mu.Unlock()
+		if breaks != nil {
+			if err := breaks(req); err != nil {
+				return err
+			}
+		}
 		go func() {
 			resp := n.answer(req)
 			if resp == nil {
@@ -273,7 +283,7 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 	c := n.c
 	c.mu.Lock()
 	leads, mute, epoch, leader, answer := c.leader == n.index, c.mute, c.epoch, c.nodes[c.leader].addr(), c.answer
-	orphaned := c.orphaned
+	orphaned, located := c.orphaned, c.located
 	if req.GetGetCell() == nil {
 		c.calls = append(c.calls, req)
 	}
@@ -282,6 +292,9 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 	case *lockpb.DoRequest_GetCell:
 		if mute && leads {
 			return nil
+		}
+		if located != nil {
+			located()
 		}
 		info := &lockpb.Cell{Name: r.GetCell.Cell, Leader: &lockpb.NotLeader{Addr: leader}, Revision: 100}
 		if leads {

@@ -67,8 +67,9 @@ func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle
 			Directory: o.Directory, Ephemeral: o.Ephemeral, Contents: contents, Acl: o.ACL.wire()}}}
 	})
 	if err != nil {
-		if o.Ephemeral && ctx.Err() != nil {
-			// It may be open there all the same, and would keep the node alive.
+		var refused *Error
+		if ctx.Err() != nil || errors.As(err, &refused) && refused.unsure {
+			// It may be open there all the same, and would keep an ephemeral node alive.
 			h.undo(func() *lockpb.DoRequest { return h.closing() }, nil)
 		}
 		return nil, err

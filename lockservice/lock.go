@@ -95,7 +95,7 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 	}, waiting)
 	var refused *Error
 	switch {
-	case ctx.Err() == nil && errors.As(err, &refused):
+	case ctx.Err() == nil && errors.As(err, &refused) && !refused.unsure:
 		<-h.turn
 		return nil, err
 	case err != nil: // it may be granted all the same
