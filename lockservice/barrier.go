@@ -61,26 +61,29 @@ type DoubleBarrier struct {
 	s     *Session
 	path  string
 	count int
+	name  string // of the participant's file
 	mine  *Handle
 }
 
 // NewDoubleBarrier names a barrier by its directory, which the first to enter makes. It is one
 // participant: Enter and Leave are not called concurrently.
 func NewDoubleBarrier(s *Session, path string, count int) *DoubleBarrier {
-	return &DoubleBarrier{s: s, path: path, count: count}
+	return &DoubleBarrier{s: s, path: path, count: count, name: fmt.Sprintf("%s/p-%016x-%08x", path, s.id, rand.Uint32())}
 }
 
-// Enter waits until count participants have entered.
+// Enter waits until count participants have entered. When it fails this one stays entered, until Leave
+// or the next Enter.
 func (b *DoubleBarrier) Enter(ctx context.Context) error {
 	if err := b.s.MkdirAll(ctx, b.path); err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s/p-%016x-%08x", b.path, b.s.id, rand.Uint32())
-	h, err := b.s.Open(ctx, name, OpenOptions{Create: CreateExclusive, Ephemeral: true})
-	if err != nil {
-		return err
+	if b.mine == nil { // else an earlier Enter was given up
+		h, err := b.s.Open(ctx, b.name, OpenOptions{Create: CreateIfAbsent, Ephemeral: true})
+		if err != nil {
+			return err
+		}
+		b.mine = h
 	}
-	b.mine = h
 	return await(ctx, b.s.Node(b.path), []EventKind{ChildAdded}, func() (bool, error) {
 		inside, ready, err := b.look(ctx)
 		if ready || err != nil || inside < b.count {

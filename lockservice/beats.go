@@ -22,6 +22,7 @@ type beats struct {
 	epoch       uint64
 	lastSeen    uint64 // events up to this revision, of every subscription
 	listed      uint64 // beat that last listed the subscriptions
+	answered    uint64 // highest number of a beat that was answered
 	invalidated uint64
 	subscribe   bool // the next beat lists the subscriptions
 	granted     time.Duration
@@ -40,6 +41,7 @@ func (s *Session) restart() {
 	defer s.mu.Unlock()
 	s.beats.sent, s.beats.subscribe, s.beats.queued = nil, true, true
 	s.beats.urgent = s.remaining() < s.beats.granted*3/4
+	s.events.restartLocked(s.beats.answered)
 }
 
 // early is the part of a lease that is left when the client asks for it to be renewed at once. A
@@ -62,9 +64,10 @@ func (s *Session) beat() *lockpb.Beat {
 	beat := &lockpb.Beat{Session: s.id, Number: b.number, Epoch: b.epoch, Invalidated: b.invalidated}
 	if b.urgent {
 		b.urgent, beat.Epoch = false, 0
+		s.cell.keeper.hurriesLocked()
 	}
 	if b.subscribe {
-		beat.Subscriptions, b.subscribe = s.events.wireLocked()
+		beat.Subscriptions, b.subscribe = s.events.wireLocked(b.number)
 		if b.subscribe {
 			s.cell.keeper.requestLocked(s)
 		}
@@ -98,16 +101,20 @@ func (s *Session) leased(l *lockpb.Lease) (next bool) {
 			s.cache.drop()
 		}
 	}
-	// Before the lease: what is invalid must be forgotten while it does not matter yet.
+	// Before the lease: what is invalid must be forgotten while it does not matter yet. Also when a
+	// later number was seen: to forget once more costs a read.
+	if s.cache != nil {
+		s.cache.invalidate(l.Invalidate)
+	}
 	if l.Invalidation > b.invalidated {
 		b.invalidated, next = l.Invalidation, true
-		if s.cache != nil {
-			s.cache.invalidate(l.Invalidate)
-		}
 	}
+	b.answered = max(b.answered, l.Number)
 	for i, sent := range b.sent {
 		if sent.number == l.Number {
-			b.granted = time.Duration(l.TtlNs)
+			if granted := time.Duration(l.TtlNs); granted != b.granted {
+				s.cell.keeper.regrantLocked(s, granted)
+			}
 			s.renewLocked(sent.at + conservative(b.granted))
 			b.sent = b.sent[i+1:]
 			break

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
@@ -125,16 +125,22 @@ func (c *Client) doubt(n *peer) {
 		}
 	}
 	c.mu.Unlock()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, l := range cells {
 		for _, o := range others {
 			if o == nil {
 				continue
 			}
-			if at, err := l.ask(ctx, o); err == nil && at != "" && at != n.addr {
-				l.leads(at)
-				n.forsake(errSilent)
-				break
-			}
+			wg.Go(func() { // one that is silent, too, holds up nobody
+				at, err := l.ask(ctx, o)
+				if err != nil || at == "" || at == n.addr {
+					return
+				}
+				if p := c.peer(at); p != nil && l.leader.CompareAndSwap(n, p) {
+					n.forsake(errSilent)
+				}
+			})
 		}
 	}
 }

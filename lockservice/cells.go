@@ -72,6 +72,9 @@ func (c *Client) Cells(ctx context.Context) ([]CellInfo, error) {
 // Making one that is there is not an error. ErrBadRequest.
 func (c *Client) CreateCell(ctx context.Context, name string) error {
 	l, err := c.cell("local")
+	if err == nil {
+		err = checkText("cell", name)
+	}
 	if err != nil {
 		return err
 	}

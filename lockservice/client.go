@@ -189,6 +189,9 @@ func (c *Client) nextPeer() *peer {
 }
 
 func (c *Client) cell(name string) (*cell, error) {
+	if err := checkText("cell", name); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cells == nil {

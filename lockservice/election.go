@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -67,7 +68,7 @@ func (e *Election) Campaign(ctx context.Context, value []byte) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.enthrone(ctx, value)
+	f, err := e.enthrone(ctx, l, value)
 	if err != nil {
 		unlock(l)
 		return nil, err
@@ -109,14 +110,24 @@ func (e *Election) sit(ctx context.Context) (*Handle, error) {
 }
 
 // enthrone makes the file with the value. This session holds the lock: a file that is there
-// is kept alive by somebody who should not have opened it.
-func (e *Election) enthrone(ctx context.Context, value []byte) (*Handle, error) {
+// is kept alive by somebody who should not have opened it. It is deleted as what it was under this
+// lock: if that is lost meanwhile, the file may be the next leader's.
+func (e *Election) enthrone(ctx context.Context, l *Lock, value []byte) (*Handle, error) {
+	left := e.s.Node(e.leaderPath())
+	left.fence = new(atomic.Pointer[string])
+	left.fence.Store(&l.sequencer)
 	for {
 		f, err := e.s.Open(ctx, e.leaderPath(), OpenOptions{Create: CreateExclusive, Ephemeral: true, Contents: value})
 		if !errors.Is(err, ErrExists) {
 			return f, err
 		}
-		if err := e.s.Node(e.leaderPath()).Delete(ctx); err != nil && !errors.Is(err, ErrNotFound) {
+		st, err := left.Stat(ctx)
+		if err == nil {
+			left.instance = st.Instance
+			err = left.Delete(ctx)
+			left.instance = 0
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrStaleHandle) {
 			return nil, err
 		}
 	}

@@ -81,6 +81,7 @@ type group struct {
 	node    nodeID
 	members []*Subscription
 	anew    anew
+	entered uint64 // the beat that listed the group again
 }
 
 type nodeID struct {
@@ -239,7 +240,7 @@ func (s *Session) subscribeLocked() {
 
 // wireLocked lists the subscriptions for a beat, and reports whether another beat must follow
 // with another list.
-func (u *subscriptions) wireLocked() (list *lockpb.Subscriptions, more bool) {
+func (u *subscriptions) wireLocked(beat uint64) (list *lockpb.Subscriptions, more bool) {
 	list = &lockpb.Subscriptions{}
 	for _, g := range u.groups {
 		switch g.anew {
@@ -247,13 +248,23 @@ func (u *subscriptions) wireLocked() (list *lockpb.Subscriptions, more bool) {
 			g.anew, more = enter, true
 			continue
 		case enter:
-			g.anew = steady
+			g.anew, g.entered = steady, beat
 		}
 		if w := g.wireLocked(); w != nil {
 			list.List = append(list.List, w)
 		}
 	}
 	return list, more
+}
+
+// restartLocked begins again, on a new stream, to have events sent again where the beats that do so may be
+// lost: the cell may not have seen the one without the group.
+func (u *subscriptions) restartLocked(answered uint64) {
+	for _, g := range u.groups {
+		if g.anew == enter || g.entered > answered {
+			g.anew = leave
+		}
+	}
 }
 
 func (g *group) wireLocked() *lockpb.Subscription {

@@ -40,10 +40,13 @@ type fakeCluster struct {
 	calls    []*lockpb.DoRequest
 	// answer answers a call; nil: not at all.
 	answer  func(*lockpb.DoRequest) *lockpb.DoResponse
-	breaks  func(*lockpb.DoRequest) error // what a call breaks its stream with; nil: nothing
-	located func()                        // is called when a node says who leads
-	push    map[uint64]*lockpb.Lease      // what the next answer to a session's beat carries
-	latest  map[uint64]uint64             // beat of a session: an earlier one is not answered any more
+	breaks  func(*lockpb.DoRequest) error                // what a call breaks its stream with; nil: nothing
+	located func()                                       // is called when a node says who leads
+	opens   func(*lockpb.OpenRequest) *lockpb.DoResponse // answers Open; nil: it is open
+	paused  map[int]bool                                 // nodes that receive and do nothing
+	ttl     map[uint64]time.Duration                     // of a session's leases, if not testTTL
+	push    map[uint64]*lockpb.Lease                     // what the next answer to a session's beat carries
+	latest  map[uint64]uint64                            // beat of a session: an earlier one is not answered any more
 	poked   chan struct{}
 }
 
@@ -206,14 +209,17 @@ func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 					}
 					l := &lockpb.Lease{Session: b.Session, Number: b.Number, TtlNs: int64(testTTL), Epoch: c.epoch}
 					tell := b.Epoch != c.epoch || c.ended
-					if p := c.push[b.Session]; p != nil && !c.mute && !c.muteBeats {
+					if p := c.push[b.Session]; p != nil && !c.mute && !c.muteBeats && !c.paused[n.index] {
 						delete(c.push, b.Session)
 						l.Events, l.Invalidation, l.Invalidate, tell = p.Events, p.Invalidation, p.Invalidate, true
+					}
+					if ttl := c.ttl[b.Session]; ttl != 0 {
+						l.TtlNs = int64(ttl)
 					}
 					if c.ended {
 						l.TtlNs = 0
 					}
-					mute, poked := c.mute || c.muteBeats, c.poked
+					mute, poked := c.mute || c.muteBeats || c.paused[n.index], c.poked
 					c.mu.Unlock()
 					if tell && !mute {
 						send.Lock()
@@ -283,11 +289,14 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 	c := n.c
 	c.mu.Lock()
 	leads, mute, epoch, leader, answer := c.leader == n.index, c.mute, c.epoch, c.nodes[c.leader].addr(), c.answer
-	orphaned, located := c.orphaned, c.located
+	orphaned, located, opens, paused := c.orphaned, c.located, c.opens, c.paused[n.index]
 	if req.GetGetCell() == nil {
 		c.calls = append(c.calls, req)
 	}
 	c.mu.Unlock()
+	if paused {
+		return nil
+	}
 	switch r := req.Call.(type) {
 	case *lockpb.DoRequest_GetCell:
 		if mute && leads {
@@ -318,6 +327,11 @@ func (n *fakeNode) answer(req *lockpb.DoRequest) *lockpb.DoResponse {
 		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_CreateSession{CreateSession: &lockpb.CreateSessionResponse{
 			Session: r.CreateSession.Session, TtlNs: int64(testTTL), Epoch: epoch}}}
 	case *lockpb.DoRequest_Open:
+		if opens != nil {
+			if resp := opens(r.Open); resp != nil {
+				return resp
+			}
+		}
 		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_Open{Open: &lockpb.OpenResponse{Stat: &lockpb.Stat{Path: r.Open.Handle.Path, Instance: 7}}}}
 	}
 	if answer != nil {

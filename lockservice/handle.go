@@ -56,6 +56,9 @@ func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle
 	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, turn: make(chan struct{}, 1)}
 	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
 	h.life, h.end = context.WithCancelCause(context.Background())
+	if err := errors.Join(checkContents(path, o.Contents), o.ACL.check()); err != nil {
+		return nil, err
+	}
 	contents := bytes.Clone(o.Contents)
 	makes := o.Create != CreateNone || o.Ephemeral
 	resp, err := h.change(ctx, func(request, _ uint64) *lockpb.DoRequest {
@@ -140,6 +143,9 @@ func (h *Handle) undo(build func() *lockpb.DoRequest, after func()) {
 // leaders of the cell, and nothing is read from the cache. So what a paused holder writes when it
 // wakes up cannot overwrite its successor's.
 func (h *Handle) SetSequencer(ctx context.Context, sequencer string) error {
+	if err := checkText("sequencer", sequencer); err != nil {
+		return err
+	}
 	_, err := h.call(ctx, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetSequencer{SetSequencer: &lockpb.SetSequencerRequest{Handle: h.wire(), Sequencer: sequencer}}}
 	})

@@ -19,17 +19,20 @@ type keeper struct {
 
 	mu      sync.Mutex // a session's may be held above it
 	members map[uint64]*Session
-	ttls    map[time.Duration]int // of members, counted
+	granted map[time.Duration]int // leases of members as they were last given, counted
 	due     []*Session            // to send a beat
 	running bool
-	scale   float64       // by what the server extends leases now
 	silent  time.Duration // since then nothing came although beats are out; 0: no beat is out
+	hurried time.Duration // since then an urgent beat waits, and nothing came; 0: none does
+
+	// The Clock and package time's monotonic clock at the last tick; run's alone.
+	tickAt time.Duration
+	tick   time.Time
 }
 
 func (k *keeper) init(l *cell) {
 	k.cell, k.wake = l, make(chan struct{}, 1)
-	k.members, k.ttls = map[uint64]*Session{}, map[time.Duration]int{}
-	k.scale = 1
+	k.members, k.granted = map[uint64]*Session{}, map[time.Duration]int{}
 }
 
 func (k *keeper) all() []*Session {
@@ -46,7 +49,7 @@ func (k *keeper) all() []*Session {
 func (k *keeper) add(s *Session) bool {
 	k.mu.Lock()
 	k.members[s.id] = s
-	k.ttls[s.ttl]++
+	k.granted[s.ttl]++
 	start := !k.running
 	k.running = true
 	k.mu.Unlock()
@@ -61,12 +64,36 @@ func (k *keeper) remove(s *Session) {
 	k.mu.Lock()
 	if k.members[s.id] == s {
 		delete(k.members, s.id)
-		if k.ttls[s.ttl]--; k.ttls[s.ttl] == 0 {
-			delete(k.ttls, s.ttl)
-		}
+		k.forgetLocked(s.beats.granted)
 	}
 	k.mu.Unlock()
 	k.poke()
+}
+
+func (k *keeper) forgetLocked(granted time.Duration) {
+	if k.granted[granted]--; k.granted[granted] == 0 {
+		delete(k.granted, granted)
+	}
+}
+
+// regrantLocked notes that the session's lease is another now. The session's mutex is held.
+func (k *keeper) regrantLocked(s *Session, granted time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.members[s.id] == s {
+		k.forgetLocked(s.beats.granted)
+		k.granted[granted]++
+	}
+	s.beats.granted = granted
+}
+
+// hurriesLocked notes that a beat which is to be answered at once goes out. A session's mutex is held.
+func (k *keeper) hurriesLocked() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.hurried == 0 {
+		k.hurried = k.cell.c.clock.Now()
+	}
 }
 
 func (k *keeper) poke() {
@@ -99,7 +126,9 @@ func (k *keeper) requestLocked(s *Session) {
 func (k *keeper) run() {
 	b := newBackoff()
 	redirected := false
+	k.tickAt, k.tick = k.cell.c.clock.Now(), time.Now()
 	for {
+		k.awake()
 		k.mu.Lock()
 		if len(k.members) == 0 || k.cell.c.ctx.Err() != nil {
 			k.running, k.due = false, nil
@@ -164,7 +193,7 @@ func (k *keeper) serve(n *peer) (answered bool, err error) {
 	}
 	// Every session starts anew on a stream: what was out on the last one is not answered.
 	k.mu.Lock()
-	k.due, k.silent, k.scale = nil, 0, 1
+	k.due, k.silent, k.hurried = nil, 0, 0
 	k.mu.Unlock()
 	for _, s := range k.all() {
 		s.restart()
@@ -173,19 +202,27 @@ func (k *keeper) serve(n *peer) (answered bool, err error) {
 		k.mu.Unlock()
 	}
 	k.poke()
-	watch := time.NewTimer(time.Second)
+	watch := time.NewTimer(mostTick)
 	defer watch.Stop()
 	for {
 		select {
 		case err := <-down:
 			return got, err
 		case <-watch.C:
+			k.awake()
 			limit := k.limit()
 			if k.tooSilent(limit) {
 				n.forsake(errSilent)
 				return got, <-down
 			}
-			watch.Reset(max(limit/8, time.Millisecond))
+			if k.overdue(min(limit/4, stallAfter)) {
+				if now := k.cell.leader.Load(); now != nil && now != n {
+					cancel(errSilent)
+					return got, <-down
+				}
+				k.cell.c.start(func() { k.cell.c.doubt(n) })
+			}
+			watch.Reset(max(min(limit/8, mostTick), time.Millisecond))
 		case <-k.wake:
 			due, left := k.takeDue()
 			if left == 0 {
@@ -232,14 +269,11 @@ func (k *keeper) send(stream lockpb.LockService_KeepAliveClient, due []*Session)
 // answer gives leases to their sessions.
 func (k *keeper) answer(leases []*lockpb.Lease) {
 	k.mu.Lock()
-	k.silent = k.cell.c.clock.Now() // most sessions' beats are out at any time
+	k.silent, k.hurried = k.cell.c.clock.Now(), 0 // most sessions' beats are out at any time
 	members := make([]*Session, len(leases))
 	for i, l := range leases {
 		s := k.members[l.Session]
 		members[i] = s
-		if s != nil && s.ttl > 0 {
-			k.scale = max(1, float64(l.TtlNs)/float64(s.ttl))
-		}
 	}
 	k.mu.Unlock()
 	for i, l := range leases {
@@ -255,15 +289,44 @@ func (k *keeper) limit() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var shortest time.Duration
-	for ttl := range k.ttls {
-		if shortest == 0 || ttl < shortest {
-			shortest = ttl
+	for granted := range k.granted {
+		if shortest == 0 || granted < shortest {
+			shortest = granted
 		}
 	}
 	if shortest == 0 {
 		return time.Second
 	}
-	return time.Duration(float64(shortest) * k.scale * 5 / 8)
+	return shortest * 5 / 8
+}
+
+// mostTick is how long run goes at most without a look at what is due.
+const mostTick = 500 * time.Millisecond
+
+// awake has every session look at its lease when the Clock has gone further than the timers, which stand
+// still while the machine is suspended: else contexts would stay alive until those have run.
+func (k *keeper) awake() {
+	at, now := k.cell.c.clock.Now(), time.Now()
+	slept := (at - k.tickAt) - now.Sub(k.tick)
+	k.tickAt, k.tick = at, now
+	if slept < mostTick/5 {
+		return
+	}
+	for _, s := range k.all() {
+		s.look()
+	}
+}
+
+// overdue reports that an urgent beat has waited for so long, and counts anew.
+func (k *keeper) overdue(patience time.Duration) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.cell.c.clock.Now()
+	if k.hurried == 0 || now-k.hurried < patience {
+		return false
+	}
+	k.hurried = now
+	return true
 }
 
 func (k *keeper) tooSilent(limit time.Duration) bool {

@@ -18,7 +18,8 @@ const (
 	// LockHeld: the lease holds, so nobody else has the lock in a conflicting mode.
 	LockHeld LockState = iota
 	// LockJeopardy: the lease is over by the client's count and not renewed yet. The lock may
-	// still be held, or be lost already. It ends as LockHeld or LockLost.
+	// still be held, or be lost already; also while this session deletes its node. It ends as
+	// LockHeld or LockLost.
 	LockJeopardy
 	// LockLost: the session ended, or the node was deleted. For good.
 	LockLost
@@ -44,6 +45,7 @@ type Lock struct {
 	tenure  *leaseContext // nil: nobody has asked for it
 	cancel  context.CancelCauseFunc
 	changed chan struct{} // nil: nobody waits
+	doomed  int           // Deletes of its node under way
 }
 
 // Lock takes the node's lock in exclusive mode. It waits in turn, first come first served,
@@ -215,8 +217,11 @@ func (l *Lock) Changed() <-chan struct{} {
 // Remaining is what is left of the local lease if it is not renewed: for that long the lock
 // is held for certain. Not above 0 in jeopardy; 0 when the lock is lost or released.
 func (l *Lock) Remaining() time.Duration {
-	if s := l.State(); s == LockLost || s == LockReleased {
+	switch l.State() {
+	case LockLost, LockReleased:
 		return 0
+	case LockJeopardy:
+		return min(l.h.s.remaining(), 0)
 	}
 	return l.h.s.remaining()
 }
@@ -293,15 +298,53 @@ func (s *Session) released(h *Handle) bool {
 	return true
 }
 
-// deleted ends the locks on a node that this session has deleted.
-func (s *Session) deleted(path string) {
+// doomed puts the session's locks on a node into jeopardy before a Delete of it is sent: from then on
+// the cell may give the path's next lock to another.
+func (s *Session) doomed(n *Node) (locks []*Lock) {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lookLocked()
 	for l := range s.locks {
-		if l.h.path == path {
+		if l.h.path == n.path && (n.instance == 0 || n.instance == l.h.instance) {
+			l.doomed++
+			if l.state == LockHeld {
+				l.turnLocked(LockJeopardy, errDeleting)
+			}
+			locks = append(locks, l)
+		}
+	}
+	return locks
+}
+
+// deleted says what became of a Delete. Where that is not known the locks are given up.
+func (s *Session) deleted(doomed []*Lock, ctx context.Context, err error) {
+	if len(doomed) == 0 {
+		return
+	}
+	gone := err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrStaleHandle)
+	var refused *Error
+	kept := !gone && ctx.Err() == nil && errors.As(err, &refused) && !refused.unsure
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range doomed {
+		l.doomed--
+		if _, mine := s.locks[l]; !mine {
+			continue // unlocked meanwhile, or lost with the session
+		}
+		switch {
+		case !kept:
 			delete(s.locks, l)
 			l.turnLocked(LockLost, errDeleted)
-			<-l.h.turn
+			if gone {
+				<-l.h.turn
+			} else {
+				l.h.release(l.attempt)
+			}
+		case l.doomed == 0 && s.state == Safe:
+			l.turnLocked(LockHeld, nil)
 		}
 	}
 }

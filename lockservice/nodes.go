@@ -273,6 +273,9 @@ func (n *Node) change(ctx context.Context, build func(request, answeredBelow uin
 // it when SetContents returns. ErrGenerationMismatch, ErrTooLarge, ErrQuotaExceeded,
 // ErrIsDirectory, ErrStaleSequencer, ErrAmbiguous.
 func (n *Node) SetContents(ctx context.Context, contents []byte, conds ...Condition) (*Stat, error) {
+	if err := checkContents(n.path, contents); err != nil {
+		return nil, err
+	}
 	cs := conditionsOf(conds)
 	contents = bytes.Clone(contents) // a request may be encoded after the caller is gone
 	resp, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
@@ -286,22 +289,24 @@ func (n *Node) SetContents(ctx context.Context, contents []byte, conds ...Condit
 }
 
 // Delete removes a file or an empty directory. ErrNotEmpty, ErrGenerationMismatch, ErrLockHeld
-// when another session holds its lock, ErrStaleSequencer, ErrAmbiguous. Locks of this session
-// on the node are lost.
+// when another session holds its lock, ErrStaleSequencer, ErrAmbiguous. A lock of this session
+// on the node is in jeopardy meanwhile, then lost, or held again when the node was not deleted.
 func (n *Node) Delete(ctx context.Context, conds ...Condition) error {
 	cs := conditionsOf(conds)
+	doomed := n.s.doomed(n)
 	_, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Delete{Delete: &lockpb.DeleteRequest{
 			Handle: n.fenced(), Request: request, AnsweredBelow: below, IfGeneration: cs.generation}}}
 	})
-	if err == nil && n.s != nil {
-		n.s.deleted(n.path)
-	}
+	n.s.deleted(doomed, ctx, err)
 	return err
 }
 
 // SetACL replaces the names of the node's access control files.
 func (n *Node) SetACL(ctx context.Context, acl ACL) (*Stat, error) {
+	if err := acl.check(); err != nil {
+		return nil, err
+	}
 	resp, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_SetAcl{SetAcl: &lockpb.SetACLRequest{
 			Handle: n.fenced(), Request: request, AnsweredBelow: below, Acl: acl.wire()}}}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,7 +83,10 @@ func (c *Client) NewSession(ctx context.Context, o SessionOptions) (*Session, er
 	if o.Name == "" {
 		host, _ := os.Hostname()
 		o.Name = fmt.Sprintf("%s %s %d", filepath.Base(os.Args[0]), host, os.Getpid())
-		o.Name = o.Name[:min(len(o.Name), 256)]
+		o.Name = strings.ToValidUTF8(strings.ToValidUTF8(o.Name, "?")[:min(len(o.Name), 256)], "")
+	}
+	if err := checkText("name", o.Name); err != nil {
+		return nil, err
 	}
 	l, err := c.cell(o.Cell)
 	if err != nil {
@@ -273,7 +277,9 @@ func (s *Session) renewLocked(end time.Duration) {
 	if s.state == Jeopardy {
 		s.state = Safe
 		for l := range s.locks {
-			l.turnLocked(LockHeld, nil)
+			if l.doomed == 0 {
+				l.turnLocked(LockHeld, nil)
+			}
 		}
 		s.noteLocked()
 	}
