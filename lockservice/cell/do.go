@@ -143,6 +143,13 @@ func (r *request) fence(cmd *state.Command, h *lockpb.Handle) (*promise, error) 
 	if err != nil || !bound {
 		return nil, err
 	}
+	c := r.l.c
+	c.mu.RLock()
+	answered := c.st.Answered(cmd.Session, cmd.Request)
+	c.mu.RUnlock()
+	if answered {
+		return nil, nil // it took effect while the sequencer was valid, and does not again
+	}
 	ahead := selfFence
 	if cmd.Kind == state.Delete && q.Path == cmd.Path {
 		ahead = 0 // it would wait for its own promise

@@ -75,6 +75,16 @@ func (a *change) spares() bool {
 	return a.res.Spared
 }
 
+// Answered reports whether a session's request has been carried out: sent again, it changes nothing.
+func (s *State) Answered(id SessionID, request uint64) bool {
+	sess, ok := s.sessions.Get(id)
+	if !ok || sess.things == nil || request == 0 {
+		return false
+	}
+	_, there := slices.BinarySearchFunc(sess.answers, request, func(w answer, n uint64) int { return cmp.Compare(w.number, n) })
+	return there
+}
+
 // received forgets the answers to requests below number.
 func (s *session) received(number uint64) {
 	if s.things == nil && number == 0 {
