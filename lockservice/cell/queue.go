@@ -52,6 +52,7 @@ type waiter struct {
 	rejoin bool
 	flying bool // its grant is in the log, or on the way there
 	adrift bool // its caller has gone
+	held   bool // it was refused what others hold
 	// superseded: its handle has asked again. Then the hold is the later call's to give back.
 	superseded bool
 	// heir: an earlier call of its handle, which it supersedes, was being given the lock, or had
@@ -164,6 +165,7 @@ func (l *leader) pumpLocked(lk *lock) *flight {
 			break
 		}
 		lk.leave(l, w)
+		w.held = err.Reason == state.LockHeld
 		w.answer(granted{err: err})
 	}
 	if len(f.waiters) == 0 {
@@ -238,6 +240,7 @@ func (l *leader) refuseTriesLocked(lk *lock, now truetime.Timestamp) {
 			err = refuse(state.LockHeld, lk.path, "others wait for the lock of %s", lk.path)
 		}
 		lk.leave(l, w)
+		w.held = err.Reason == state.LockHeld
 		w.answer(granted{err: err})
 	}
 }
@@ -481,8 +484,8 @@ func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string,
 		return state.Hold{}, false, err
 	}
 	queued := !w.flying && len(w.done) == 0 && !try
-	var out outgoing
-	if queued {
+	if queued || w.held {
+		var out outgoing
 		l.conflictLocked(w, &out)
 		out.sendLocked(l)
 	}
@@ -683,7 +686,7 @@ func (l *leader) conflictLocked(w *waiter, out *outgoing) {
 	for i := range holds {
 		h := &holds[i]
 		s := l.sessions[h.Session]
-		if s == nil || w.grant.Mode == state.Shared && h.Mode == state.Shared {
+		if s == nil || s == w.s && h.Handle == w.grant.Handle || w.grant.Mode == state.Shared && h.Mode == state.Shared {
 			continue
 		}
 		l.noticeLocked(s, &lockpb.Event{Kind: lockpb.EventKind_CONFLICTING_REQUEST, Path: h.Path, Instance: h.Instance, Generation: h.Generation}, out)
