@@ -77,7 +77,8 @@
 // # Goroutines
 //
 // A leader has two of its own, watchLeases and watchLoad, and starts more while sessions
-// end (reap, at most maxReapers), lock-delays with waiters pass (awaitDelayLocked) and
+// end (reap, at most maxReapers), lock-delays with waiters pass (awaitDelayLocked), grants
+// that could not be logged are to be tried again (pumpLaterLocked) and
 // grants for callers that are gone are given back; all end with the term, and Close waits for
 // them. The wheel's timer runs turn. Do and Beat run on their callers'; Proposal.Done on the group's
 // applying goroutine.

@@ -63,6 +63,7 @@ type fakeGroup struct {
 	held     bool
 	pumping  bool
 	failing  error
+	refused  int // proposals
 	queue    []*fakeEntry
 	replicas []*fakeReplica
 }
@@ -126,6 +127,7 @@ func (r *fakeReplica) Propose(p *paxosgroup.Proposal) {
 		err = paxosgroup.ErrTooLate
 	}
 	if err != nil {
+		g.refused++
 		g.mu.Unlock()
 		p.Done(nil, 0, err)
 		return

@@ -2,10 +2,12 @@ package cell
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
 )
 
@@ -16,6 +18,7 @@ type lock struct {
 	queue   []*waiter // by ticket; none is flying
 	flights int       // commands in flight that grant or free it; no other grant meanwhile
 	delayed bool      // somebody waits for the lock-delay to pass
+	failing bool      // a grant could not be logged: the next is tried after a pause
 	// rejoins counts waiters whose handle may have got the lock by an earlier call of
 	// theirs; they must not wait behind those who wait for them.
 	rejoins int
@@ -50,6 +53,7 @@ type waiter struct {
 	ticket int64
 	try    bool
 	rejoin bool
+	queued bool // its caller was told that it waits
 	flying bool // its grant is in the log, or on the way there
 	adrift bool // its caller has gone
 	held   bool // it was refused what others hold
@@ -322,8 +326,8 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 		}
 		l.arrivedLocked(w.s)
 		g := granted{err: err}
-		if retryable(err) && f.cmd.Kind != state.Grant && !w.adrift && !w.s.ending && !l.ended {
-			w.lock.join(l, w) // it was not its own command that failed
+		if retryable(err) && (f.cmd.Kind != state.Grant || w.queued) && !w.adrift && !w.s.ending && !l.ended {
+			w.lock.join(l, w) // back in its place, unless its own call came too early
 			continue
 		}
 		if err == nil {
@@ -359,10 +363,35 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 		l.disownLocked(w)
 	}
 	for _, lk := range f.locks {
+		if err != nil && f.cmd.Kind == state.Grant {
+			// The next would fail likewise, and at once, in here.
+			l.pumpLaterLocked(lk)
+			continue
+		}
 		next = appendFlight(next, l.pumpLocked(lk))
 	}
 	l.mu.Unlock()
 	l.launch(next)
+}
+
+// pumpLaterLocked has a lock's queue looked at again after a pause: its grants could not be logged.
+func (l *leader) pumpLaterLocked(lk *lock) {
+	if len(lk.queue) == 0 {
+		l.tidyLocked(lk)
+		return
+	}
+	if lk.failing || l.ended {
+		return
+	}
+	lk.failing = true
+	l.c.wg.Go(func() {
+		l.pause(clockPause)
+		l.mu.Lock()
+		lk.failing = false
+		f := l.pumpLocked(lk)
+		l.mu.Unlock()
+		l.launch(appendFlight(nil, f))
+	})
 }
 
 // arrivedLocked: a command that could have given s something has been applied or failed.
@@ -484,6 +513,7 @@ func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string,
 		return state.Hold{}, false, err
 	}
 	queued := !w.flying && len(w.done) == 0 && !try
+	w.queued = queued
 	if queued || w.held {
 		var out outgoing
 		l.conflictLocked(w, &out)
@@ -626,7 +656,10 @@ func (l *leader) abandon(ctx context.Context, w *waiter) error {
 	defer l.mu.Unlock()
 	select {
 	case g := <-w.done:
-		if g.err != nil {
+		switch {
+		case errors.Is(g.err, paxosgroup.ErrAmbiguous):
+			return g.err
+		case g.err != nil:
 			return gaveUp(ctx)
 		}
 		l.giveBackLocked(w, &g)

@@ -363,3 +363,55 @@ func TestFailuresInFlight(t *testing.T) {
 		}
 	})
 }
+
+// When grants cannot be logged, those who wait keep their places, and each lock's queue is looked at
+// again after a pause: not once for each who waits, one inside the other.
+func Test2_4_WhoWaitsKeepsItsPlaceWhenGrantsFail(t *testing.T) {
+	for _, err := range []error{paxosgroup.ErrOverloaded, paxosgroup.ErrDiskFull} {
+		synctest.Test(t, func(t *testing.T) {
+			const waiters = 50
+			w, s := lockWorld(t, 1, waiters)
+			defer w.close()
+			w.session(99, time.Second)
+			s.start("99", &lockpb.AcquireRequest{Handle: h(99, x), LockDelayNs: int64(10 * time.Second)})
+			s.expect("99 ok")
+			for i := range uint64(waiters) {
+				s.start(fmt.Sprint(i+1), acquire(i+1, x))
+				s.expect(fmt.Sprint(i+1, " waits"))
+			}
+			time.Sleep(3 * time.Second) // 99 has expired, its lock-delay runs
+			w.g.fail(err)
+			time.Sleep(9 * time.Second)
+			s.expect()
+			if n := w.g.refused; n < 2 || n > 25 {
+				t.Errorf("%d commands were tried in vain", n)
+			}
+			w.g.fail(nil)
+			time.Sleep(2 * clockPause)
+			s.expect("1 ok")
+			s.start("release", release(1, x))
+			s.expect("2 ok", "release ok")
+			w.g.depose(true)
+			synctest.Wait()
+			for len(s.ch) > 0 {
+				<-s.ch // the rest is sent to the next leader
+			}
+		})
+	}
+}
+
+// A waiter whose grant's fate is not known is not told that it had no effect.
+func Test2_4_AnAbandonedAcquireMayBeAmbiguous(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 1)
+		defer w.close()
+		l := w.lead().leader.Load()
+		wait := &waiter{lock: &lock{path: x}, s: &session{}, done: make(chan granted, 1)}
+		wait.answer(granted{err: paxosgroup.ErrAmbiguous})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := l.abandon(ctx, wait); w.lead().failure(err).Info.Reason != "AMBIGUOUS" {
+			t.Errorf("told: %v", err)
+		}
+	})
+}
