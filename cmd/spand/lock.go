@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,8 +32,10 @@ const lockUsage = `Usage:
 
 Paths are /ls/CELL/...; the cell "local" is always there. COMMAND finds the lock's sequencer in
 SPAND_SEQUENCER (for spand.fence in SQL) and its generation in SPAND_LOCK_GENERATION. When the lock is about to be lost,
-COMMAND and what it started get SIGTERM, then SIGKILL before another can have the lock. SIGINT, SIGTERM, SIGHUP and
-SIGQUIT are passed on. The exit code is COMMAND's, 128 + the signal that ended it, or 1 if the lock was not
+COMMAND and what it started get SIGTERM, then SIGKILL before another can have the lock; on Linux also when this process
+is stopped or killed. What COMMAND leaves running in its process group when it ends is killed before the lock is given
+back. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, unless they are ignored (nohup). Ctrl-Z stops COMMAND alone.
+The exit code is COMMAND's, 128 + the signal that ended it, or 1 if the lock was not
 to be had or was lost.
 
 Flags:
@@ -77,17 +78,20 @@ const lockRunFlags = "shared try ttl wait lock-delay"
 // lockCall is one call of spand lock.
 type lockCall struct {
 	lockFlags
-	words  []string
-	client *lockservice.Client
-	ctx    context.Context
-	stdin  io.Reader
-	stdout io.Writer
+	words    []string
+	client   *lockservice.Client
+	ctx      context.Context
+	contents []byte // of put
+	stdout   io.Writer
 }
 
 func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	usage := func(format string, args ...any) int {
 		fmt.Fprintf(stderr, "spand lock: "+format+"; see spand lock --help\n", args...)
 		return exitUsage
+	}
+	if len(args) == 1 && args[0] == watchdogVerb {
+		return watchdogMain(stdin)
 	}
 	command := []string(nil)
 	if i := slices.Index(args, "--"); i >= 0 {
@@ -165,6 +169,12 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "spand lock %s: %s\n", name, lockMessage(err))
 		return exitFailed
 	}
+	var contents []byte
+	if name == "put" { // its writer may take his time
+		if contents, err = putContents(words, stdin); err != nil {
+			return fail(err)
+		}
+	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), f.timeout, fmt.Errorf("no answer within %v", f.timeout))
 	defer cancel()
 	client, err := lockservice.Dial(ctx, f.addr)
@@ -172,7 +182,7 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	defer client.Close()
-	v := &lockCall{lockFlags: f, words: words, client: client, ctx: ctx, stdin: stdin, stdout: stdout}
+	v := &lockCall{lockFlags: f, words: words, client: client, ctx: ctx, contents: contents, stdout: stdout}
 	if err := verb.run(v); err != nil {
 		return fail(err)
 	}
@@ -247,21 +257,25 @@ func (v *lockCall) cat() error {
 	return err
 }
 
-func (v *lockCall) put() error {
-	path := v.words[0]
+// putContents is what put is to write.
+func putContents(words []string, stdin io.Reader) ([]byte, error) {
 	var contents []byte
-	if len(v.words) == 2 && v.words[1] != "-" {
-		contents = []byte(v.words[1])
+	if len(words) == 2 && words[1] != "-" {
+		contents = []byte(words[1])
 	} else {
-		var b bytes.Buffer
-		if _, err := io.Copy(&b, io.LimitReader(v.stdin, maxPut+1)); err != nil {
-			return fmt.Errorf("reading stdin: %w", err)
+		var err error
+		if contents, err = io.ReadAll(io.LimitReader(stdin, maxPut+1)); err != nil {
+			return nil, fmt.Errorf("reading stdin: %w", err)
 		}
-		contents = b.Bytes()
 	}
 	if len(contents) > maxPut {
-		return fmt.Errorf("contents are more than %d bytes", maxPut)
+		return nil, fmt.Errorf("contents are more than %d bytes", maxPut)
 	}
+	return contents, nil
+}
+
+func (v *lockCall) put() error {
+	path := v.words[0]
 	s, err := v.session(path)
 	if err != nil {
 		return err
@@ -279,7 +293,7 @@ func (v *lockCall) put() error {
 	if v.given["if-generation"] {
 		conds = append(conds, lockservice.IfGeneration(v.ifGeneration))
 	}
-	st, err := s.Node(path).SetContents(v.ctx, contents, conds...)
+	st, err := s.Node(path).SetContents(v.ctx, v.contents, conds...)
 	if err != nil {
 		return err
 	}

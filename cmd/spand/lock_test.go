@@ -77,6 +77,9 @@ func TestLock(t *testing.T) {
 		{"Run", lockRun},
 		{"RunSignals", lockRunSignals},
 		{"RunKilled", lockRunKilled},
+		{"RunStopped", lockRunStopped},
+		{"RunLeavesNothing", lockRunLeavesNothing},
+		{"PutWaitsForStdin", lockPutWaits},
 		{"RunLosesTheLock", func(c cli) { lockRunLoses(c, cluster) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(cli{t, integration.Binary(t), cluster.Nodes[0].RPCAddr}) })
@@ -245,6 +248,66 @@ func lockRunKilled(c cli) {
 	c.awaitDead(pid, 5*time.Second)
 }
 
+// A holder that is stopped cannot end its command; its watchdog does, before the lease is over.
+func lockRunStopped(c cli) {
+	cmd, out, _ := c.script(`sh -c 'trap "" TERM; echo $$; exec sleep 100' & wait`, "--ttl", "2s", "/ls/local/jobs/stopped")
+	out.Scan()
+	pid, err := strconv.Atoi(out.Text())
+	if err != nil {
+		c.Fatal(err)
+	}
+	cmd.Process.Signal(syscall.SIGSTOP)
+	c.awaitDead(pid, 2*time.Second)
+	cmd.Process.Signal(syscall.SIGCONT)
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 128+9 {
+		c.Errorf("exit %d, want 137", got)
+	}
+	// And one that is killed takes what its command has started with it.
+	cmd, out, _ = c.script(`sh -c 'echo $$; exec sleep 100' & wait`, "--ttl", "60s", "/ls/local/jobs/stopped2")
+	out.Scan()
+	if pid, err = strconv.Atoi(out.Text()); err != nil {
+		c.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	c.awaitDead(pid, 5*time.Second)
+}
+
+// What a command leaves running in its group is dead when the lock is given back.
+func lockRunLeavesNothing(c cli) {
+	cmd, out, _ := c.script(`trap "" TERM; sleep 100 >/dev/null & echo $!; exit 4`, "--ttl", "60s", "/ls/local/jobs/left")
+	out.Scan()
+	pid, err := strconv.Atoi(out.Text())
+	if err != nil {
+		c.Fatal(err)
+	}
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 4 {
+		c.Errorf("exit %d, want the command's", got)
+	}
+	c.awaitDead(pid, time.Second)
+}
+
+// The time that somebody takes to write to stdin is not the cell's.
+func lockPutWaits(c cli) {
+	cmd := c.command("put", "--timeout", "2s", "/ls/local/slow")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		c.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		c.Fatal(err)
+	}
+	time.Sleep(2500 * time.Millisecond) // longer than the timeout
+	fmt.Fprint(in, "late")
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		c.Errorf("put after the timeout: %v", err)
+	}
+	c.want(0, "late", "cat", "/ls/local/slow")
+}
+
 // awaitDead waits until a process that is not ours is gone, or a zombie that nobody reaps.
 func (c cli) awaitDead(pid int, limit time.Duration) {
 	c.Helper()
@@ -266,7 +329,8 @@ func (c cli) awaitDead(pid int, limit time.Duration) {
 func lockRunLoses(c cli, cluster *integration.Cluster) {
 	marks := filepath.Join(c.TempDir(), "marks")
 	// It ignores SIGTERM, and writes as long as it lives.
-	cmd, out, msg := c.script(`trap 'echo TERM' TERM; echo ready; while :; do date +%s%N >>`+marks+`; sleep 0.02; done`, "--ttl", "2s", "/ls/local/jobs/l")
+	// Its shell dies of SIGTERM, which does not end its time.
+	cmd, out, msg := c.script(`sh -c "trap 'echo TERM' TERM; echo ready; while :; do date +%s%N >>`+marks+`; sleep 0.02; done" & wait`, "--ttl", "2s", "/ls/local/jobs/l")
 	if !out.Scan() || out.Text() != "ready" {
 		c.Fatalf("printed %q, %s", out.Text(), msg)
 	}
@@ -294,8 +358,8 @@ func lockRunLoses(c cli, cluster *integration.Cluster) {
 	termed := out.Scan() && out.Text() == "TERM"
 	cmd.Wait()
 	cluster.Resume(0)
-	if code := cmd.ProcessState.ExitCode(); !termed || code != 128+9 {
-		c.Errorf("SIGTERM seen: %v; exit %d, want 137", termed, code)
+	if code := cmd.ProcessState.ExitCode(); !termed || code != 128+15 {
+		c.Errorf("SIGTERM seen: %v; exit %d, want 143", termed, code)
 	}
 	if !strings.Contains(msg.String(), "the command was ended") {
 		c.Errorf("stderr %q", msg)

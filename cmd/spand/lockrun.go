@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +31,11 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 		return fail(err) // before anybody waits for it
 	}
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, passedOn...)
+	for _, s := range passedOn {
+		if !signal.Ignored(s) { // as under nohup
+			signal.Notify(signals, s)
+		}
+	}
 	defer signal.Stop(signals)
 
 	client, l, err := lockFor(f, path, signals)
@@ -44,15 +49,22 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 	}
 	defer client.Close()
 
-	child, err := startChild(name, command, append(os.Environ(),
-		"SPAND_SEQUENCER="+l.Sequencer(),
-		fmt.Sprintf("SPAND_LOCK_GENERATION=%d", l.Fields().Generation),
-	))
+	var child *child
+	guard, err := startWatchdog()
+	if err == nil {
+		guard.extend(l, killMargin(f.ttl))
+		child, err = startChild(name, command, append(os.Environ(),
+			"SPAND_SEQUENCER="+l.Sequencer(),
+			fmt.Sprintf("SPAND_LOCK_GENERATION=%d", l.Fields().Generation),
+		))
+		defer guard.end()
+	}
 	code := exitFailed
 	patience := f.timeout
 	if err == nil {
+		guard.watch(child.pid)
 		var lost error
-		code, lost = attend(child, l, f.ttl, signals, stderr)
+		code, lost = attend(child, guard, l, f.ttl, signals, stderr)
 		if lost != nil {
 			fmt.Fprintf(stderr, "spand lock run: %s; the command was ended\n", lockMessage(lost))
 			if code == exitOK {
@@ -81,15 +93,22 @@ func (s stopped) Error() string { return s.signal.String() }
 func lockFor(f lockFlags, path string, signals <-chan os.Signal) (*lockservice.Client, *lockservice.Lock, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	acquired := make(chan struct{})
-	defer close(acquired)
+	acquired, listens := make(chan struct{}), make(chan struct{})
 	go func() { // ends with lockFor
+		defer close(listens)
 		select {
 		case s := <-signals:
 			cancel(stopped{s.(syscall.Signal)})
 		case <-acquired:
 		}
 	}()
+	// silence ends the listening, and returns the signal that came just before.
+	silence := sync.OnceValue(func() error {
+		close(acquired)
+		<-listens
+		return context.Cause(ctx)
+	})
+	defer silence()
 	begin, done := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("no answer within %v", f.timeout))
 	defer done()
 	client, err := lockservice.Dial(begin, f.addr)
@@ -103,6 +122,9 @@ func lockFor(f lockFlags, path string, signals <-chan os.Signal) (*lockservice.C
 			return nil, err
 		}
 		l, err := acquire(ctx, begin, s, f, path)
+		if err == nil {
+			err = silence()
+		}
 		if err != nil {
 			// So that nobody waits for this session's lease.
 			end, cancel := context.WithTimeout(context.Background(), f.timeout)
@@ -182,16 +204,26 @@ func startChild(name string, command, environ []string) (*child, error) {
 // signal reaches the command and all in its group.
 func (c *child) signal(s syscall.Signal) { syscall.Kill(-c.pid, s) }
 
+// gone reports that nobody is left in the group.
+func (c *child) gone() bool { return errors.Is(syscall.Kill(-c.pid, 0), syscall.ESRCH) }
+
+// killMargin is what is left of a lease when what runs under it is killed.
+func killMargin(ttl time.Duration) time.Duration { return max(ttl/20, 100*time.Millisecond) }
+
 // attend waits for the command's end, passes signals on, and ends the command before the lock is
 // lost: SIGTERM when a fifth of the lease is left, SIGKILL when a twentieth is, both at least
-// a tenth of a second apart. Then lost says why.
-func attend(c *child, l *lockservice.Lock, ttl time.Duration, signals <-chan os.Signal, stderr io.Writer) (code int, lost error) {
-	killAt := max(ttl/20, 100*time.Millisecond)
+// a tenth of a second apart. Then lost says why. What the command has left in its group when it ends
+// is killed: at once, or if the lock is being lost when its time is over, too. So nothing of the group
+// runs when attend returns.
+func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, signals <-chan os.Signal, stderr io.Writer) (code int, lost error) {
+	defer c.signal(syscall.SIGKILL)
+	killAt := killMargin(ttl)
 	termAt := max(ttl/5, 2*killAt)
 	// Timers stand still in a suspend: so look at the lease's clock every now and then.
 	const every = 250 * time.Millisecond
-	termed := false
+	termed, done := false, c.done
 	for {
+		guard.extend(l, killAt)
 		left := l.Remaining()
 		if left <= termAt && !termed {
 			termed = true
@@ -204,6 +236,9 @@ func attend(c *child, l *lockservice.Lock, ttl time.Duration, signals <-chan os.
 		if left <= killAt {
 			c.signal(syscall.SIGKILL)
 		}
+		if done == nil && (left <= killAt || c.gone()) {
+			return code, lost
+		}
 		next := every
 		if due := left - termAt; !termed && due < next {
 			next = due
@@ -212,9 +247,13 @@ func attend(c *child, l *lockservice.Lock, ttl time.Duration, signals <-chan os.
 		}
 		t := time.NewTimer(max(next, time.Millisecond))
 		select {
-		case err := <-c.done:
-			t.Stop()
-			return exitCode(err, stderr), lost
+		case err := <-done:
+			code = exitCode(err, stderr)
+			if !termed {
+				t.Stop()
+				return code, nil
+			}
+			done = nil
 		case s := <-signals:
 			c.signal(s.(syscall.Signal))
 		case <-l.Changed():
