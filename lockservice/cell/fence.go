@@ -16,6 +16,10 @@ import (
 // maxPromise bounds how far ahead a check may promise: what a release may have to wait for.
 const maxPromise = time.Second
 
+// minPromise is what a check promises at least. Less would be over by the time it is noted, for ever
+// again; a promise that is not to come only for want of a lease is worth waiting for.
+const minPromise = time.Millisecond
+
 // leasePause separates looks at a hold whose session's lease is too short to promise anything.
 const leasePause = 5 * time.Millisecond
 
@@ -80,6 +84,9 @@ type fenced struct {
 // checkSequencer says whether a sequencer is valid, and with ahead above 0 promises that it
 // stays so for a while: until is a timestamp that the next holder's commits exceed.
 func (l *leader) checkSequencer(ctx context.Context, q state.Sequencer, ahead time.Duration) (fenced, error) {
+	if ahead > 0 {
+		ahead = max(ahead, minPromise)
+	}
 	for {
 		var end truetime.Timestamp
 		if ahead > 0 {

@@ -100,6 +100,19 @@ func TestL2_Bounds(t *testing.T) {
 	})
 }
 
+// However little is asked for, and however sure the clock is, a check is answered.
+func TestL2_TinyPromises(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := lockWorld(t, 1, 1)
+		defer w.close()
+		w.clock.SetEpsilon(0)
+		seq := w.must(w.do(acquire(1, x))).GetAcquire().Sequencer.Text
+		cancel := s.start("check", checkFor(seq, 1))
+		defer cancel()
+		s.expect("check ok")
+	})
+}
+
 // A promise binds whoever leads next, after a hand-over, after a fail-over, and when the same
 // replica leads again at once.
 func TestL2_PromisesBindTheNextLeader(t *testing.T) {
