@@ -59,7 +59,11 @@ func New(cfg Config) *Set {
 	if recovered == nil {
 		recovered = map[keys.GroupID]storage.Recovered{}
 	}
-	return &Set{cfg: cfg, recovered: recovered, open: map[string]Replica{}}
+	s := &Set{cfg: cfg, recovered: recovered, open: map[string]Replica{}}
+	for _, rec := range recovered { // also of cells that only the first one's log knows
+		s.highest = max(s.highest, paxosgroup.HighestTimestamp(&rec))
+	}
+	return s
 }
 
 // Lost notes, before Open, a replica whose data is gone: it waits for a snapshot in the
@@ -144,7 +148,7 @@ func (s *Set) openReplica(c state.Cell) error {
 	s.open[c.Name] = Replica{Name: c.Name, Replicas: gc.Replicas, Cell: m, Group: group}
 	delete(s.recovered, g) // only now: a group is at all times open or Unopened
 	if known {
-		s.highest = max(s.highest, paxosgroup.HighestTimestamp(&rec), m.Highest())
+		s.highest = max(s.highest, m.Highest())
 	}
 	return nil
 }
