@@ -189,6 +189,11 @@ func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 			return err
 		}
 		c.mu.Lock()
+		if c.paused[n.index] {
+			c.mu.Unlock()
+			<-stream.Context().Done()
+			return nil
+		}
 		leads := c.leader == n.index
 		c.beats = append(c.beats, req.Beats...)
 		for _, b := range req.Beats {
