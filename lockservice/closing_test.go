@@ -13,7 +13,6 @@ import (
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
-func acquires(r *lockpb.DoRequest) bool { return r.GetAcquire() != nil }
 func releases(r *lockpb.DoRequest) bool { return r.GetRelease() != nil }
 
 func closed(r *lockpb.DoRequest) *lockpb.DoResponse {
