@@ -258,12 +258,13 @@ func TestLostDataDirectory(t *testing.T) {
 	}
 }
 
-// awaitReplicas waits until every tablet's replica on n has data again.
+// awaitReplicas waits until the replicas on n of every tablet, and of the lock service's first
+// cell, have data again.
 func awaitReplicas(t *testing.T, n *Node) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
-		got := psql(t, n, "select (select count(*) from spand.tablets) - (select count(*) from spand.replicas where role in ('leader', 'follower'))")
+		got := psql(t, n, "select (select count(*) + 1 from spand.tablets) - (select count(*) from spand.replicas where role in ('leader', 'follower'))")
 		if got == "0" {
 			return
 		}

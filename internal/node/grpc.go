@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -61,6 +62,25 @@ func (g *grpcNetwork) serving(yes bool) {
 	}
 	for _, service := range []string{"", adminpb.Admin_ServiceDesc.ServiceName, lockpb.LockService_ServiceDesc.ServiceName} {
 		g.health.SetServingStatus(service, st)
+	}
+}
+
+// partingPatience bounds how long clients' connections are waited for: those of peers carry streams
+// that do not end by themselves.
+const partingPatience = 200 * time.Millisecond
+
+// part lets what calls were answered with reach their clients before Close cuts the connections.
+func (g *grpcNetwork) part() {
+	gone := make(chan struct{})
+	go func() {
+		g.server.GracefulStop()
+		close(gone)
+	}()
+	patience := time.NewTimer(partingPatience)
+	defer patience.Stop()
+	select {
+	case <-gone:
+	case <-patience.C:
 	}
 }
 

@@ -428,6 +428,9 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	locksCtx, cancel := third()
 	n.locks.Shutdown(locksCtx) // who waited here learns where to go
 	cancel()
+	if n.grpc != nil {
+		n.grpc.part()
+	}
 	if len(n.members) == 1 && !n.store.Full() {
 		ckptCtx, cancel := third()
 		err = errors.Join(err, n.store.Checkpoint(ckptCtx))
