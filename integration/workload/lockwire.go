@@ -84,7 +84,7 @@ func (g *gate) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &gatedConn{Conn: conn, g: g, closed: make(chan struct{})}
+	c := &gatedConn{Conn: conn, g: g, closed: make(chan struct{}), broken: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.refuses {
@@ -103,6 +103,10 @@ type gatedConn struct {
 	g      *gate
 	once   sync.Once
 	closed chan struct{}
+	// broken: a write has failed. Then the reader may know, too, whatever the gate: gRPC opens streams
+	// on such a connection again and again, at one and the same instant, until its reader sees the end.
+	fail   sync.Once
+	broken chan struct{}
 }
 
 func (c *gatedConn) Close() error {
@@ -125,6 +129,8 @@ func (c *gatedConn) pass() bool {
 		return true
 	case <-c.closed:
 		return false
+	case <-c.broken:
+		return false
 	}
 }
 
@@ -140,7 +146,11 @@ func (c *gatedConn) Write(b []byte) (int, error) {
 	if !c.pass() {
 		return 0, net.ErrClosed
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.fail.Do(func() { close(c.broken) })
+	}
+	return n, err
 }
 
 // recorder sees what a client sends and receives.
