@@ -67,6 +67,9 @@ var dialOptions = []grpc.DialOption{
 	grpc.WithInitialConnWindowSize(4 << 20),
 	grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)),
 	grpc.WithNoProxy(),
+	// gRPC is not to send again by itself what was sent, and so to hold a stream's mutex while
+	// it waits for another connection: the client knows what may be repeated, and where.
+	grpc.WithDefaultCallOptions(grpc.MaxRetryRPCBufferSize(0)),
 	grpc.WithDisableServiceConfig(),
 }
 
