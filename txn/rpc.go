@@ -12,7 +12,8 @@ import (
 // Caller carries a request to another node and its answer back. The answer is
 // the caller's to keep. An error means that there was no answer; one that wraps
 // ErrNotSent, or has a method NotSent() bool that returns true, that the request
-// was certainly not executed. Deadlines travel with ctx.
+// was certainly not executed. Deadlines travel with ctx. A request is executed once at
+// most: what its answer says did not happen must not happen later (X5).
 type Caller interface {
 	Call(ctx context.Context, node keys.NodeID, method byte, payload []byte) ([]byte, error)
 }

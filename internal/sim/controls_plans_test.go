@@ -353,13 +353,14 @@ func lostAnswers(p *Plan, _ draw) {
 	p.Noise.Drop = 0.02
 }
 
-// lateCopies delivers messages twice now and then, the second time late.
+// lateCopies delivers messages twice now and then, commits too, the second time late.
+// There are no elections, so no first copy is refused.
 func lateCopies(p *Plan, _ draw) {
 	p.Faults, p.Splits = nil, nil
 	p.Think = ms(3)
 	p.Noise = Noise{Min: ms(1) / 10, Max: ms(1) / 2, Reorder: true} // else everybody waits for the late copies
 	p.Clients = slices.Repeat([]string{"blind"}, 4)
 	p.every(ms(100), ms(150), func(at time.Duration) {
-		p.fault(Fault{Kind: NoisyNet, At: at, For: ms(10), Noise: Noise{Duplicate: 1, Reorder: true, Min: ms(1) / 10, Max: ms(400)}})
+		p.fault(Fault{Kind: NoisyNet, At: at, For: ms(10), Noise: Noise{Duplicate: 1, LateCopies: true, Reorder: true, Min: ms(1) / 10, Max: ms(400)}})
 	})
 }

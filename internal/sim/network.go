@@ -14,6 +14,7 @@ import (
 	"github.com/spandb/spand/internal/node"
 	"github.com/spandb/spand/internal/rpc"
 	"github.com/spandb/spand/paxosgroup"
+	"github.com/spandb/spand/tablet"
 )
 
 // Network connects the nodes of a world: frames of paxosgroup and calls of txn
@@ -42,7 +43,9 @@ type Network struct {
 // Noise of a link. Probabilities are per message.
 type Noise struct {
 	Drop, Duplicate float64
-	Min, Max        time.Duration
+	// LateCopies: also requests are duplicated that no gateway repeats, see onceOnly.
+	LateCopies bool
+	Min, Max   time.Duration
 	// Reorder lets messages of one link overtake each other.
 	Reorder bool
 }
@@ -249,7 +252,7 @@ func (e *Endpoint) Call(ctx context.Context, to keys.NodeID, method byte, payloa
 	e.waiting[id] = c
 	e.mu.Unlock()
 	body := append([]byte(nil), payload...)
-	if !e.net.send(e, to, classCall, body, func(dst *Endpoint) { dst.serve(e, id, method, left, body) }) && id%2 == 0 {
+	if !e.net.sendCall(e, to, method, body, func(dst *Endpoint) { dst.serve(e, id, method, left, body) }) && id%2 == 0 {
 		// Nobody there, and the operating system says so.
 		e.forget(id)
 		return nil, unreachable(to, false, "no connection")
@@ -320,9 +323,24 @@ func (e *Endpoint) cancelCall(key inCall) {
 	}
 }
 
-// send puts a message on its link. False: there is no way to the node right now
-// (the message is lost).
+// onceOnly reports whether a request is one that gateways never repeat (X5). A stream
+// delivers it once at most, so its refusal is final. Were a copy executed after that,
+// the gateway would have told its client "not committed" of what commits.
+func onceOnly(method byte) bool {
+	return method == tablet.MethodCommit || method == tablet.MethodDecide || method == tablet.MethodSplit
+}
+
+func (n *Network) sendCall(from *Endpoint, to keys.NodeID, method byte, body []byte, f func(*Endpoint)) bool {
+	return n.transmit(from, to, classCall, body, onceOnly(method), f)
+}
+
 func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, body []byte, f func(*Endpoint)) bool {
+	return n.transmit(from, to, class, body, false, f)
+}
+
+// transmit puts a message on its link. False: there is no way to the node right now
+// (the message is lost).
+func (n *Network) transmit(from *Endpoint, to keys.NodeID, class paxosgroup.Class, body []byte, once bool, f func(*Endpoint)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed || n.ends[from.node] != from {
@@ -350,7 +368,7 @@ func (n *Network) send(from *Endpoint, to keys.NodeID, class paxosgroup.Class, b
 		return true
 	}
 	copies := 1
-	if r.Float64() < noise.Duplicate {
+	if r.Float64() < noise.Duplicate && (!once || noise.LateCopies) {
 		copies = 2
 	}
 	for range copies {
