@@ -54,6 +54,11 @@ type Promiser interface {
 	Promised() truetime.Timestamp
 }
 
+// Unhurried is implemented by state machines that nobody asks but where they lead. Their followers
+// apply an entry when the next one comes or at the next tick, which spares the messages that would
+// tell them at once that it is committed: of those that one entry takes, two of four per follower.
+type Unhurried interface{ Unhurried() }
+
 // Command is a committed entry as a state machine sees it.
 type Command struct {
 	Index uint64

@@ -59,6 +59,7 @@ func chaos(t *testing.T, seed uint64) {
 		n.store.setDelay(time.Duration(r.IntN(8)) * time.Millisecond)
 	}
 	groups := []keys.GroupID{1, 2}
+	w.unhurried = map[keys.GroupID]bool{2: true}
 	w.start(groups...)
 	down := 0
 	seq, valid := 0, 0

@@ -31,6 +31,8 @@
 //     majority contradicts is told so (clocks.go); entries and closed timestamps far
 //     ahead of the own clock are refused.
 //   - B1: a split's child is bound to its parent's lease holder from birth.
+//   - An [Unhurried] machine's followers are told of commits late. To Raft these are messages that
+//     the network delays: it asks nothing of them, and every later one says as much.
 //   - X4: a closed timestamp is used by a follower once it has applied the index
 //     that came with it, in the term that it came in.
 //

@@ -23,6 +23,7 @@ type Group struct {
 	log       *slog.Logger
 	members   []member
 	solo      bool // the only voter
+	unhurried bool // see Unhurried
 	preferred keys.NodeID
 	bucket    string // names the set of nodes with replicas, for quiescence
 	budget    int
@@ -116,6 +117,8 @@ type workerState struct {
 	lastIndex   uint64
 	changed     bool // since the last Capture
 
+	told map[uint64]told // of followers of an unhurried machine, by replica
+
 	spare     letters  // for the next exchange of the inbox
 	taken     []flight // likewise of mu.queue
 	outcomes  []outcome
@@ -152,6 +155,12 @@ type workerState struct {
 	lacking     map[uint64]struct{} // replicas that asked for a snapshot and do not have it yet
 	pins        map[uint64]pin      // what the tail keeps for their receivers, by replica
 	snapRetryAt time.Time
+}
+
+// told is what an unhurried machine's follower has been sent of its leader's commit index.
+type told struct {
+	term, commit uint64
+	later        *pb.Message // says more, and waits for the next message to the follower; nil: nothing does
 }
 
 type hardState struct{ term, vote, commit uint64 }

@@ -174,6 +174,7 @@ func (h *Host) Open(c GroupConfig) (*Group, error) {
 		host: h, id: c.ID, self: c.Replica, machine: c.Machine, preferred: c.Preferred,
 		log: h.log.With("group", uint64(c.ID)), budget: h.cfg.GroupBudget,
 	}
+	_, g.unhurried = c.Machine.(Unhurried)
 	if err := g.open(c); err != nil {
 		return nil, err
 	}

@@ -396,11 +396,46 @@ func (g *Group) send(m *pb.Message, o *outbox) {
 	if to == nil || to.peer == nil {
 		return
 	}
+	if g.unhurried {
+		before, wait := g.tell(m)
+		if before != nil {
+			o.message(to.peer, g.id, 0, before)
+		}
+		if wait {
+			return
+		}
+	}
 	stamp := uint64(0)
 	if t := m.GetType(); t == pb.MsgAppResp || t == pb.MsgHeartbeatResp {
 		stamp = g.attest(to.peer, m.GetTo(), m.GetTerm())
 	}
 	o.message(to.peer, g.id, stamp, m)
+}
+
+// tell finds out whether a message only tells an unhurried machine's follower of commits: then it waits for
+// the next one, which is the next entry's or a tick's heartbeat. before is one that has waited, and goes
+// first. To Raft it is a message that the network delays, or loses: a later one has all that it says.
+func (g *Group) tell(m *pb.Message) (before *pb.Message, wait bool) {
+	t := g.w.told[m.GetTo()]
+	if t.term != m.GetTerm() {
+		t = told{term: m.GetTerm()}
+	}
+	switch {
+	case m.GetType() != pb.MsgApp:
+		if before = t.later; before == nil {
+			return nil, false
+		}
+		t.commit, t.later = before.GetCommit(), nil
+	case len(m.Entries) == 0 && m.GetCommit() > t.commit:
+		t.later, wait = m, true
+	default:
+		t.commit, t.later = m.GetCommit(), nil
+	}
+	if g.w.told == nil {
+		g.w.told = make(map[uint64]told)
+	}
+	g.w.told[m.GetTo()] = t
+	return before, wait
 }
 
 // deliver hands out the responses of a storage message that is done.

@@ -30,7 +30,9 @@ type world struct {
 	nodes map[keys.NodeID]*node
 	ids   []keys.NodeID
 	conf  func(*Config)
-	log   *slog.Logger
+	// unhurried are groups whose machines are.
+	unhurried map[keys.GroupID]bool
+	log       *slog.Logger
 
 	filled int // commands of fill
 
@@ -117,6 +119,9 @@ func (n *node) start() {
 func (n *node) open(s GroupConfig) *Group {
 	m := &toy{n: n, id: s.ID, store: n.store}
 	s.Machine, s.Recovered = m, n.store.recovered(s.ID)
+	if n.w.unhurried[s.ID] {
+		s.Machine = unhurriedToy{m}
+	}
 	g, err := n.host.Open(s)
 	if err != nil {
 		n.w.t.Fatal(err)
@@ -310,6 +315,11 @@ func (m *toy) Apply(b *storage.Batch, c Command) (any, error) {
 	}
 	return c.Index, nil
 }
+
+// unhurriedToy is a toy that nobody asks where it does not lead.
+type unhurriedToy struct{ *toy }
+
+func (unhurriedToy) Unhurried() {}
 
 func (m *toy) key(index uint64) []byte {
 	k := binary.BigEndian.AppendUint64([]byte{byte(storage.ClassData)}, uint64(m.id))

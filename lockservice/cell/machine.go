@@ -196,6 +196,9 @@ func (c *Cell) Busy() bool {
 	return l != nil && l.waiting.Load() > 0
 }
 
+// Unhurried implements paxosgroup.Unhurried: everything is asked of the leader.
+func (c *Cell) Unhurried() {}
+
 // Promised implements paxosgroup.Promiser (L2).
 func (c *Cell) Promised() truetime.Timestamp {
 	if l := c.leader.Load(); l != nil {
