@@ -2,42 +2,63 @@ package cell
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
-	"github.com/spandb/spand/paxosgroup"
 )
 
 // acquire takes a lock for a handle, waiting in turn. waiting, if set, is told the ticket
-// when the call begins to wait.
+// when the call begins to wait; it must not block.
 func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string, ticket int64, try bool, waiting func(int64)) (state.Hold, bool, error) {
-	w := &waiter{grant: g, try: try, done: make(chan granted, 1)}
+	done := make(chan granted, 1)
+	w := &waiter{ctx: ctx, grant: g, ticket: ticket, try: try, then: func(g granted) { done <- g }}
 	for {
-		s, err := l.live(ctx, g.Session, principal)
+		err := l.enter(w, principal, waiting)
+		if err == nil {
+			break
+		}
+		if err == errEnding {
+			_, err = l.live(ctx, g.Session, principal)
+		}
 		if err != nil {
 			return state.Hold{}, false, err
 		}
-		l.mu.Lock()
-		if !s.ending {
-			w.s = s
-			break
+	}
+	var got granted
+	select {
+	case got = <-done:
+	case <-ctx.Done():
+		l.abandon(w)
+		got = <-done
+	}
+	if got.err == errEnding {
+		if got.err = l.awaitGone(ctx, w.s); got.err == nil {
+			got.err = sessionExpired(w.s.id)
 		}
-		l.mu.Unlock()
 	}
-	if l.ended {
-		l.mu.Unlock()
-		return state.Hold{}, false, l.c.notLeader()
+	return got.hold, got.already, got.err
+}
+
+// enter begins an Acquire: w.then will be told its outcome. After an error it will not, and
+// nothing has happened; errEnding: the session's end must be waited for.
+func (l *leader) enter(w *waiter, principal string, waiting func(int64)) error {
+	l.mu.Lock()
+	s, err := l.presentLocked(w.grant.Session, principal)
+	switch {
+	case err != nil:
+	case l.ended:
+		err = l.c.notLeader()
+	case l.waiting.Load() >= int64(l.c.cfg.MaxWaiting):
+		err = refuse(state.Overloaded, w.grant.Path, "%d calls wait for locks of this cell", l.c.cfg.MaxWaiting)
 	}
-	if l.waiting.Load() >= int64(l.c.cfg.MaxWaiting) {
+	if err != nil {
 		l.mu.Unlock()
-		return state.Hold{}, false, refuse(state.Overloaded, g.Path, "%d calls wait for locks of this cell", l.c.cfg.MaxWaiting)
+		return err
 	}
-	lk := l.lockLocked(g.Path)
-	w.lock = lk
-	w.ticket = ticket
-	if ticket <= 0 {
+	lk := l.lockLocked(w.grant.Path)
+	w.s, w.lock = s, lk
+	if w.ticket <= 0 {
 		l.ticket = max(l.ticket+1, int64(l.clock.Now().Earliest))
 		w.ticket = l.ticket
 	}
@@ -45,21 +66,22 @@ func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string,
 	if err != nil {
 		l.tidyLocked(lk)
 		l.mu.Unlock()
-		return state.Hold{}, false, err
+		return err
 	}
-	queued := !w.flying && len(w.done) == 0 && !try
-	w.queued = queued
-	if queued || w.held {
+	w.queued = !w.flying && !w.settled && !w.try
+	if w.queued || w.held {
 		var out outgoing
 		l.conflictLocked(w, &out)
 		out.sendLocked(l)
 	}
-	l.mu.Unlock()
-	l.launch(appendFlight(nil, f))
-	if queued && waiting != nil {
+	if w.queued && waiting != nil {
 		waiting(w.ticket)
 	}
-	return l.awaitGrant(ctx, w)
+	l.mu.Unlock()
+	if f != nil {
+		l.fly(f)
+	}
+	return nil
 }
 
 // enterLocked puts a waiter where it belongs: at the lock at once, or in the queue.
@@ -92,16 +114,14 @@ func (l *leader) enterLocked(lk *lock, w *waiter) (*flight, error) {
 // retried Acquire is never two.
 func (l *leader) takeOverLocked(lk *lock, w *waiter) {
 	session, handle := w.handle()
-	for _, o := range slices.Clone(lk.queue) {
-		if s, h := o.handle(); s == session && h == handle {
-			w.ticket = min(w.ticket, o.ticket)
-			w.heir = w.heir || o.heir
-			o.superseded = true
-			lk.leave(l, o)
-			o.answer(granted{err: refuse("CANCELLED", lk.path, "the handle asked for the lock of %s again", lk.path)})
-		}
+	for _, o := range lk.queuedOf(w.s, handle) {
+		w.ticket = min(w.ticket, o.ticket)
+		w.heir = w.heir || o.heir
+		o.superseded = true
+		lk.leave(l, o)
+		o.answer(granted{err: refuse("CANCELLED", lk.path, "the handle asked for the lock of %s again", lk.path)})
 	}
-	for _, list := range [...][]*waiter{lk.flyers, lk.landed} {
+	for _, list := range [...][]*waiter{lk.flyers, lk.unheard} {
 		for _, o := range list {
 			if s, h := o.handle(); s == session && h == handle {
 				o.superseded = true
@@ -120,57 +140,6 @@ func (lk *lock) flying(session state.SessionID, handle state.HandleID) bool {
 	})
 }
 
-// awaitGrant waits for a waiter's outcome.
-func (l *leader) awaitGrant(ctx context.Context, w *waiter) (state.Hold, bool, error) {
-	var g granted
-	select {
-	case g = <-w.done:
-	case <-ctx.Done():
-		return state.Hold{}, false, l.abandon(ctx, w)
-	case <-l.ctx.Done():
-		l.mu.Lock()
-		if w.lock.leave(l, w) {
-			l.mu.Unlock()
-			return state.Hold{}, false, l.c.notLeader()
-		}
-		l.mu.Unlock()
-		g = <-w.done // in flight: the group says what became of it
-	}
-	switch {
-	case g.err == errEnding:
-		if err := l.awaitGone(ctx, w.s); err != nil {
-			return state.Hold{}, false, err
-		}
-		return state.Hold{}, false, sessionExpired(w.s.id)
-	case g.err != nil:
-		return state.Hold{}, false, g.err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if ctx.Err() != nil { // nobody hears the answer
-		l.giveBackLocked(w, &g)
-		return state.Hold{}, false, errInFlight
-	}
-	l.deliverLocked(w)
-	return g.hold, g.already, nil
-}
-
-// deliverLocked: w's caller is told that it holds the lock.
-func (l *leader) deliverLocked(w *waiter) {
-	lk := w.lock
-	if w.superseded { // the later calls have inherited nothing that nobody knows of
-		for _, list := range [...][]*waiter{lk.queue, lk.flyers} {
-			for _, o := range list {
-				if o.grant.Session == w.grant.Session && o.grant.Handle == w.grant.Handle {
-					o.heir = false
-				}
-			}
-		}
-	}
-	lk.taken(w)
-	l.tidyLocked(lk)
-}
-
 func (l *leader) awaitGone(ctx context.Context, s *session) error {
 	l.mu.Lock()
 	gone := s.goneLocked()
@@ -179,29 +148,23 @@ func (l *leader) awaitGone(ctx context.Context, s *session) error {
 }
 
 // abandon: the caller of an Acquire has gone.
-func (l *leader) abandon(ctx context.Context, w *waiter) error {
+func (l *leader) abandon(w *waiter) {
 	l.mu.Lock()
-	if w.lock.leave(l, w) {
+	var f *flight
+	switch {
+	case w.settled:
+	case w.lock.leave(l, w):
+		w.answer(granted{err: gaveUp(w.ctx)})
 		l.disownLocked(w)
-		f := l.pumpLocked(w.lock) // it may have been in the way
-		l.mu.Unlock()
-		l.launch(appendFlight(nil, f))
-		return gaveUp(ctx)
-	}
-	defer l.mu.Unlock()
-	select {
-	case g := <-w.done:
-		switch {
-		case errors.Is(g.err, paxosgroup.ErrAmbiguous):
-			return g.err
-		case g.err != nil:
-			return gaveUp(ctx)
-		}
-		l.giveBackLocked(w, &g)
+		f = l.pumpLocked(w.lock) // it may have been in the way
 	default:
 		w.adrift = true
+		w.answer(granted{err: errInFlight})
 	}
-	return errInFlight
+	l.mu.Unlock()
+	if f != nil {
+		l.fly(f)
+	}
 }
 
 // release gives a handle's lock back, and cancels acquires of it up to attempt.
@@ -223,13 +186,19 @@ func (l *leader) release(ctx context.Context, cmd *state.Command) (bool, error) 
 // cancelQueued ends the waiting of a handle's acquires up to cmd's attempt (0: all), and
 // reports whether the handle holds the lock or is being given it.
 func (l *leader) cancelQueued(cmd *state.Command) bool {
-	var f *flight
 	l.mu.Lock()
-	held := false
+	held, f := l.cancelQueuedLocked(cmd)
+	l.mu.Unlock()
+	l.launch(appendFlight(nil, f))
+	return held
+}
+
+// cancelQueuedLocked is cancelQueued but for the launch.
+func (l *leader) cancelQueuedLocked(cmd *state.Command) (held bool, f *flight) {
 	if lk := l.locks[cmd.Path]; lk != nil {
 		held = lk.flying(cmd.Session, cmd.Handle)
-		for _, o := range slices.Clone(lk.queue) {
-			if s, h := o.handle(); s == cmd.Session && h == cmd.Handle && (cmd.Attempt == 0 || o.grant.Attempt <= cmd.Attempt) {
+		for _, o := range lk.queuedOf(l.sessions[cmd.Session], cmd.Handle) {
+			if cmd.Attempt == 0 || o.grant.Attempt <= cmd.Attempt {
 				lk.leave(l, o)
 				o.answer(granted{err: refuse("CANCELLED", cmd.Path, "the acquire of the lock of %s was given up", cmd.Path)})
 			}
@@ -241,9 +210,7 @@ func (l *leader) cancelQueued(cmd *state.Command) bool {
 		_, held = l.c.st.HoldOf(cmd.Session, cmd.Handle, cmd.Path)
 		l.c.mu.RUnlock()
 	}
-	l.mu.Unlock()
-	l.launch(appendFlight(nil, f))
-	return held
+	return held, f
 }
 
 // conflictLocked tells the holders that somebody wants what they have (paper 2.5).

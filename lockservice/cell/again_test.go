@@ -52,40 +52,29 @@ func TestL1_AskingAgainKeepsWhatAnEarlierCallGot(t *testing.T) {
 			s.expect("release ok", "2 ok")
 		})
 	})
-	t.Run("landed", func(t *testing.T) {
-		for _, abandon := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				w, s := lockWorld(t, 1, 2)
-				defer w.close()
-				l := w.lead().leader.Load()
-				l.mu.Lock()
-				lk := l.lockLocked(x)
-				w1 := &waiter{
-					lock: lk, s: l.sessions[1], done: make(chan granted, 1),
-					grant: state.GrantTo{Session: 1, Handle: 1, Path: x, Mode: state.Exclusive, Attempt: 1},
-				}
-				f, err := l.enterLocked(lk, w1)
-				l.mu.Unlock()
-				if err != nil {
-					t.Fatal(err)
-				}
-				l.launch(appendFlight(nil, f)) // and it has landed, but its caller has not looked
-				s.start("1 again", attempt(1, 1))
-				s.start("2", acquire(2, x))
-				s.expect("1 again already", "2 waits")
-				ctx, cancel := context.WithCancel(t.Context())
-				cancel()
-				if abandon {
-					err = l.abandon(ctx, w1)
-				} else {
-					_, _, err = l.awaitGrant(ctx, w1)
-				}
-				if err != errInFlight {
-					t.Errorf("%v", err)
-				}
-				w.wantHeld(1)
-			})
-		}
+	t.Run("gone unnoticed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, s := lockWorld(t, 1, 2)
+			defer w.close()
+			ctx, cancel := context.WithCancel(t.Context())
+			var got granted
+			w1 := &waiter{ctx: ctx, then: func(g granted) { got = g }, grant: state.GrantTo{Session: 1, Handle: 1, Path: x, Mode: state.Exclusive, Attempt: 1}}
+			w.g.hold()
+			l := w.lead().leader.Load()
+			if err := l.enter(w1, "", nil); err != nil {
+				t.Fatal(err)
+			}
+			cancel() // and nobody abandons it
+			s.start("1 again", attempt(1, 1))
+			s.start("2", acquire(2, x))
+			s.expect("1 again waits", "2 waits")
+			w.g.letGo()
+			s.expect("1 again already")
+			if got.err != errInFlight {
+				t.Errorf("%+v", got)
+			}
+			w.wantHeld(1)
+		})
 	})
 }
 

@@ -107,10 +107,21 @@ func (r *request) caller(h *lockpb.Handle, needed bool) (*session, error) {
 
 // command begins a command through a handle.
 func (r *request) command(kind state.Kind, h *lockpb.Handle) *state.Command {
+	return command(kind, h, r.principal)
+}
+
+func command(kind state.Kind, h *lockpb.Handle, principal string) *state.Command {
 	return &state.Command{
 		Kind: kind, Session: state.SessionID(h.GetSession()), Handle: state.HandleID(h.GetHandle()), Path: h.GetPath(), Instance: h.GetInstance(),
-		Principal: r.principal,
+		Principal: principal,
 	}
+}
+
+// releasing gives the lock back that an attempt through h took, or may have taken.
+func releasing(h *lockpb.Handle, attempt uint64, principal string) *state.Command {
+	cmd := command(state.Release, h, principal)
+	cmd.Attempt, cmd.Cause = attempt, state.Released
+	return cmd
 }
 
 // carry carries out a command that may end nobody's hold, under the handle's sequencer.
@@ -348,10 +359,11 @@ func (r *request) setQuota(q *lockpb.SetQuotaRequest) (*lockpb.DoResponse_SetQuo
 	return &lockpb.DoResponse_SetQuota{SetQuota: &lockpb.SetQuotaResponse{Stat: statOf(res.Node)}}, nil
 }
 
-func (r *request) acquire(q *lockpb.AcquireRequest, try bool) (*lockpb.DoResponse_Acquire, error) {
+// grantTo is what an Acquire asks for.
+func grantTo(q *lockpb.AcquireRequest) (state.GrantTo, error) {
 	h := q.GetHandle()
 	if h.GetSession() == 0 {
-		return nil, badRequest("a lock needs a session")
+		return state.GrantTo{}, badRequest("a lock needs a session")
 	}
 	g := state.GrantTo{
 		Session: state.SessionID(h.GetSession()), Handle: state.HandleID(h.GetHandle()), Path: h.GetPath(), Instance: h.GetInstance(),
@@ -362,10 +374,18 @@ func (r *request) acquire(q *lockpb.AcquireRequest, try bool) (*lockpb.DoRespons
 	case lockpb.Mode_SHARED:
 		g.Mode = state.Shared
 	default:
-		return nil, badRequest("%d is not a mode of locks", q.GetMode())
+		return g, badRequest("%d is not a mode of locks", q.GetMode())
 	}
 	if d := q.GetLockDelayNs(); d < 0 || d > state.MaxLockDelay {
-		return nil, badRequest("a lock-delay is between 0 and %v, not %v", time.Duration(state.MaxLockDelay), time.Duration(d))
+		return g, badRequest("a lock-delay is between 0 and %v, not %v", time.Duration(state.MaxLockDelay), time.Duration(d))
+	}
+	return g, nil
+}
+
+func (r *request) acquire(q *lockpb.AcquireRequest, try bool) (*lockpb.DoResponse_Acquire, error) {
+	g, err := grantTo(q)
+	if err != nil {
+		return nil, err
 	}
 	hold, already, err := r.l.acquire(r.ctx, g, r.principal, q.GetTicket(), try, r.waiting)
 	if err != nil {
@@ -379,9 +399,7 @@ func (r *request) release(q *lockpb.ReleaseRequest) (*lockpb.DoResponse_Release,
 	if _, err := r.caller(h, true); err != nil {
 		return nil, err
 	}
-	cmd := r.command(state.Release, h)
-	cmd.Attempt, cmd.Cause = q.GetAttempt(), state.Released
-	ended, err := r.l.release(r.ctx, cmd)
+	ended, err := r.l.release(r.ctx, releasing(h, q.GetAttempt(), r.principal))
 	return &lockpb.DoResponse_Release{Release: &lockpb.ReleaseResponse{Released: ended}}, err
 }
 

@@ -4,8 +4,8 @@
 // what. Section numbers are those of Burrows, "The Chubby lock service" (OSDI 2006).
 //
 // A [Cell] is driven from two sides. Its group calls the methods of paxosgroup.StateMachine; a
-// server calls Do with everything that clients ask, and brings their beats over
-// Streams. Contents of files are engine keys (storage.ClassStage under the group's id);
+// server calls Do with everything that clients ask (Begin, with what is frequent and needs
+// no goroutine), and brings their beats over Streams. Contents of files are engine keys (storage.ClassStage under the group's id);
 // all else is in memory, captured by checkpoints.
 //
 // # Invariants
@@ -80,8 +80,9 @@
 // end (reap, at most maxReapers), lock-delays with waiters pass (awaitDelayLocked), grants
 // that could not be logged are to be tried again (pumpLaterLocked) and
 // grants for callers that are gone are given back; all end with the term, and Close waits for
-// them. The wheel's timer runs turn. Do and Beat run on their callers'; Proposal.Done on the group's
-// applying goroutine.
+// them. The wheel's timer runs turn. Do, Begin and Beat run on their callers'; Proposal.Done on the
+// group's applying goroutine. A call that was begun has no goroutine: it is answered by whoever knows
+// its outcome (Done, as a rule), unless its session is ending, for whose end one waits.
 //
 // # Locks
 //
@@ -92,5 +93,6 @@
 // free; leases are collected too (outgoing), but go before it is given up: a Stream's send
 // only queues, and what one session is told must be queued in the order in which it was noted as told. A
 // clock and the group's lease may be asked under leader.mu: both are leaves, as are the mutexes
-// of Streams' queues.
+// of Streams' queues. A waiter is told its outcome (waiter.then, and so the answer of a begun call)
+// with leader.mu held: what it calls only queues.
 package cell

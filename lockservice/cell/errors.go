@@ -75,9 +75,14 @@ func sessionExpired(id state.SessionID) *state.Error {
 	return refuse("SESSION_EXPIRED", "", "session %d has ended", id)
 }
 
-// gaveUp is the answer to a caller whose context ended before its call had any effect.
+// gaveUp is the answer to a caller whose context ended, or who gave the call up, before it had
+// any effect.
 func gaveUp(ctx context.Context) error {
-	return refuse("CANCELLED", "", "the call was given up before it took effect: %v", context.Cause(ctx))
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = context.Canceled
+	}
+	return refuse("CANCELLED", "", "the call was given up before it took effect: %v", cause)
 }
 
 // errInFlight: the caller's context ended before its command's outcome was known.

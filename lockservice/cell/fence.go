@@ -66,7 +66,7 @@ type ending struct {
 	all     bool               // the session's holds through any handle
 	maxTS   truetime.Timestamp // bound of the command's timestamp, 0: none
 	locks   []*lock
-	done    chan struct{}
+	done    chan struct{}      // closed with the outcome; nil: nobody waits
 	wake    context.CancelFunc // ends a wait for promises
 }
 
@@ -177,7 +177,7 @@ func (l *leader) endingLocked(s *session, hold *state.Hold) <-chan struct{} {
 	if lk := l.locks[hold.Path]; lk != nil {
 		for _, e := range lk.ends {
 			if e.covers(hold.Session, hold.Handle) {
-				return e.done
+				return e.doneLocked()
 			}
 		}
 	}
@@ -208,12 +208,16 @@ func (l *leader) endCheck(path string, id uint64) {
 
 // announceLocked says that e may end holds at these paths.
 func (l *leader) announceLocked(e *ending, paths []string) {
-	e.done = make(chan struct{})
 	for _, p := range paths {
-		lk := l.lockLocked(p)
-		lk.ends = append(lk.ends, e)
-		e.locks = append(e.locks, lk)
+		l.announceAtLocked(e, p)
 	}
+}
+
+func (l *leader) announceAtLocked(e *ending, path string) *lock {
+	lk := l.lockLocked(path)
+	lk.ends = append(lk.ends, e)
+	e.locks = append(e.locks, lk)
+	return lk
 }
 
 // concludeLocked: e has been applied, or will never be.
@@ -223,7 +227,17 @@ func (l *leader) concludeLocked(e *ending) {
 			lk.ends = slices.Delete(lk.ends, i, i+1)
 		}
 	}
-	close(e.done)
+	if e.done != nil {
+		close(e.done)
+	}
+}
+
+// doneLocked is closed when e, which stands at a lock, is concluded.
+func (e *ending) doneLocked() <-chan struct{} {
+	if e.done == nil {
+		e.done = make(chan struct{})
+	}
+	return e.done
 }
 
 // promisedLocked is the highest instant promised for what e may end.

@@ -81,10 +81,18 @@ func (l *leader) start() {
 	l.c.wg.Go(l.watchLoad)
 }
 
-// end stops everything that leads on: goroutines, streams, waiters.
+// end stops everything that leads on: goroutines, streams, waiters. What is in flight is
+// answered by the group.
 func (l *leader) end() {
 	l.mu.Lock()
 	l.ended = true
+	for _, lk := range l.locks {
+		for len(lk.queue) > 0 {
+			w := lk.queue[len(lk.queue)-1]
+			lk.leave(l, w)
+			w.answer(granted{err: l.c.notLeader()})
+		}
+	}
 	l.wheel.stop()
 	streams := l.streams
 	l.streams = nil
@@ -210,18 +218,10 @@ func (s *session) goneLocked() <-chan struct{} {
 // only when that is applied.
 func (l *leader) live(ctx context.Context, id state.SessionID, principal string) (*session, error) {
 	l.mu.Lock()
-	s := l.sessions[id]
-	if s == nil {
+	s, err := l.presentLocked(id, principal)
+	if err != errEnding {
 		l.mu.Unlock()
-		return nil, sessionExpired(id)
-	}
-	if s.principal != principal {
-		l.mu.Unlock()
-		return nil, refuse("PERMISSION", "", "session %d is another's", id)
-	}
-	if !s.ending {
-		l.mu.Unlock()
-		return s, nil
+		return s, err
 	}
 	gone := s.goneLocked()
 	l.mu.Unlock()
@@ -229,6 +229,20 @@ func (l *leader) live(ctx context.Context, id state.SessionID, principal string)
 		return nil, err
 	}
 	return nil, sessionExpired(id)
+}
+
+// presentLocked is live without waiting: errEnding, and the session, if it is about to end.
+func (l *leader) presentLocked(id state.SessionID, principal string) (*session, error) {
+	s := l.sessions[id]
+	switch {
+	case s == nil:
+		return nil, sessionExpired(id)
+	case s.principal != principal:
+		return nil, refuse("PERMISSION", "", "session %d is another's", id)
+	case s.ending:
+		return s, errEnding
+	}
+	return s, nil
 }
 
 // await waits for ch, the caller's end, or the leader's.

@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"context"
 	"slices"
 
 	"github.com/spandb/spand/lockservice/cell/state"
@@ -12,6 +13,7 @@ import (
 type lock struct {
 	path    string
 	queue   []*waiter // by ticket; none is flying
+	tries   int       // of these do not wait
 	flights int       // commands in flight that grant or free it; no other grant meanwhile
 	delayed bool      // somebody waits for the lock-delay to pass
 	failing bool      // a grant could not be logged: the next is tried after a pause
@@ -19,11 +21,11 @@ type lock struct {
 	// theirs; they must not wait behind those who wait for them.
 	rejoins int
 	flyers  []*waiter // whose grants are under way
-	// landed are those who were given the lock, from then until their caller has taken the
-	// answer, or the hold has been given back.
-	landed []*waiter
-	checks []check
-	ends   []*ending
+	// unheard are those who were given the lock when their caller had gone, until the hold has been
+	// given back.
+	unheard []*waiter
+	checks  []check
+	ends    []*ending
 }
 
 func (l *leader) lockLocked(path string) *lock {
@@ -36,23 +38,25 @@ func (l *leader) lockLocked(path string) *lock {
 }
 
 func (l *leader) tidyLocked(lk *lock) {
-	if len(lk.queue)+lk.flights+len(lk.landed)+len(lk.checks)+len(lk.ends) == 0 && !lk.delayed && l.locks[lk.path] == lk {
+	if len(lk.queue)+lk.flights+len(lk.unheard)+len(lk.checks)+len(lk.ends) == 0 && !lk.delayed && l.locks[lk.path] == lk {
 		delete(l.locks, lk.path)
 	}
 }
 
-// waiter is an Acquire. Guarded by l.mu but for done.
+// waiter is an Acquire. Guarded by l.mu.
 type waiter struct {
-	lock   *lock
-	s      *session
-	grant  state.GrantTo
-	ticket int64
-	try    bool
-	rejoin bool
-	queued bool // its caller was told that it waits
-	flying bool // its grant is in the log, or on the way there
-	adrift bool // its caller has gone
-	held   bool // it was refused what others hold
+	ctx     context.Context // its caller's
+	lock    *lock
+	s       *session
+	grant   state.GrantTo
+	ticket  int64
+	try     bool
+	rejoin  bool
+	queued  bool // its caller was told that it waits
+	flying  bool // its grant is in the log, or on the way there
+	adrift  bool // its caller has gone
+	held    bool // it was refused what others hold
+	settled bool // then was called
 	// superseded: its handle has asked again. Then the hold is the later call's to give back.
 	superseded bool
 	// heir: an earlier call of its handle, which it supersedes, was being given the lock, or had
@@ -60,7 +64,9 @@ type waiter struct {
 	heir bool
 	// known: its handle has been told before that it holds the lock.
 	known bool
-	done  chan granted
+	// then is told the outcome, once, with l.mu held: it must neither block nor take a lock of the
+	// cell's.
+	then func(granted)
 }
 
 type granted struct {
@@ -69,8 +75,11 @@ type granted struct {
 	err     error
 }
 
-// answer is given once: by whoever takes the waiter out of queue or flight.
-func (w *waiter) answer(g granted) { w.done <- g }
+// answer is given once: by whoever takes the waiter out of queue or flight, or when its caller goes.
+func (w *waiter) answer(g granted) {
+	w.settled = true
+	w.then(g)
+}
 
 func (w *waiter) handle() (state.SessionID, state.HandleID) { return w.grant.Session, w.grant.Handle }
 
@@ -85,6 +94,9 @@ func (lk *lock) join(l *leader, w *waiter) {
 	if w.rejoin {
 		lk.rejoins++
 	}
+	if w.try {
+		lk.tries++
+	}
 	b := w.s.have()
 	if b.waits == nil {
 		b.waits = make(map[*waiter]struct{})
@@ -93,17 +105,42 @@ func (lk *lock) join(l *leader, w *waiter) {
 }
 
 func (lk *lock) leave(l *leader, w *waiter) bool {
-	i := slices.Index(lk.queue, w)
-	if i < 0 {
+	if !w.waits() {
 		return false
 	}
+	i := slices.Index(lk.queue, w)
 	lk.queue = slices.Delete(lk.queue, i, i+1)
 	l.waiting.Add(-1)
 	if w.rejoin {
 		lk.rejoins--
 	}
+	if w.try {
+		lk.tries--
+	}
 	delete(w.s.box.waits, w)
 	return true
+}
+
+// waits reports whether w is in its lock's queue.
+func (w *waiter) waits() bool {
+	if w.s == nil || w.s.box == nil {
+		return false
+	}
+	_, ok := w.s.box.waits[w]
+	return ok
+}
+
+// queuedOf lists those in the queue that a handle has there: one as a rule.
+func (lk *lock) queuedOf(s *session, handle state.HandleID) (ws []*waiter) {
+	if s == nil || s.box == nil || len(lk.queue) == 0 {
+		return nil
+	}
+	for o := range s.box.waits {
+		if o.lock == lk && o.grant.Handle == handle {
+			ws = append(ws, o)
+		}
+	}
+	return ws
 }
 
 // flight is a command that carries grants.
@@ -231,6 +268,9 @@ func otherMode(path string) *state.Error {
 
 // refuseTriesLocked answers those who do not wait and cannot have the lock now.
 func (l *leader) refuseTriesLocked(lk *lock, now truetime.Timestamp) {
+	if lk.tries == 0 {
+		return
+	}
 	for _, w := range slices.Clone(lk.queue) {
 		if !w.try {
 			continue
@@ -302,8 +342,12 @@ func (l *leader) boardLocked(f *flight, lk *lock, e *ending) {
 // launch proposes flights. Never with l.mu held.
 func (l *leader) launch(fs []*flight) {
 	for _, f := range fs {
-		l.propose(f.cmd, 0, func(res *state.Result, err error) { l.land(f, res, err, nil) })
+		l.fly(f)
 	}
+}
+
+func (l *leader) fly(f *flight) {
+	l.propose(f.cmd, 0, func(res *state.Result, err error) { l.land(f, res, err, nil) })
 }
 
 // land answers those whom a command was to give the lock, and sends the next on their way.
@@ -342,13 +386,14 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 			if w.s.ending {
 				g.err = errEnding
 			}
+		case w.adrift, w.ctx.Err() != nil:
+			w.lock.unheard = append(w.lock.unheard, w)
+			l.giveBackLocked(w, &g)
+			g = granted{err: errInFlight}
 		default:
-			w.lock.landed = append(w.lock.landed, w)
-			if w.adrift {
-				l.giveBackLocked(w, &g)
-			}
+			l.toldLocked(w)
 		}
-		if !w.adrift {
+		if !w.settled {
 			w.answer(g)
 		}
 	}
@@ -397,17 +442,33 @@ func (l *leader) arrivedLocked(s *session) {
 	}
 }
 
-// taken: somebody knows of the hold that w was given, or it has been given back.
-func (lk *lock) taken(w *waiter) {
-	if i := slices.Index(lk.landed, w); i >= 0 {
-		lk.landed = slices.Delete(lk.landed, i, i+1)
+// toldLocked: w's caller is told that it holds the lock. So the later calls of its handle, if it has
+// asked again, have inherited nothing that nobody knows of.
+func (l *leader) toldLocked(w *waiter) {
+	if !w.superseded {
+		return
+	}
+	session, handle := w.handle()
+	for _, list := range [...][]*waiter{w.lock.queue, w.lock.flyers} {
+		for _, o := range list {
+			if s, h := o.handle(); s == session && h == handle {
+				o.heir, o.known = false, true
+			}
+		}
 	}
 }
 
-// giveBackLocked releases a hold that nobody knows of, which w, among those landed, was given. When
+// taken: somebody knows of the hold that w was given, or it has been given back.
+func (lk *lock) taken(w *waiter) {
+	if i := slices.Index(lk.unheard, w); i >= 0 {
+		lk.unheard = slices.Delete(lk.unheard, i, i+1)
+	}
+}
+
+// giveBackLocked releases a hold that nobody knows of, which w, among the unheard, was given. When
 // its handle asks again meanwhile, it is that call's.
 func (l *leader) giveBackLocked(w *waiter, g *granted) {
-	hold := &g.hold
+	hold := g.hold
 	if w.superseded || w.known && g.already || l.ended {
 		w.lock.taken(w)
 		l.tidyLocked(w.lock)
@@ -454,7 +515,7 @@ func (l *leader) disownLocked(w *waiter) {
 	}
 	lk := w.lock
 	session, handle := w.handle()
-	for _, list := range [...][]*waiter{lk.flyers, lk.landed} {
+	for _, list := range [...][]*waiter{lk.flyers, lk.unheard} {
 		for _, o := range slices.Backward(list) {
 			if s, h := o.handle(); s == session && h == handle && o != w {
 				o.superseded = false // it comes back to the latest
@@ -466,7 +527,7 @@ func (l *leader) disownLocked(w *waiter) {
 	hold, held := l.c.st.HoldOf(session, handle, lk.path)
 	l.c.mu.RUnlock()
 	if held && !lk.endingOf(session, handle) {
-		lk.landed = append(lk.landed, w)
+		lk.unheard = append(lk.unheard, w)
 		l.giveBackLocked(w, &granted{hold: hold})
 	}
 }

@@ -399,19 +399,3 @@ func Test2_4_WhoWaitsKeepsItsPlaceWhenGrantsFail(t *testing.T) {
 		})
 	}
 }
-
-// A waiter whose grant's fate is not known is not told that it had no effect.
-func Test2_4_AnAbandonedAcquireMayBeAmbiguous(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, _ := lockWorld(t, 1, 1)
-		defer w.close()
-		l := w.lead().leader.Load()
-		wait := &waiter{lock: &lock{path: x}, s: &session{}, done: make(chan granted, 1)}
-		wait.answer(granted{err: paxosgroup.ErrAmbiguous})
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := l.abandon(ctx, wait); w.lead().failure(err).Info.Reason != "AMBIGUOUS" {
-			t.Errorf("told: %v", err)
-		}
-	})
-}

@@ -160,9 +160,14 @@ func aclIn(a *lockpb.ACL) *state.ACL {
 }
 
 func sequencerOf(h *state.Hold) *lockpb.Sequencer {
-	m := lockpb.Mode_EXCLUSIVE
+	q := new(lockpb.Sequencer)
+	fillSequencer(q, h)
+	return q
+}
+
+func fillSequencer(q *lockpb.Sequencer, h *state.Hold) {
+	q.Path, q.Mode, q.Generation, q.Hold, q.Text = h.Path, lockpb.Mode_EXCLUSIVE, h.Generation, h.Number, h.Sequencer().String()
 	if h.Mode == state.Shared {
-		m = lockpb.Mode_SHARED
+		q.Mode = lockpb.Mode_SHARED
 	}
-	return &lockpb.Sequencer{Path: h.Path, Mode: m, Generation: h.Generation, Hold: h.Number, Text: h.Sequencer().String()}
 }

@@ -20,13 +20,16 @@
 // # Goroutines
 //
 // Per stream: its handler (gRPC's), one that sends, for which the handler waits, at a
-// shutdown for partingPatience at most; one that receives, which ends when the
-// handler returns; and for Do one per call under way, some of which stay for the next calls
-// until the stream ends. A handler waits for those of its calls. Shutdown ends all streams
-// and calls that wait.
+// shutdown for partingPatience at most; and one that receives, which ends when the
+// handler returns. An Acquire or Release on a Do stream is begun by the one that receives and needs
+// no other (Cell.Begin): whoever knows its outcome puts the answer into the outbox. Every other
+// call, and one that the cell does not begin, has a goroutine while it is under way, and some of
+// these stay for the next calls until the stream ends. A handler waits for its calls and their
+// goroutines. Shutdown ends all streams and calls that wait.
 //
 // # Locks
 //
-// outbox.mu and doStream.mu are leaves, the former of them taken by a cell that answers a
-// beat. Nothing waits with one held.
+// outbox.mu and doStream.mu are leaves. A cell takes them, possibly with locks of its own held,
+// when it answers a beat or a call that it began; so no cell is called with one held. Nothing
+// waits with one held.
 package server

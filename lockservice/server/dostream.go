@@ -32,14 +32,15 @@ type doStream struct {
 	ctx       context.Context
 	principal string
 	out       *outbox[*lockpb.DoResponse]
-	wg        sync.WaitGroup
-	work      chan doCall // to idle goroutines
+	wg        sync.WaitGroup // calls under way, and their goroutines
+	work      chan doCall    // to idle goroutines
 	reads     chan struct{}
 
 	mu      sync.Mutex
 	idle    int
-	cancels map[uint64]context.CancelFunc // of the calls under way
-	ended   bool                          // no more are started
+	cancels map[uint64]func() // of the calls under way; nil: being begun
+	ended   bool              // no more are started
+	left    bool              // what is under way is to be given up
 }
 
 type doCall struct {
@@ -54,10 +55,11 @@ func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResp
 	ctx, stop := context.WithCancel(ctx)
 	d := &doStream{
 		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](unlimited),
-		work: make(chan doCall), reads: make(chan struct{}, maxReads), cancels: map[uint64]context.CancelFunc{},
+		work: make(chan doCall), reads: make(chan struct{}, maxReads), cancels: map[uint64]func(){},
 	}
 	defer func() {
 		stop() // what is under way
+		d.giveUp()
 		d.finish()
 		done()
 	}()
@@ -94,6 +96,7 @@ func (d *doStream) over(ss grpc.ServerStream, err error) error {
 	case errors.Is(err, io.EOF):
 		return d.flush(ss)
 	case errors.Is(err, errShutdown):
+		d.giveUp()
 		d.finish() // they end now
 		if err := d.flush(ss); err != nil {
 			return err
@@ -129,6 +132,22 @@ func (d *doStream) finish() {
 	d.wg.Wait()
 }
 
+// giveUp ends the calls under way that were begun; the others end with the stream's context.
+func (d *doStream) giveUp() {
+	d.mu.Lock()
+	d.left = true
+	calls := make([]func(), 0, len(d.cancels))
+	for _, cancel := range d.cancels {
+		if cancel != nil {
+			calls = append(calls, cancel)
+		}
+	}
+	d.mu.Unlock()
+	for _, cancel := range calls {
+		cancel()
+	}
+}
+
 func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
 	for {
 		req, err := ss.Recv()
@@ -153,10 +172,50 @@ func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.
 	}
 }
 
-// start gives a call to a goroutine, or says why not.
+// start begins a call, or gives it to a goroutine, or says why not.
 func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
+	id := req.GetId()
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	if f := d.refuseLocked(req); f != nil {
+		d.mu.Unlock()
+		return f
+	}
+	d.cancels[id] = nil
+	d.wg.Add(1) // until it is answered
+	d.mu.Unlock()
+	giveUp, begun := d.s.begin(d.ctx, d.principal, req, func(ticket int64) { d.waiting(id, ticket) }, func(resp *lockpb.DoResponse) { d.begunDone(req, resp) })
+	d.mu.Lock()
+	if begun {
+		_, open := d.cancels[id]
+		if open {
+			d.cancels[id] = giveUp
+		}
+		late := open && d.left
+		d.mu.Unlock()
+		if late {
+			giveUp()
+		}
+		return nil
+	}
+	c := doCall{req: req}
+	c.ctx, c.cancel = context.WithCancel(d.ctx)
+	d.cancels[id] = c.cancel
+	given := false
+	if !d.ended {
+		select {
+		case d.work <- c:
+			given = true
+		default: // nobody idle
+		}
+	}
+	d.mu.Unlock()
+	if !given {
+		d.wg.Go(func() { d.run(c) })
+	}
+	return nil
+}
+
+func (d *doStream) refuseLocked(req *lockpb.DoRequest) *lockpb.Failure {
 	switch _, taken := d.cancels[req.GetId()]; {
 	case taken:
 		return failure(codes.InvalidArgument, reasonBadRequest, "a call with id %d is under way on this stream", req.GetId())
@@ -171,15 +230,29 @@ func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
 	case d.ended:
 		return ended(d.ctx)
 	}
-	c := doCall{req: req}
-	c.ctx, c.cancel = context.WithCancel(d.ctx)
-	d.cancels[req.GetId()] = c.cancel
-	select {
-	case d.work <- c:
-	default: // nobody idle
-		d.wg.Go(func() { d.run(c) })
-	}
 	return nil
+}
+
+// begunDone ends a call that was begun. It does not block.
+func (d *doStream) begunDone(req *lockpb.DoRequest, resp *lockpb.DoResponse) {
+	if d.s.directs(resp) {
+		go func() { d.end(req.GetId(), d.s.redirected(req, resp)) }() // finish waits for it
+		return
+	}
+	d.end(req.GetId(), resp)
+}
+
+// end ends a call with its answer.
+func (d *doStream) end(id uint64, resp *lockpb.DoResponse) {
+	d.mu.Lock()
+	delete(d.cancels, id)
+	d.mu.Unlock()
+	d.answer(resp)
+	d.wg.Done()
+}
+
+func (d *doStream) waiting(id uint64, ticket int64) {
+	d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Waiting{Waiting: ticket}})
 }
 
 // run carries out c, then calls to come; it ends with the stream.
@@ -218,15 +291,10 @@ func (d *doStream) call(c doCall) {
 		case <-c.ctx.Done(): // and so it ends
 		}
 	}
-	resp := d.s.answer(c.ctx, d.principal, c.req, 0, func(ticket int64) {
-		d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Waiting{Waiting: ticket}})
-	})
+	resp := d.s.answer(c.ctx, d.principal, c.req, 0, func(ticket int64) { d.waiting(id, ticket) })
 	resp.Id = id
-	d.mu.Lock()
-	delete(d.cancels, id)
-	d.mu.Unlock()
 	c.cancel()
-	d.answer(resp)
+	d.end(id, resp)
 }
 
 // large reports that a call's answer may be large.

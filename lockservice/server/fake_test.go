@@ -19,7 +19,8 @@ import (
 
 // fakeCell answers as a replica of a cell would: calls by the function do while it leads.
 type fakeCell struct {
-	do func(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse
+	do    func(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse
+	begin func(req *lockpb.DoRequest, answer func(*lockpb.DoResponse)) (giveUp func())
 
 	mu      sync.Mutex
 	leads   bool
@@ -68,6 +69,17 @@ func (c *fakeCell) Do(ctx context.Context, principal string, req *lockpb.DoReque
 	return c.do(ctx, principal, req, waiting)
 }
 
+// Begin leaves calls to Do unless there is a function begin.
+func (c *fakeCell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64), answer func(*lockpb.DoResponse)) (func(), bool) {
+	c.mu.Lock()
+	leads := c.leads
+	c.mu.Unlock()
+	if !leads || c.begin == nil {
+		return nil, false
+	}
+	return c.begin(req, answer), true
+}
+
 // follow makes the replica a follower.
 func (c *fakeCell) follow() {
 	c.mu.Lock()
@@ -77,6 +89,12 @@ func (c *fakeCell) follow() {
 		close(s.done)
 	}
 	c.streams = nil
+}
+
+func (c *fakeCell) lead() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leads = true
 }
 
 // fakeStream answers every beat at once.
@@ -122,6 +140,8 @@ type world struct {
 	servers map[keys.NodeID]*Server
 	clients map[keys.NodeID]lockpb.LockServiceClient
 	calls   func(to keys.NodeID) error // before each forwarded call; nil: nothing
+	// swallow says whether a forwarded call gets no answer before its context ends; nil: none does.
+	swallow func(to keys.NodeID) bool
 
 	mu     sync.Mutex
 	leader map[keys.NodeID]keys.NodeID // as each node believes
@@ -152,6 +172,10 @@ func newWorld(t *testing.T, n int, do func(context.Context, string, *lockpb.DoRe
 					if err := w.calls(to); err != nil {
 						return nil, err
 					}
+				}
+				if w.swallow != nil && w.swallow(to) {
+					<-ctx.Done()
+					return nil, ctx.Err()
 				}
 				return w.servers[to].HandleCall(ctx, payload), nil
 			},

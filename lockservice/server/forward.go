@@ -24,9 +24,16 @@ const (
 	// forwardTimeout bounds a forwarded call whose caller would wait longer. It is above the
 	// longest lease, which a change may have to wait for.
 	forwardTimeout = 90 * time.Second
+	// leaderWatch separates looks at who leads while a forwarded call is under way.
+	leaderWatch = 100 * time.Millisecond
+	// maxSuccessors bounds how often a call is sent on to who leads by now.
+	maxSuccessors = 4
 )
 
-var errForwarded = errors.New("lock service: malformed forwarded call")
+var (
+	errForwarded = errors.New("lock service: malformed forwarded call")
+	errDeposed   = errors.New("lock service: no answer, and another node leads the cell by now")
+)
 
 func encodeForward(principal string, req *lockpb.DoRequest, hops int) ([]byte, error) {
 	b := binary.AppendUvarint([]byte{forwardFormat, byte(hops)}, uint64(len(principal)))
@@ -50,23 +57,49 @@ func decodeForward(b []byte) (principal string, req *lockpb.DoRequest, hops int,
 	return principal, req, hops, nil
 }
 
-// forward has another node carry a call out.
-func (s *Server) forward(ctx context.Context, to keys.NodeID, principal string, req *lockpb.DoRequest, hops int) *lockpb.DoResponse {
+// forward has the node that is believed to lead the cell carry a call out; if there is none but this
+// one, the failure is the answer. What a partition swallows, or a stopped process has, is not waited for
+// any longer than until another node leads.
+func (s *Server) forward(ctx context.Context, name, principal string, req *lockpb.DoRequest, hops int, none *lockpb.Failure) (resp *lockpb.DoResponse, swallowed bool) {
+	to := s.cfg.Leader(name)
+	if to == 0 || to == s.cfg.Node {
+		return failed(req, none), false
+	}
 	payload, err := encodeForward(principal, req, hops-1)
 	if err != nil {
-		return failed(req, failure(codes.InvalidArgument, reasonBadRequest, "%v", err))
+		return failed(req, failure(codes.InvalidArgument, reasonBadRequest, "%v", err)), false
 	}
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
+	ctx, depose := context.WithCancelCause(ctx)
+	defer depose(nil)
+	go s.watchLeader(ctx, name, to, depose) // ends with ctx
 	answer, err := s.cfg.Call(ctx, to, payload)
 	if err != nil {
-		return failed(req, s.unanswered(ctx, to, req, err))
+		return failed(req, s.unanswered(ctx, to, req, err)), context.Cause(ctx) == errDeposed
 	}
-	resp := new(lockpb.DoResponse)
+	resp = new(lockpb.DoResponse)
 	if err := proto.Unmarshal(answer, resp); err != nil || resp.Answer == nil {
-		return failed(req, failure(codes.Internal, reasonAmbiguous, "%s gave an answer that this node does not understand", s.address(to).Node))
+		resp = failed(req, failure(codes.Internal, reasonAmbiguous, "%s gave an answer that this node does not understand", s.address(to).Node))
 	}
-	return resp
+	return resp, false
+}
+
+// watchLeader ends a call to a node, with errDeposed, once another one is known to lead the cell.
+func (s *Server) watchLeader(ctx context.Context, name string, called keys.NodeID, depose context.CancelCauseFunc) {
+	tick := time.NewTicker(leaderWatch)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if n := s.cfg.Leader(name); n != 0 && n != called {
+				depose(errDeposed)
+				return
+			}
+		}
+	}
 }
 
 // unanswered is the failure of a forwarded call that got no answer.
@@ -76,12 +109,35 @@ func (s *Server) unanswered(ctx context.Context, to keys.NodeID, req *lockpb.DoR
 	switch {
 	case errors.As(err, &not) && not.NotSent(), reads(req):
 		return failure(codes.Unavailable, reasonNoLeader, "%s, which leads the cell as far as is known here, does not answer; try again", name)
+	case context.Cause(ctx) == errDeposed:
+		return failure(codes.Unknown, reasonAmbiguous, "%s did not answer, and does not lead the cell any more: it is not known whether the call took effect", name)
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		f := ended(ctx)
 		f.Info.Reason, f.Message = reasonAmbiguous, "no answer from "+name+": "+f.Message
 		return f // with the code of the context's end
 	}
 	return failure(codes.Unknown, reasonAmbiguous, "the connection to %s broke: it is not known whether the call took effect", name)
+}
+
+// repeatable reports that a call may be carried out twice, for one that it was carried out once: it reads,
+// sets something to what it says, or has a number by which the cell knows it again.
+func repeatable(req *lockpb.DoRequest) bool {
+	switch c := req.GetCall().(type) {
+	case *lockpb.DoRequest_CreateSession, *lockpb.DoRequest_CloseSession, *lockpb.DoRequest_Close, *lockpb.DoRequest_TryAcquire,
+		*lockpb.DoRequest_SetSequencer, *lockpb.DoRequest_EndCheck, *lockpb.DoRequest_SetQuota, *lockpb.DoRequest_CreateCell:
+		return true
+	case *lockpb.DoRequest_Release:
+		return c.Release.GetAttempt() != 0 // else it might end a later hold
+	case *lockpb.DoRequest_Open:
+		return c.Open.GetRequest() != 0
+	case *lockpb.DoRequest_SetContents:
+		return c.SetContents.GetRequest() != 0
+	case *lockpb.DoRequest_Delete:
+		return c.Delete.GetRequest() != 0
+	case *lockpb.DoRequest_SetAcl:
+		return c.SetAcl.GetRequest() != 0
+	}
+	return reads(req)
 }
 
 // reads reports that a call changes nothing.

@@ -26,6 +26,11 @@ type Cell interface {
 	// failure whose reason is NOT_LEADER or NO_LEADER. A call that is going to wait tells
 	// waiting (if not nil) its place in the queue.
 	Do(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64)) *lockpb.DoResponse
+	// Begin carries out a call as Do does, without blocking: begun, and answer is called
+	// once, from any goroutine, possibly before Begin returns, or not begun, and the
+	// call is one for Do. answer and waiting do not block. giveUp is called when the caller goes:
+	// an answer that is still due comes then.
+	Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool)
 	// OpenStream begins to answer beats, ErrNotLeader where the replica does not lead. send
 	// is called from any goroutine and does not block.
 	OpenStream(send func(*lockpb.Lease)) (Stream, error)
@@ -174,38 +179,49 @@ func (s *Server) answer(ctx context.Context, principal string, req *lockpb.DoReq
 	return resp
 }
 
-// do carries out one call; hops is how often it may be forwarded.
+// do carries out one call; hops is how often it may be forwarded. What a node that was deposed
+// meanwhile has swallowed goes to its successor, if it may be repeated.
 func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest, hops int, waiting func(ticket int64)) *lockpb.DoResponse {
+	for successors := 0; ; successors++ {
+		resp, swallowed := s.once(ctx, principal, req, hops, waiting)
+		if !swallowed || !repeatable(req) || successors == maxSuccessors {
+			return resp
+		}
+	}
+}
+
+// once is one attempt of do; swallowed: a node that does not lead any more did not answer.
+func (s *Server) once(ctx context.Context, principal string, req *lockpb.DoRequest, hops int, waiting func(ticket int64)) (resp *lockpb.DoResponse, swallowed bool) {
 	name, f := cellOf(req)
 	if f != nil {
-		return failed(req, f)
+		return failed(req, f), false
 	}
 	if waits(req) {
 		hops = 0
 	}
 	if s.cfg.Cells(First) == nil {
-		return failed(req, starting())
+		return failed(req, starting()), false
 	}
 	c := s.cfg.Cells(name)
 	if c == nil {
 		f := s.absent(name)
-		if to := s.cfg.Leader(First); f.Info.Reason == reasonNotLeader && hops > 0 && to != 0 && to != s.cfg.Node {
-			return s.forward(ctx, to, principal, req, hops)
+		if f.Info.Reason == reasonNotLeader && hops > 0 {
+			return s.forward(ctx, First, principal, req, hops, f)
 		}
-		return failed(req, f)
+		return failed(req, f), false
 	}
-	resp := s.here(ctx, principal, c, name, req, waiting)
-	if !leaves(resp) {
-		return resp
+	resp = s.here(ctx, principal, c, name, req, waiting)
+	switch {
+	case !leaves(resp):
+		return resp, false
+	case waits(req):
+		return failed(req, s.successor(name)), false
 	}
-	if waits(req) {
-		return failed(req, s.successor(name))
+	f = s.notLeading(name)
+	if hops > 0 {
+		return s.forward(ctx, name, principal, req, hops, f)
 	}
-	resp = failed(req, s.notLeading(name))
-	if to := s.cfg.Leader(name); hops > 0 && to != 0 && to != s.cfg.Node {
-		resp = s.forward(ctx, to, principal, req, hops)
-	}
-	return resp
+	return failed(req, f), false
 }
 
 // absent is the failure of a call for a cell of which this node has no replica. That there is no such
@@ -231,11 +247,49 @@ func (s *Server) here(ctx context.Context, principal string, c Cell, name string
 		return s.list(c, req)
 	}
 	resp := c.Do(ctx, principal, req, waiting)
-	if f := resp.GetFailure(); f != nil && s.quit.Err() != nil && codes.Code(f.Code) == codes.Canceled {
+	if s.evicted(resp) {
 		return failed(req, s.successor(name))
 	}
 	s.locate(resp.GetGetCell().GetCell())
 	return resp
+}
+
+// evicted reports that a call was given up because this node is shutting down.
+func (s *Server) evicted(resp *lockpb.DoResponse) bool {
+	f := resp.GetFailure()
+	return f != nil && s.quit.Err() != nil && codes.Code(f.Code) == codes.Canceled
+}
+
+// begin begins a call at this node's replica; false: it is one for answer.
+func (s *Server) begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
+	switch req.GetCall().(type) {
+	case *lockpb.DoRequest_Acquire, *lockpb.DoRequest_TryAcquire, *lockpb.DoRequest_Release:
+	default:
+		return nil, false
+	}
+	name, f := cellOf(req)
+	if f != nil || s.cfg.Cells(First) == nil {
+		return nil, false
+	}
+	c := s.cfg.Cells(name)
+	if c == nil {
+		return nil, false
+	}
+	return c.Begin(ctx, principal, req, waiting, answer)
+}
+
+// directs reports that the answer to a call that was begun does not say enough: redirected, which
+// may wait, finds out where the caller has to go.
+func (s *Server) directs(resp *lockpb.DoResponse) bool {
+	return resp.GetFailure() != nil && (leaves(resp) || s.evicted(resp))
+}
+
+func (s *Server) redirected(req *lockpb.DoRequest, resp *lockpb.DoResponse) *lockpb.DoResponse {
+	name, _ := cellOf(req)
+	if waits(req) || s.evicted(resp) {
+		return failed(req, s.successor(name))
+	}
+	return failed(req, s.notLeading(name))
 }
 
 // locate says in a cell's description where its leader is.

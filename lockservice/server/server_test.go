@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -120,6 +121,71 @@ func TestForwardedCallsAreNotAnsweredWrongly(t *testing.T) {
 		if code, i := info(t, err); code != codes.Unavailable || i.Reason != reasonNoLeader {
 			t.Errorf("%v, a read: %v", c.err, err)
 		}
+	}
+}
+
+// What a deposed leader has swallowed is not waited for: it goes to the successor, unless it must not be
+// carried out twice.
+func TestForwardedCallsFollowTheLeader(t *testing.T) {
+	for _, c := range []struct {
+		what      string
+		call      func(lockpb.LockServiceClient) error
+		ambiguous bool
+	}{
+		{"a read", func(c lockpb.LockServiceClient) error {
+			_, err := c.GetStat(t.Context(), &lockpb.GetRequest{Handle: handle()})
+			return err
+		}, false},
+		{"a numbered change", func(c lockpb.LockServiceClient) error {
+			_, err := c.SetContents(t.Context(), &lockpb.SetContentsRequest{Handle: handle(), Request: 1})
+			return err
+		}, false},
+		{"a release of an attempt", func(c lockpb.LockServiceClient) error {
+			_, err := c.Release(t.Context(), &lockpb.ReleaseRequest{Handle: handle(), Attempt: 1})
+			return err
+		}, false},
+		{"a change", func(c lockpb.LockServiceClient) error {
+			_, err := c.SetContents(t.Context(), &lockpb.SetContentsRequest{Handle: handle()})
+			return err
+		}, true},
+		{"a release of whatever there is", func(c lockpb.LockServiceClient) error {
+			_, err := c.Release(t.Context(), &lockpb.ReleaseRequest{Handle: handle()})
+			return err
+		}, true},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			w := newWorld(t, 3, func(_ context.Context, _ string, req *lockpb.DoRequest, _ func(int64)) *lockpb.DoResponse {
+				resp := &lockpb.DoResponse{Id: req.Id}
+				switch req.Call.(type) {
+				case *lockpb.DoRequest_GetStat:
+					resp.Answer = &lockpb.DoResponse_GetStat{GetStat: &lockpb.GetStatResponse{}}
+				case *lockpb.DoRequest_SetContents:
+					resp.Answer = &lockpb.DoResponse_SetContents{SetContents: &lockpb.SetContentsResponse{}}
+				case *lockpb.DoRequest_Release:
+					resp.Answer = &lockpb.DoResponse_Release{Release: &lockpb.ReleaseResponse{}}
+				}
+				return resp
+			})
+			w.swallow = func(to keys.NodeID) bool {
+				if to != 1 {
+					return false
+				}
+				w.cells[1].follow()
+				w.cells[2].lead()
+				w.believe(3, 2)
+				return true
+			}
+			err := c.call(w.clients[3])
+			if !c.ambiguous {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if code, i := info(t, err); code != codes.Unknown || i.Reason != reasonAmbiguous {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 
@@ -250,6 +316,67 @@ func TestDoStreamHalfClosed(t *testing.T) {
 			t.Fatalf("after %d answers: %v", got, err)
 		}
 	}
+}
+
+// once lets the first call of answer through.
+func once(answer func(*lockpb.DoResponse)) func(*lockpb.DoResponse) {
+	var o sync.Once
+	return func(r *lockpb.DoResponse) { o.Do(func() { answer(r) }) }
+}
+
+// Calls that the cell begins: answered from elsewhere, given up when they are cancelled and when the
+// stream ends, told where to go when the node ceases to lead.
+func TestDoStreamBeginsCalls(t *testing.T) {
+	w := newWorld(t, 2, echo)
+	type begun struct {
+		answer func(*lockpb.DoResponse)
+		gone   chan struct{}
+	}
+	calls := make(chan begun, 10)
+	w.cells[1].begin = func(req *lockpb.DoRequest, answer func(*lockpb.DoResponse)) func() {
+		b := begun{once(answer), make(chan struct{})}
+		calls <- b
+		return sync.OnceFunc(func() {
+			close(b.gone)
+			b.answer(failed(req, failure(codes.Canceled, reasonCancelled, "given up")))
+		})
+	}
+	ss, err := w.clients[1].Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(id uint64) begun {
+		t.Helper()
+		if err := ss.Send(&lockpb.DoRequest{Id: id, Call: &lockpb.DoRequest_Acquire{Acquire: &lockpb.AcquireRequest{Handle: handle()}}}); err != nil {
+			t.Fatal(err)
+		}
+		return <-calls
+	}
+	expect := func(id uint64, reason string) {
+		t.Helper()
+		r, err := ss.Recv()
+		if got := r.GetFailure().GetInfo().GetReason(); err != nil || r.Id != id || got != reason {
+			t.Errorf("call %d: %v, %v, want %d %q", r.GetId(), r, err, id, reason)
+		}
+	}
+	one, two, three := call(1), call(2), call(3)
+	two.answer(&lockpb.DoResponse{Id: 2, Answer: &lockpb.DoResponse_Acquire{Acquire: &lockpb.AcquireResponse{}}})
+	expect(2, "")
+	if err := ss.Send(&lockpb.DoRequest{Call: &lockpb.DoRequest_Cancel{Cancel: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	<-three.gone
+	expect(3, reasonCancelled)
+	call(2) // the number is free again
+	w.believe(1, 2)
+	one.answer(&lockpb.DoResponse{Id: 1, Answer: &lockpb.DoResponse_Failure{Failure: failure(codes.Unavailable, reasonNoLeader, "")}})
+	expect(1, reasonNotLeader)
+	four := call(4)
+	if err := ss.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	w.servers[1].Shutdown(t.Context()) // returns when the handler has, and that when its calls are answered
+	<-four.gone
 }
 
 // The node's end is told to all who wait: with the new leader's address if there is one.

@@ -104,7 +104,7 @@ func TestShutdownSendsLateCallsOn(t *testing.T) {
 	ctx, done := w.servers[1].until(t.Context())
 	defer done()
 	<-ctx.Done()
-	d := &doStream{s: w.servers[1], ctx: ctx, cancels: map[uint64]context.CancelFunc{}, ended: true}
+	d := &doStream{s: w.servers[1], ctx: ctx, cancels: map[uint64]func(){}, ended: true}
 	f := d.start(&lockpb.DoRequest{Id: 1, Call: &lockpb.DoRequest_GetStat{GetStat: &lockpb.GetRequest{Handle: handle()}}})
 	if f.GetInfo().GetReason() != reasonNotLeader || f.Info.Leader.GetNode() != "n2" {
 		t.Errorf("%v", f)

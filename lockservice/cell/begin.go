@@ -1,0 +1,155 @@
+package cell
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/spandb/spand/lockservice/cell/state"
+	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/truetime"
+)
+
+// Begin carries out an Acquire, a TryAcquire or a Release as Do does, without keeping a goroutine
+// waiting. It does not block. False: nothing has happened, and the call is one for Do, being of
+// another kind, refused at once, or about to wait for more than its turn and its command. Otherwise
+// answer is called once, from any goroutine, possibly before Begin returns and with the cell's
+// locks held, so it must neither block nor call the cell; so must waiting. Begin does not watch ctx:
+// when the caller goes, before its answer or after, giveUp has to be called, which is what
+// the end of ctx is to Do.
+func (c *Cell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
+	l, err := c.leading()
+	if err != nil {
+		return nil, false
+	}
+	switch q := req.Call.(type) {
+	case *lockpb.DoRequest_Acquire:
+		return l.beginAcquire(ctx, principal, req.Id, q.Acquire, false, waiting, answer)
+	case *lockpb.DoRequest_TryAcquire:
+		return l.beginAcquire(ctx, principal, req.Id, q.TryAcquire, true, waiting, answer)
+	case *lockpb.DoRequest_Release:
+		return l.beginRelease(principal, req.Id, q.Release, answer)
+	}
+	return nil, false
+}
+
+func (l *leader) beginAcquire(ctx context.Context, principal string, id uint64, q *lockpb.AcquireRequest, try bool, waiting func(int64), answer func(*lockpb.DoResponse)) (func(), bool) {
+	g, err := grantTo(q)
+	if err != nil {
+		return nil, false
+	}
+	w := &waiter{ctx: ctx, grant: g, ticket: q.GetTicket(), try: try}
+	w.then = func(g granted) {
+		switch {
+		case g.err == errEnding:
+			l.c.wg.Go(func() {
+				err := l.awaitGone(ctx, w.s)
+				if err == nil {
+					err = sessionExpired(w.s.id)
+				}
+				answer(l.c.failed(id, err))
+			})
+		case g.err != nil:
+			answer(l.c.failed(id, g.err))
+		default:
+			answer(acquired(id, &g))
+		}
+	}
+	if l.enter(w, principal, waiting) != nil {
+		return nil, false
+	}
+	return func() { l.abandon(w) }, true
+}
+
+// beginRelease is release where no promise and no cache stands in the way.
+func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequest, answer func(*lockpb.DoResponse)) (func(), bool) {
+	h := q.GetHandle()
+	if h.GetSession() == 0 {
+		return nil, false
+	}
+	cmd := releasing(h, q.GetAttempt(), principal)
+	if len(l.removes(cmd)) > 0 {
+		return nil, false
+	}
+	e := &ending{session: cmd.Session, handle: cmd.Handle}
+	l.mu.Lock()
+	if _, err := l.presentLocked(cmd.Session, principal); err != nil {
+		l.mu.Unlock()
+		return nil, false
+	}
+	lk := l.announceAtLocked(e, cmd.Path)
+	if !truetime.After(l.clock, l.promisedLocked(e)) {
+		l.concludeLocked(e)
+		l.tidyLocked(lk)
+		l.mu.Unlock()
+		return nil, false
+	}
+	held, next := l.cancelQueuedLocked(cmd)
+	if !held && cmd.Attempt == 0 {
+		l.concludeLocked(e)
+		l.tidyLocked(lk)
+		l.mu.Unlock()
+		l.launch(appendFlight(nil, next))
+		if err := l.valid(); err != nil {
+			answer(l.c.failed(id, err))
+		} else {
+			answer(released(id, false))
+		}
+		return func() {}, true
+	}
+	f := &flight{cmd: cmd, locks: e.locks}
+	l.boardLocked(f, lk, e)
+	lk.flights++
+	l.mu.Unlock()
+	l.launch(appendFlight(nil, next))
+	var answered atomic.Bool
+	tell := func(res *state.Result, err error) {
+		if !answered.CompareAndSwap(false, true) {
+			return
+		}
+		if err == nil && res.Err != nil {
+			err = res.Err
+		}
+		if err != nil {
+			answer(l.c.failed(id, err))
+		} else {
+			answer(released(id, res.Ended))
+		}
+	}
+	l.propose(cmd, 0, func(res *state.Result, err error) {
+		l.land(f, res, err, func() { l.concludeLocked(e) })
+		tell(res, err)
+	})
+	return func() { tell(nil, errInFlight) }, true
+}
+
+func (c *Cell) failed(id uint64, err error) *lockpb.DoResponse {
+	return &lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Failure{Failure: c.failure(err)}}
+}
+
+// acquired is the answer to an Acquire, in one piece of memory.
+func acquired(id uint64, g *granted) *lockpb.DoResponse {
+	a := &struct {
+		resp   lockpb.DoResponse
+		answer lockpb.DoResponse_Acquire
+		body   lockpb.AcquireResponse
+		seq    lockpb.Sequencer
+	}{}
+	fillSequencer(&a.seq, &g.hold)
+	a.body.Sequencer, a.body.Already = &a.seq, g.already
+	a.answer.Acquire = &a.body
+	a.resp.Id, a.resp.Answer = id, &a.answer
+	return &a.resp
+}
+
+// released is the answer to a Release, likewise.
+func released(id uint64, ended bool) *lockpb.DoResponse {
+	a := &struct {
+		resp   lockpb.DoResponse
+		answer lockpb.DoResponse_Release
+		body   lockpb.ReleaseResponse
+	}{}
+	a.body.Released = ended
+	a.answer.Release = &a.body
+	a.resp.Id, a.resp.Answer = id, &a.answer
+	return &a.resp
+}
