@@ -91,7 +91,7 @@ var controls = map[string]control{
 	// are not; fenced commits are overtaken by the next holder's.
 	"L1clock":   {seeds: 10, finds: []string{"L1"}, planOnly: true, options: Options{Adjust: slowWatches}},
 	"L1session": {seeds: 10, finds: []string{"L1", "C2.8"}, options: Options{Adjust: busyLockers}},
-	"L1renew":   {seeds: 10, finds: []string{"L1"}, options: Options{Adjust: lonelyLeaders}},
+	"L1renew":   {seeds: 60, finds: []string{"L1"}, options: Options{Adjust: lonelyLeaders}},
 	"L2ask":     {seeds: 10, finds: []string{"L2"}, options: Options{Adjust: busyLockers}},
 	"L2fence":   {seeds: 20, finds: []string{"L2"}, options: Options{Adjust: hastyCommits}},
 	"L2floor":   {seeds: 60, finds: []string{"L2"}, options: Options{Adjust: movingCells}},
