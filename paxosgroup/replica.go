@@ -413,8 +413,9 @@ func (g *Group) send(m *pb.Message, o *outbox) {
 }
 
 // tell finds out whether a message only tells an unhurried machine's follower of commits: then it waits for
-// the next one, which is the next entry's or a tick's heartbeat. before is one that has waited, and goes
-// first. To Raft it is a message that the network delays, or loses: a later one has all that it says.
+// the next one, which is the next entry's or a tick's heartbeat; not during a hand-over, since followers vote
+// for the next leader only once they know that its release is committed. before is one that has waited, and
+// goes first. To Raft it is a message that the network delays, or loses: a later one has all that it says.
 func (g *Group) tell(m *pb.Message) (before *pb.Message, wait bool) {
 	t := g.w.told[m.GetTo()]
 	if t.term != m.GetTerm() {
@@ -426,7 +427,7 @@ func (g *Group) tell(m *pb.Message) (before *pb.Message, wait bool) {
 			return nil, false
 		}
 		t.commit, t.later = before.GetCommit(), nil
-	case len(m.Entries) == 0 && m.GetCommit() > t.commit:
+	case len(m.Entries) == 0 && m.GetCommit() > t.commit && g.leadTerm.Load() != 0:
 		t.later, wait = m, true
 	default:
 		t.commit, t.later = m.GetCommit(), nil
@@ -589,6 +590,7 @@ func (g *Group) stepDown() {
 		g.w.ownBound, g.w.ownTerm = max(g.w.ownBound, end), term
 	}
 	g.w.termStarted = false
+	g.w.told = nil
 	g.host.deactivate(g)
 	for _, s := range g.w.sending {
 		s.cancel()

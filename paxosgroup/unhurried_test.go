@@ -64,7 +64,7 @@ func TestUnhurried(t *testing.T) {
 // What waits to be told goes before a hand-over's last word.
 func TestUnhurriedHandOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, 3)
+		w := newWorld(t, 1, 5) // leader and target alone are no majority
 		defer w.close()
 		w.unhurried = map[keys.GroupID]bool{1: true}
 		w.start(1)

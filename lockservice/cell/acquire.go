@@ -153,6 +153,9 @@ func (l *leader) abandon(w *waiter) {
 	var f *flight
 	switch {
 	case w.settled:
+		if w.giveUp != nil {
+			w.giveUp()
+		}
 	case w.lock.leave(l, w):
 		w.answer(granted{err: gaveUp(w.ctx)})
 		l.disownLocked(w)

@@ -200,6 +200,32 @@ func Test2_4_HeirsLeaveNoHold(t *testing.T) {
 	})
 }
 
+// What a handle was told of an earlier hold says nothing about the next one: given up twice, it is given
+// back (2.4).
+func Test2_4_ALaterHoldIsNotTheOneThatWasKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := lockWorld(t, 1, 1)
+		defer w.close()
+		w.g.hold()
+		s.start("1", attempt(1, 1))
+		s.start("release", &lockpb.ReleaseRequest{Handle: h(1, x), Attempt: 1})
+		cancel2 := s.start("2", attempt(1, 2))
+		s.expect("2 waits")
+		w.g.letOne()
+		s.expect("1 ok")
+		w.g.letOne()
+		s.expect("release ok") // and the grant of 2 is under way
+		cancel2()
+		s.expect("2 AMBIGUOUS")
+		cancel3 := s.start("3", attempt(1, 3))
+		s.expect("3 waits")
+		cancel3()
+		s.expect("3 CANCELLED")
+		w.g.letGo()
+		w.wantHeld()
+	})
+}
+
 // A handle that asks again for a lock that it was told to hold, and gives that call up, keeps it (L1).
 func TestL1_AskingInVainLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Begin carries out an Acquire, a TryAcquire or a Release as Do does, without keeping a goroutine
-// waiting. It does not block. False: nothing has happened, and the call is one for Do, being of
+// waiting. It does not block. False: it has had no effect, and the call is one for Do, being of
 // another kind, refused at once, or about to wait for more than its turn and its command. Otherwise
 // answer is called once, from any goroutine, possibly before Begin returns and with the cell's
 // locks held, so it must neither block nor call the cell; so must waiting. Begin does not watch ctx:
@@ -40,9 +40,14 @@ func (l *leader) beginAcquire(ctx context.Context, principal string, id uint64, 
 	w := &waiter{ctx: ctx, grant: g, ticket: q.GetTicket(), try: try}
 	w.then = func(g granted) {
 		switch {
+		case g.err == errEnding && l.ended:
+			answer(l.c.failed(id, l.c.notLeader()))
 		case g.err == errEnding:
+			wait, giveUp := context.WithCancel(ctx)
+			w.giveUp = giveUp
 			l.c.wg.Go(func() {
-				err := l.awaitGone(ctx, w.s)
+				defer giveUp()
+				err := l.awaitGone(wait, w.s)
 				if err == nil {
 					err = sessionExpired(w.s.id)
 				}

@@ -28,7 +28,8 @@
 //     no later one; and when the handle has asked again, the hold is that call's, which
 //     supersedes the earlier (takeOverLocked, disownLocked). Nobody is told of a hold that an
 //     announced command may end. Should the leader go first, the caller was told
-//     AMBIGUOUS: its handle asks again, or releases.
+//     AMBIGUOUS: its handle asks again, or releases. An answer that was given while the caller was
+//     there counts as heard.
 //   - 2.5: a subscriber gets each event at least once, in the order of revisions; unacknowledged ones
 //     go again over a new stream. Queues are bounded: who is slow is served from what
 //     the state remembers, or told EVENTS_LOST.
@@ -94,5 +95,5 @@
 // only queues, and what one session is told must be queued in the order in which it was noted as told. A
 // clock and the group's lease may be asked under leader.mu: both are leaves, as are the mutexes
 // of Streams' queues. A waiter is told its outcome (waiter.then, and so the answer of a begun call)
-// with leader.mu held: what it calls only queues.
+// with leader.mu, and possibly Cell.mu, held: what it calls only queues.
 package cell

@@ -87,11 +87,7 @@ func (l *leader) end() {
 	l.mu.Lock()
 	l.ended = true
 	for _, lk := range l.locks {
-		for len(lk.queue) > 0 {
-			w := lk.queue[len(lk.queue)-1]
-			lk.leave(l, w)
-			w.answer(granted{err: l.c.notLeader()})
-		}
+		lk.drain(l, granted{err: l.c.notLeader()})
 	}
 	l.wheel.stop()
 	streams := l.streams

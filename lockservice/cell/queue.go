@@ -62,11 +62,13 @@ type waiter struct {
 	// heir: an earlier call of its handle, which it supersedes, was being given the lock, or had
 	// been and nobody knew.
 	heir bool
-	// known: its handle has been told before that it holds the lock.
+	// known: if its handle has the lock already, it has been told so.
 	known bool
-	// then is told the outcome, once, with l.mu held: it must neither block nor take a lock of the
-	// cell's.
+	// then is told the outcome, once, with l.mu held, and possibly Cell.mu: it must neither block
+	// nor take a lock of the cell's.
 	then func(granted)
+	// giveUp, if set, ends what then has begun to wait for.
+	giveUp context.CancelFunc
 }
 
 type granted struct {
@@ -121,6 +123,17 @@ func (lk *lock) leave(l *leader, w *waiter) bool {
 	return true
 }
 
+// drain takes everybody out of the queue and answers them.
+func (lk *lock) drain(l *leader, g granted) {
+	queue := lk.queue
+	lk.queue, lk.rejoins, lk.tries = nil, 0, 0
+	l.waiting.Add(-int64(len(queue)))
+	for _, w := range queue {
+		delete(w.s.box.waits, w)
+		w.answer(g)
+	}
+}
+
 // waits reports whether w is in its lock's queue.
 func (w *waiter) waits() bool {
 	if w.s == nil || w.s.box == nil {
@@ -132,8 +145,16 @@ func (w *waiter) waits() bool {
 
 // queuedOf lists those in the queue that a handle has there: one as a rule.
 func (lk *lock) queuedOf(s *session, handle state.HandleID) (ws []*waiter) {
-	if s == nil || s.box == nil || len(lk.queue) == 0 {
+	if s == nil || s.box == nil {
 		return nil
+	}
+	if len(lk.queue) < len(s.box.waits) {
+		for _, o := range lk.queue {
+			if o.s == s && o.grant.Handle == handle {
+				ws = append(ws, o)
+			}
+		}
+		return ws
 	}
 	for o := range s.box.waits {
 		if o.lock == lk && o.grant.Handle == handle {
@@ -193,6 +214,7 @@ func (l *leader) pumpLocked(lk *lock) *flight {
 				break
 			}
 			lk.leave(l, w)
+			w.known = false // its handle gets a hold of its own: see rejoinLocked
 			if f.take(w); w.grant.Mode != state.Shared {
 				break
 			}
@@ -332,6 +354,7 @@ func (l *leader) boardLocked(f *flight, lk *lock, e *ending) {
 			return
 		}
 		lk.leave(l, w)
+		w.known = false
 		f.take(w)
 		if first = false; w.grant.Mode != state.Shared {
 			return
@@ -510,7 +533,7 @@ func (l *leader) giveBackLocked(w *waiter, g *granted) {
 // disownLocked: w, which has left, or failed, was not given what it inherited. If its
 // handle has the lock then, nobody knows.
 func (l *leader) disownLocked(w *waiter) {
-	if !w.heir || w.superseded || l.ended {
+	if w.superseded || l.ended {
 		return
 	}
 	lk := w.lock
@@ -522,6 +545,9 @@ func (l *leader) disownLocked(w *waiter) {
 				return
 			}
 		}
+	}
+	if !w.heir {
+		return
 	}
 	l.c.mu.RLock()
 	hold, held := l.c.st.HoldOf(session, handle, lk.path)

@@ -21,9 +21,9 @@
 //
 // Per stream: its handler (gRPC's), one that sends, for which the handler waits, at a
 // shutdown for partingPatience at most; and one that receives, which ends when the
-// handler returns. An Acquire or Release on a Do stream is begun by the one that receives and needs
-// no other (Cell.Begin): whoever knows its outcome puts the answer into the outbox. Every other
-// call, and one that the cell does not begin, has a goroutine while it is under way, and some of
+// handler returns. An Acquire or Release on a Do stream is begun by the one that receives and as a
+// rule needs no other (Cell.Begin): whoever knows its outcome puts the answer into the outbox, but for one
+// that sends the client elsewhere. Every other call, and one that the cell does not begin, has a goroutine while it is under way, and some of
 // these stay for the next calls until the stream ends. A handler waits for its calls and their
 // goroutines. Shutdown ends all streams and calls that wait.
 //

@@ -175,14 +175,9 @@ func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.
 // start begins a call, or gives it to a goroutine, or says why not.
 func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
 	id := req.GetId()
-	d.mu.Lock()
-	if f := d.refuseLocked(req); f != nil {
-		d.mu.Unlock()
+	if f := d.enter(req); f != nil {
 		return f
 	}
-	d.cancels[id] = nil
-	d.wg.Add(1) // until it is answered
-	d.mu.Unlock()
 	giveUp, begun := d.s.begin(d.ctx, d.principal, req, func(ticket int64) { d.waiting(id, ticket) }, func(resp *lockpb.DoResponse) { d.begunDone(req, resp) })
 	d.mu.Lock()
 	if begun {
@@ -215,20 +210,29 @@ func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
 	return nil
 }
 
-func (d *doStream) refuseLocked(req *lockpb.DoRequest) *lockpb.Failure {
-	switch _, taken := d.cancels[req.GetId()]; {
+// enter notes a call as under way, until end, or says why it is not.
+func (d *doStream) enter(req *lockpb.DoRequest) *lockpb.Failure {
+	d.mu.Lock()
+	_, taken := d.cancels[req.GetId()]
+	over, full := d.ended, len(d.cancels) >= maxCalls
+	if !taken && !over && !full {
+		d.cancels[req.GetId()] = nil
+		d.wg.Add(1)
+	}
+	d.mu.Unlock()
+	switch {
 	case taken:
 		return failure(codes.InvalidArgument, reasonBadRequest, "a call with id %d is under way on this stream", req.GetId())
-	case len(d.cancels) >= maxCalls:
-		return failure(codes.ResourceExhausted, reasonOverloaded, "%d calls are under way on this stream", maxCalls)
-	case d.ended && d.s.quit.Err() != nil:
+	case over && d.s.quit.Err() != nil:
 		name, f := cellOf(req)
 		if f != nil {
 			return f
 		}
 		return d.s.notLeading(name)
-	case d.ended:
+	case over:
 		return ended(d.ctx)
+	case full:
+		return failure(codes.ResourceExhausted, reasonOverloaded, "%d calls are under way on this stream", maxCalls)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ const (
 	reasonBadPath    = "BAD_PATH"
 	reasonBadRequest = "BAD_REQUEST"
 	reasonOverloaded = "OVERLOADED"
+	reasonDiskFull   = "DISK_FULL"
 	reasonAmbiguous  = "AMBIGUOUS"
 	reasonCancelled  = "CANCELLED"
 )

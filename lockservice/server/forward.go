@@ -26,6 +26,9 @@ const (
 	forwardTimeout = 90 * time.Second
 	// leaderWatch separates looks at who leads while a forwarded call is under way.
 	leaderWatch = 100 * time.Millisecond
+	// deposedPatience is for how long another node must be seen to lead before a call that must not be
+	// repeated is given up.
+	deposedPatience = time.Second
 	// maxSuccessors bounds how often a call is sent on to who leads by now.
 	maxSuccessors = 4
 )
@@ -73,7 +76,7 @@ func (s *Server) forward(ctx context.Context, name, principal string, req *lockp
 	defer cancel()
 	ctx, depose := context.WithCancelCause(ctx)
 	defer depose(nil)
-	go s.watchLeader(ctx, name, to, depose) // ends with ctx
+	s.watchLeader(ctx, name, to, repeatable(req), depose)
 	answer, err := s.cfg.Call(ctx, to, payload)
 	if err != nil {
 		return failed(req, s.unanswered(ctx, to, req, err)), context.Cause(ctx) == errDeposed
@@ -85,21 +88,27 @@ func (s *Server) forward(ctx context.Context, name, principal string, req *lockp
 	return resp, false
 }
 
-// watchLeader ends a call to a node, with errDeposed, once another one is known to lead the cell.
-func (s *Server) watchLeader(ctx context.Context, name string, called keys.NodeID, depose context.CancelCauseFunc) {
-	tick := time.NewTicker(leaderWatch)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+// watchLeader ends a call to a node, with errDeposed, once another one is known to lead the cell. The call may
+// have got to that one by way of the node that was called: one that cannot be sent again is left time.
+func (s *Server) watchLeader(ctx context.Context, name string, called keys.NodeID, repeatable bool, depose context.CancelCauseFunc) {
+	left := 1
+	if !repeatable {
+		left = int(deposedPatience / leaderWatch)
+	}
+	var look func()
+	look = func() {
+		if ctx.Err() != nil {
 			return
-		case <-tick.C:
-			if n := s.cfg.Leader(name); n != 0 && n != called {
+		}
+		if n := s.cfg.Leader(name); n != 0 && n != called {
+			if left--; left == 0 {
 				depose(errDeposed)
 				return
 			}
 		}
+		time.AfterFunc(leaderWatch, look)
 	}
+	time.AfterFunc(leaderWatch, look)
 }
 
 // unanswered is the failure of a forwarded call that got no answer.
@@ -120,24 +129,35 @@ func (s *Server) unanswered(ctx context.Context, to keys.NodeID, req *lockpb.DoR
 }
 
 // repeatable reports that a call may be carried out twice, for one that it was carried out once: it reads,
-// sets something to what it says, or has a number by which the cell knows it again.
+// sets something to what nobody else does, or has a number by which the cell knows it again.
 func repeatable(req *lockpb.DoRequest) bool {
 	switch c := req.GetCall().(type) {
-	case *lockpb.DoRequest_CreateSession, *lockpb.DoRequest_CloseSession, *lockpb.DoRequest_Close, *lockpb.DoRequest_TryAcquire,
-		*lockpb.DoRequest_SetSequencer, *lockpb.DoRequest_EndCheck, *lockpb.DoRequest_SetQuota, *lockpb.DoRequest_CreateCell:
+	case *lockpb.DoRequest_CloseSession, *lockpb.DoRequest_Close, *lockpb.DoRequest_SetSequencer, *lockpb.DoRequest_EndCheck, *lockpb.DoRequest_CreateCell:
 		return true
+	case *lockpb.DoRequest_CreateSession:
+		return c.CreateSession.GetSession() != 0
+	case *lockpb.DoRequest_TryAcquire:
+		return c.TryAcquire.GetAttempt() != 0
 	case *lockpb.DoRequest_Release:
 		return c.Release.GetAttempt() != 0 // else it might end a later hold
 	case *lockpb.DoRequest_Open:
-		return c.Open.GetRequest() != 0
+		return numbered(c.Open)
 	case *lockpb.DoRequest_SetContents:
-		return c.SetContents.GetRequest() != 0
+		return numbered(c.SetContents)
 	case *lockpb.DoRequest_Delete:
-		return c.Delete.GetRequest() != 0
+		return numbered(c.Delete)
 	case *lockpb.DoRequest_SetAcl:
-		return c.SetAcl.GetRequest() != 0
+		return numbered(c.SetAcl)
 	}
 	return reads(req)
+}
+
+// numbered reports that a session knows the request by its number.
+func numbered(req interface {
+	GetHandle() *lockpb.Handle
+	GetRequest() uint64
+}) bool {
+	return req.GetHandle().GetSession() != 0 && req.GetRequest() != 0
 }
 
 // reads reports that a call changes nothing.

@@ -182,12 +182,25 @@ func (s *Server) answer(ctx context.Context, principal string, req *lockpb.DoReq
 // do carries out one call; hops is how often it may be forwarded. What a node that was deposed
 // meanwhile has swallowed goes to its successor, if it may be repeated.
 func (s *Server) do(ctx context.Context, principal string, req *lockpb.DoRequest, hops int, waiting func(ticket int64)) *lockpb.DoResponse {
-	for successors := 0; ; successors++ {
-		resp, swallowed := s.once(ctx, principal, req, hops, waiting)
-		if !swallowed || !repeatable(req) || successors == maxSuccessors {
-			return resp
+	resp, swallowed := s.once(ctx, principal, req, hops, waiting)
+	for n := 0; swallowed && repeatable(req) && n < maxSuccessors; n++ {
+		resp, swallowed = s.once(ctx, principal, req, hops, waiting)
+		if reads(req) || !undone(resp) {
+			continue
 		}
+		// It may have been done where it was swallowed. Who is elected may not lead yet.
+		resp = failed(req, failure(codes.Unknown, reasonAmbiguous, "it is not known whether the call took effect at the cell's earlier leader; and now: %s", resp.GetFailure().Message))
 	}
+	return resp
+}
+
+// undone reports an answer which says that the call has had no effect, and may be tried again.
+func undone(resp *lockpb.DoResponse) bool {
+	switch resp.GetFailure().GetInfo().GetReason() {
+	case reasonNotLeader, reasonNoLeader, reasonOverloaded, reasonDiskFull, reasonCancelled:
+		return true
+	}
+	return false
 }
 
 // once is one attempt of do; swallowed: a node that does not lead any more did not answer.

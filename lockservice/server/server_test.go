@@ -137,9 +137,13 @@ func TestForwardedCallsFollowTheLeader(t *testing.T) {
 			return err
 		}, false},
 		{"a numbered change", func(c lockpb.LockServiceClient) error {
-			_, err := c.SetContents(t.Context(), &lockpb.SetContentsRequest{Handle: handle(), Request: 1})
+			_, err := c.SetContents(t.Context(), &lockpb.SetContentsRequest{Handle: &lockpb.Handle{Path: file, Session: 1}, Request: 1})
 			return err
 		}, false},
+		{"a change with a number that no session knows", func(c lockpb.LockServiceClient) error {
+			_, err := c.SetContents(t.Context(), &lockpb.SetContentsRequest{Handle: handle(), Request: 1})
+			return err
+		}, true},
 		{"a release of an attempt", func(c lockpb.LockServiceClient) error {
 			_, err := c.Release(t.Context(), &lockpb.ReleaseRequest{Handle: handle(), Attempt: 1})
 			return err
@@ -186,6 +190,25 @@ func TestForwardedCallsFollowTheLeader(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// A call that was swallowed may have been done: that its repetition had no effect says nothing.
+func TestForwardedCallsStayInDoubt(t *testing.T) {
+	w := newWorld(t, 3, func(_ context.Context, _ string, req *lockpb.DoRequest, _ func(int64)) *lockpb.DoResponse {
+		return failed(req, failure(codes.ResourceExhausted, reasonOverloaded, "busy"))
+	})
+	w.swallow = func(to keys.NodeID) bool {
+		if to == 1 {
+			w.cells[1].follow()
+			w.cells[2].lead()
+			w.believe(3, 2)
+		}
+		return to == 1
+	}
+	_, err := w.clients[3].TryAcquire(t.Context(), &lockpb.AcquireRequest{Handle: &lockpb.Handle{Path: file, Session: 1, Handle: 1}, Attempt: 1})
+	if code, i := info(t, err); code != codes.Unknown || i.Reason != reasonAmbiguous {
+		t.Errorf("%v", err)
 	}
 }
 
