@@ -123,6 +123,9 @@ func (s *Session) leased(l *lockpb.Lease) (next bool) {
 	if s.state == Expired {
 		return false
 	}
+	if l.Refused != nil && l.Number >= b.listed {
+		s.events.refusedLocked(errorOfFailure(l.Refused))
+	}
 	for _, e := range l.Events {
 		next = true
 		if l.Number >= b.listed { // else it may be later than what is sent again

@@ -2,6 +2,7 @@ package lockservice
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 
@@ -55,6 +56,9 @@ type SubscribeOptions struct {
 // when the reader has caught up, asks the cell again from where he is.
 const backlog = 4096
 
+// maxSubscriptions bounds the nodes that a session watches: a cell refuses more.
+const maxSubscriptions = 4096
+
 // Subscription delivers the events of a node to one reader, across changes of leader. A slow
 // reader delays nobody else. Next may not be called concurrently with itself.
 type Subscription struct {
@@ -107,7 +111,8 @@ type subscriptions struct {
 func (u *subscriptions) init(s *Session) { u.s, u.groups = s, map[nodeID]*group{} }
 
 // Subscribe asks for the node's events. They begin, at the latest, with what happens after
-// Subscribe was called. The subscription ends with Close or the session. The node must be one
+// Subscribe was called. The subscription ends with Close or the session. A session watches at most
+// 4,096 nodes, each with any number of subscriptions (QUOTA_EXCEEDED). The node must be one
 // of a session; on a Handle it means the node that was opened, on Session.Node whatever is there.
 func (n *Node) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
 	if n.bad != nil {
@@ -135,6 +140,9 @@ func (n *Node) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription
 	id := nodeID{n.path, n.instance}
 	g := s.events.groups[id]
 	if g == nil {
+		if len(s.events.groups) >= maxSubscriptions {
+			return nil, &Error{Code: codes.ResourceExhausted, Reason: "QUOTA_EXCEEDED", Path: n.path, Message: fmt.Sprintf("a session watches at most %d nodes", maxSubscriptions)}
+		}
 		g = &group{node: id}
 		s.events.groups[id] = g
 	} else {
@@ -355,7 +363,13 @@ func (u *Subscription) offerLocked(e Event) {
 	u.poke()
 }
 
-// endLocked ends all of them with the session.
+// refusedLocked: the cell has refused what the session asked for.
+func (u *subscriptions) refusedLocked(why error) {
+	u.endLocked(why)
+	u.s.subscribeLocked()
+}
+
+// endLocked ends all of them, as with the session.
 func (u *subscriptions) endLocked(why error) {
 	for _, g := range u.groups {
 		for _, m := range g.members {

@@ -182,3 +182,49 @@ func TestPaper2_5_SlowReaderIsCaughtUp(t *testing.T) {
 		read(backlog+1, all)
 	})
 }
+
+// A session watches a bounded number of nodes; what the cell refuses ends the subscriptions with its reason.
+func TestPaper2_5_RefusedSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		subscribe := func(path string) (*Subscription, error) {
+			return s.Node(path).Subscribe(t.Context(), SubscribeOptions{After: 100})
+		}
+		var first *Subscription
+		for i := range maxSubscriptions {
+			sub, err := subscribe(fmt.Sprint("/ls/local/", i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				first = sub
+			}
+		}
+		if _, err := subscribe("/ls/local/0"); err != nil {
+			t.Errorf("again to a node that is watched: %v", err)
+		}
+		var e *Error
+		if _, err := subscribe("/ls/local/more"); !errors.As(err, &e) || e.Reason != "QUOTA_EXCEEDED" {
+			t.Errorf("one more: %v", err)
+		}
+		synctest.Wait()
+		c.tell(s, &lockpb.Lease{Refused: &lockpb.Failure{Code: 8, Message: "too many", Info: &lockpb.ErrorInfo{Reason: "QUOTA_EXCEEDED"}}})
+		if _, err := first.Next(t.Context()); !errors.As(err, &e) || e.Reason != "QUOTA_EXCEEDED" {
+			t.Errorf("of the subscription: %v", err)
+		}
+		first.Close()
+		sub, err := subscribe("/ls/local/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 1 || got[0].Path != "/ls/local/x" {
+			t.Errorf("afterwards %d subscriptions are asked for", len(got))
+		}
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(101)}})
+		if e, err := sub.Next(t.Context()); err != nil || e.Revision != 101 {
+			t.Errorf("event %v, %v", e, err)
+		}
+	})
+}

@@ -216,7 +216,7 @@ func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 					tell := b.Epoch != c.epoch || c.ended
 					if p := c.push[b.Session]; p != nil && !c.mute && !c.muteBeats && !c.paused[n.index] {
 						delete(c.push, b.Session)
-						l.Events, l.Invalidation, l.Invalidate, tell = p.Events, p.Invalidation, p.Invalidate, true
+						l.Events, l.Invalidation, l.Invalidate, l.Refused, tell = p.Events, p.Invalidation, p.Invalidate, p.Refused, true
 					}
 					if ttl := c.ttl[b.Session]; ttl != 0 {
 						l.TtlNs = int64(ttl)

@@ -91,14 +91,19 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 		s.beat, s.stream = b.Number, st // answered when it has ended
 	default:
 		s.beat = b.Number
-		if l.hearLocked(s, st, b); l.overdueLocked(s, now.Earliest) {
+		refused := l.hearLocked(s, st, b)
+		if l.overdueLocked(s, now.Earliest) {
 			l.wheel.drop(s) // an answer to the beat before would bear this one's number
 			break
 		}
 		s.given = l.leaseOf(s.ttl)
 		s.end = max(s.end, leaseEnd(now.Latest, s.given))
-		if b.Epoch != l.term || s.box.due() {
-			out.add(st, l.answerLocked(s, b.Epoch != l.term))
+		if b.Epoch != l.term || refused != nil || s.box.due() {
+			lease := l.answerLocked(s, b.Epoch != l.term)
+			if refused != nil {
+				lease.Refused = l.c.failure(refused)
+			}
+			out.add(st, lease)
 		} else {
 			l.wheel.hold(l, s, s.given/2)
 		}
@@ -107,19 +112,19 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 	l.mu.Unlock()
 }
 
-// hearLocked takes in what a beat says beside "alive".
-func (l *leader) hearLocked(s *session, st *Stream, b *lockpb.Beat) {
+// hearLocked takes in what a beat says beside "alive". What is refused are its subscriptions.
+func (l *leader) hearLocked(s *session, st *Stream, b *lockpb.Beat) (refused *state.Error) {
 	moved := s.stream != st
 	s.stream = st
 	if b.Epoch == l.term {
 		l.knownLocked(s)
 	}
 	if b.Subscriptions != nil {
-		l.subscribeLocked(s, b.Subscriptions.List)
+		refused = l.subscribeLocked(s, b.Subscriptions.List)
 	}
 	x := s.box
 	if x == nil {
-		return
+		return refused
 	}
 	if moved {
 		x.restream()
@@ -132,6 +137,7 @@ func (l *leader) hearLocked(s *session, st *Stream, b *lockpb.Beat) {
 	if len(x.stale) > 0 {
 		l.ackLocked(s, b.Invalidated)
 	}
+	return refused
 }
 
 // tellLocked answers the session's beat if it is held: there is something to tell.

@@ -31,8 +31,8 @@
 //     AMBIGUOUS: its handle asks again, or releases. An answer that was given while the caller was
 //     there counts as heard.
 //   - 2.5: a subscriber gets each event at least once, in the order of revisions; unacknowledged ones
-//     go again over a new stream. Queues are bounded: who is slow is served from what
-//     the state remembers, or told EVENTS_LOST.
+//     go again over a new stream. Queues and subscriptions are bounded: who is slow, or goes on from
+//     long ago, is served from what the state remembers, or told EVENTS_LOST.
 //   - 2.7: nothing is changed while anybody may cache it, or was told to forget it and has not said
 //     that it did, by whichever change (cachers.go).
 //

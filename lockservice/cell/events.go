@@ -11,12 +11,14 @@ import (
 // outbox is what a session is to be told, and what else only some sessions have. Guarded
 // by leader.mu.
 type outbox struct {
-	// Events. queue holds those not acknowledged, by revision; those up to sent have
-	// been sent over the present stream. A session that is behind gets the rest from
-	// the state's memory, above filled, when the queue has room again.
-	subs   []*subscription
+	subs []*subscription // by path and instance
+	// queue holds the events that were not acknowledged, by revision; those up to sent have
+	// been sent over the present stream, those up to told over any: an acknowledgement
+	// counts no further. The queue of a session that is behind is complete up to filled; the
+	// rest comes from the state's memory when there is room again.
 	queue  []*lockpb.Event
 	sent   uint64
+	told   uint64
 	behind bool
 	filled uint64
 	// notices have no revision: kept until the beat after the one that they answered.
@@ -39,17 +41,28 @@ func (s *session) have() *outbox {
 	return s.box
 }
 
-// subscription of a session to one node's events.
+// subscription of a session to one node's events. A session has one for a path and instance.
 type subscription struct {
 	s        *session
 	path     string
 	instance uint64
-	kinds    uint32 // by bit; 0: all
-	after    uint64 // events up to this revision are in the queue, or acknowledged
+	kinds    uint32 // by bit, and anyKind; 0: all
+	after    uint64 // it is about events above this revision
+	upTo     uint64 // those up to this one are in the queue already
+	place    int    // among its path's
 }
 
-func (u *subscription) wants(e *state.Event) bool {
-	return (u.instance == 0 || u.instance == e.Instance) && (u.kinds == 0 || u.kinds&(1<<e.Kind) != 0)
+// anyKind is set where kinds are given: those not known here do not make it all.
+const anyKind = 1
+
+func (u *subscription) compare(o *subscription) int {
+	return cmp.Or(cmp.Compare(u.path, o.path), cmp.Compare(u.instance, o.instance))
+}
+
+func (u *subscription) wants(e *state.Event) bool { return u.matches(e.Instance, uint32(e.Kind)) }
+
+func (u *subscription) matches(instance uint64, kind uint32) bool {
+	return (u.instance == 0 || u.instance == instance) && (u.kinds == 0 || u.kinds&(1<<kind) != 0)
 }
 
 // Bounds of a session's queue, of the notices it keeps, of what one answer carries, and of
@@ -58,7 +71,7 @@ const (
 	maxQueued   = 1024
 	maxNotices  = 64
 	maxAnswer   = 256
-	maxWatching = 10_000
+	maxWatching = 4096
 )
 
 func eventOf(e *state.Event) *lockpb.Event {
@@ -76,14 +89,15 @@ func (l *leader) publishLocked(e *state.Event, out *outgoing) {
 	}
 	var msg *lockpb.Event
 	for _, u := range l.subs[e.Path] {
-		if e.Revision <= u.after || !u.wants(e) {
+		if e.Revision <= u.upTo || !u.wants(e) {
 			continue
 		}
 		b := u.s.box
+		n := len(b.queue)
 		switch {
-		case b.behind:
+		case b.behind, msg != nil && n > 0 && b.queue[n-1] == msg: // by another instance's subscription
 			continue
-		case len(b.queue) >= maxQueued:
+		case n >= maxQueued:
 			b.behind, b.filled = true, e.Revision-1
 			continue
 		}
@@ -100,107 +114,201 @@ func (l *leader) noticeLocked(s *session, e *lockpb.Event, out *outgoing) {
 	if s.box == nil || len(s.box.notices) >= maxNotices {
 		return
 	}
-	if slices.ContainsFunc(s.box.subs, func(u *subscription) bool {
-		return u.path == e.Path && (u.instance == 0 || u.instance == e.Instance) && (u.kinds == 0 || u.kinds&(1<<e.Kind) != 0)
-	}) {
-		s.box.notices = append(s.box.notices, e)
-		l.tellLocked(s, out)
+	subs := s.box.subs
+	i, _ := slices.BinarySearchFunc(subs, e.Path, func(u *subscription, path string) int { return cmp.Compare(u.path, path) })
+	for ; i < len(subs) && subs[i].path == e.Path; i++ {
+		if subs[i].matches(e.Instance, uint32(e.Kind)) {
+			s.box.notices = append(s.box.notices, e)
+			l.tellLocked(s, out)
+			return
+		}
 	}
 }
 
-// subscribeLocked makes list the session's subscriptions. One that it had keeps its place.
-func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription) {
+// subscribeLocked makes list the session's subscriptions; one that it had keeps its place. A list with
+// anything wrong in it is refused, and changes nothing.
+func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription) *state.Error {
 	if len(list) == 0 && s.box == nil {
-		return
+		return nil
 	}
 	if len(list) > maxWatching {
-		list = list[:maxWatching]
+		return refuse(state.QuotaExceeded, "", "a session has at most %d subscriptions, not %d", maxWatching, len(list))
 	}
-	b := s.have()
-	type key struct {
-		path     string
-		instance uint64
-	}
-	had := make(map[key]*subscription, len(b.subs))
-	for _, u := range b.subs {
-		had[key{u.path, u.instance}] = u
-	}
-	l.unsubscribeLocked(s)
 	l.c.mu.RLock()
 	defer l.c.mu.RUnlock()
-	now := l.c.st.Revision()
 	for _, m := range list {
-		u := &subscription{s: s, path: m.GetPath(), instance: m.GetInstance(), after: now}
+		if err := l.c.st.CheckPath(m.GetPath()); err != nil {
+			return err
+		}
+	}
+	b := s.have()
+	now := l.c.st.Revision()
+	subs, old := merged(list), b.subs
+	var resumed []*subscription
+	for i, u := range subs {
+		for len(old) > 0 && old[0].compare(u) < 0 {
+			l.leaveLocked(old[0])
+			old = old[1:]
+		}
+		if len(old) > 0 && old[0].compare(u) == 0 {
+			old[0].kinds = u.kinds
+			subs[i], old = old[0], old[1:]
+			continue
+		}
+		u.s, u.upTo = s, now
+		u.place = len(l.subs[u.path])
+		l.subs[u.path] = append(l.subs[u.path], u)
+		if u.after == 0 {
+			u.after = now
+		} else {
+			resumed = append(resumed, u)
+		}
+	}
+	for _, u := range old {
+		l.leaveLocked(u)
+	}
+	b.subs = subs
+	if len(resumed) > 0 {
+		l.resumeLocked(b, resumed, now)
+	}
+	return nil
+}
+
+// merged returns a list's subscriptions, by path and instance, each once: about all that is asked for.
+func merged(list []*lockpb.Subscription) []*subscription {
+	subs := make([]*subscription, 0, len(list))
+	for _, m := range list {
+		u := &subscription{path: m.GetPath(), instance: m.GetInstance(), after: m.GetAfter()}
 		for _, k := range m.GetKinds() {
-			if k > 0 && k < 32 {
+			if u.kinds |= anyKind; k > 0 && k < 32 {
 				u.kinds |= 1 << k
 			}
 		}
-		old := had[key{u.path, u.instance}]
-		delete(had, key{u.path, u.instance})
-		switch {
-		case old != nil:
-			u.after = old.after
-		case m.GetAfter() != 0:
-			u.after = m.GetAfter()
-			l.resumeLocked(u, now)
+		subs = append(subs, u)
+	}
+	slices.SortFunc(subs, (*subscription).compare)
+	n := 0
+	for _, u := range subs {
+		if n == 0 || subs[n-1].compare(u) != 0 {
+			subs[n] = u
+			n++
+			continue
 		}
-		b.subs = append(b.subs, u)
-		l.subs[u.path] = append(l.subs[u.path], u)
-	}
-}
-
-// resumeLocked queues what a subscription missed; c.mu is held, the state at revision now.
-func (l *leader) resumeLocked(u *subscription, now uint64) {
-	b := u.s.box
-	events, complete := l.c.st.EventsAfter(u.after, u.path)
-	u.after = now
-	if !complete {
-		b.enqueue(lost(u, now))
-		return
-	}
-	for i := range events {
-		if u.wants(&events[i]) {
-			b.enqueue(eventOf(&events[i]))
+		o := subs[n-1]
+		if o.kinds == 0 || u.kinds == 0 {
+			o.kinds = 0
+		} else {
+			o.kinds |= u.kinds
+		}
+		if o.after == 0 || u.after != 0 && u.after < o.after {
+			o.after = u.after
 		}
 	}
-	// A queue may get longer than maxQueued here, by what the state remembers at most:
-	// it is what the client asked for.
+	return subs[:n]
 }
 
-func lost(u *subscription, now uint64) *lockpb.Event {
-	return &lockpb.Event{Revision: now, Kind: lockpb.EventKind_EVENTS_LOST, Path: u.path, Instance: u.instance}
-}
-
-// enqueue adds an event in the order of revisions. What comes before something sent already
-// makes that be sent again.
-func (b *outbox) enqueue(e *lockpb.Event) {
-	i := len(b.queue)
-	for i > 0 && b.queue[i-1].Revision > e.Revision {
-		i--
-	}
-	b.queue = slices.Insert(b.queue, i, e)
-	if e.Revision <= b.sent {
-		b.sent = e.Revision - 1
+// leaveLocked takes a subscription out of its path's.
+func (l *leader) leaveLocked(u *subscription) {
+	list := l.subs[u.path]
+	last := list[len(list)-1]
+	list[u.place], last.place = last, u.place
+	list[len(list)-1] = nil
+	if list = list[:len(list)-1]; len(list) == 0 {
+		delete(l.subs, u.path)
+	} else {
+		l.subs[u.path] = list
 	}
 }
 
 // unsubscribeLocked ends all subscriptions of a session; what is queued is delivered.
 func (l *leader) unsubscribeLocked(s *session) {
 	for _, u := range s.box.subs {
-		rest := slices.DeleteFunc(l.subs[u.path], func(o *subscription) bool { return o == u })
-		if len(rest) == 0 {
-			delete(l.subs, u.path)
-		} else {
-			l.subs[u.path] = rest
-		}
+		l.leaveLocked(u)
 	}
 	s.box.subs = nil
+}
+
+// resumeLocked queues what subscriptions missed; c.mu is held, the state at revision now.
+func (l *leader) resumeLocked(b *outbox, list []*subscription, now uint64) {
+	found := l.rememberedLocked(list, 0, now)
+	if b.behind {
+		// What comes later is found again when the session catches up.
+		found = slices.DeleteFunc(found, func(r remembered) bool { return r.revision > b.filled })
+	}
+	b.enqueue(found)
+}
+
+// remembered is an event that the state remembers, or that a subscription's are forgotten.
+type remembered struct {
+	revision uint64
+	event    *state.Event // nil: forgotten
+	u        *subscription
+}
+
+func (r *remembered) message() *lockpb.Event {
+	if r.event != nil {
+		return eventOf(r.event)
+	}
+	return &lockpb.Event{Revision: r.revision, Kind: lockpb.EventKind_EVENTS_LOST, Path: r.u.path, Instance: r.u.instance}
+}
+
+// rememberedLocked finds what subscriptions of a session want above revision from, in the order of
+// revisions; c.mu is held, the state at revision now.
+func (l *leader) rememberedLocked(subs []*subscription, from, now uint64) (found []remembered) {
+	for _, u := range subs {
+		events, complete := l.c.st.EventsAfter(max(u.after, from), u.path)
+		if !complete {
+			found = append(found, remembered{revision: now, u: u})
+			continue
+		}
+		for i := range events {
+			if u.wants(&events[i]) {
+				found = append(found, remembered{events[i].Revision, &events[i], u})
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(x, y remembered) int { return cmp.Compare(x.revision, y.revision) })
+	return found
+}
+
+// enqueue merges what was found into the queue, and reports whether all of it has a place there. If
+// not, the session is behind: what is above the cut, also of what was queued, it gets
+// when there is room. The cut is between revisions: an acknowledgement covers all of one.
+// What comes before something sent already has that sent again.
+func (b *outbox) enqueue(found []remembered) (all bool) {
+	if len(found) == 0 {
+		return true
+	}
+	top := found[0].revision - 1 // up to here the queue stays as it was
+	queue, old := make([]*lockpb.Event, 0, min(len(b.queue)+len(found), maxQueued)), b.queue
+	for all = true; len(old)+len(found) > 0; {
+		var e *lockpb.Event
+		n := len(queue)
+		if len(found) == 0 || len(old) > 0 && old[0].Revision <= found[0].revision {
+			e, old = old[0], old[1:]
+		} else {
+			e, found = found[0].message(), found[1:]
+		}
+		if n > 0 && queue[n-1].Revision == e.Revision && queue[n-1].Kind == e.Kind && queue[n-1].Path == e.Path && queue[n-1].Instance == e.Instance {
+			continue // of two subscriptions
+		}
+		if n >= maxQueued && queue[n-1].Revision < e.Revision {
+			all = false
+			break
+		}
+		queue = append(queue, e)
+	}
+	if b.queue = queue; !all {
+		b.behind, b.filled = true, queue[len(queue)-1].Revision
+	}
+	b.sent, b.told = min(b.sent, top), min(b.told, top)
+	return all
 }
 
 // seenLocked drops the events that a session acknowledged, and catches up if it is behind.
 func (l *leader) seenLocked(s *session, seen uint64) {
 	b := s.box
+	seen = min(seen, b.told)
 	i := 0
 	for i < len(b.queue) && b.queue[i].Revision <= seen {
 		i++
@@ -209,46 +317,22 @@ func (l *leader) seenLocked(s *session, seen uint64) {
 		b.queue = nil
 	}
 	if b.behind && len(b.queue) <= maxQueued/2 {
-		l.catchUpLocked(s)
+		l.catchUpLocked(b)
 	}
 }
 
 // catchUpLocked fills a session's queue from the state's memory, up to its bound: what a slow
 // consumer misses costs nobody else anything.
-func (l *leader) catchUpLocked(s *session) {
-	b := s.box
+func (l *leader) catchUpLocked(b *outbox) {
 	l.c.mu.RLock()
 	defer l.c.mu.RUnlock()
 	now := l.c.st.Revision()
-	var found []*lockpb.Event
-	for _, u := range b.subs {
-		events, complete := l.c.st.EventsAfter(max(u.after, b.filled), u.path)
-		if !complete {
-			found = append(found, lost(u, now))
-			continue
-		}
-		for i := range events {
-			if u.wants(&events[i]) {
-				found = append(found, eventOf(&events[i]))
-			}
-		}
-	}
-	slices.SortStableFunc(found, func(x, y *lockpb.Event) int { return cmp.Compare(x.Revision, y.Revision) })
-	if n := maxQueued - len(b.queue); len(found) > n {
-		// The cut is between revisions: an acknowledgement covers all of one.
-		for n > 0 && found[n-1].Revision == found[n].Revision {
-			n--
-		}
-		if n > 0 {
-			b.queue = append(b.queue, found[:n]...)
-			b.filled = found[n-1].Revision
-			return
-		}
-	}
-	b.queue = append(b.queue, found...)
+	found := l.rememberedLocked(b.subs, b.filled, now)
 	b.behind, b.filled = false, 0
-	for _, u := range b.subs {
-		u.after = now
+	if b.enqueue(found) {
+		for _, u := range b.subs {
+			u.upTo = now
+		}
 	}
 }
 
@@ -274,6 +358,7 @@ func (l *leader) duesLocked(s *session, lease *lockpb.Lease) {
 	if len(todo) > 0 {
 		lease.Events = append(lease.Events, todo...)
 		b.sent = todo[len(todo)-1].Revision
+		b.told = max(b.told, b.sent)
 	}
 	lease.Events = append(lease.Events, b.notices[b.noticed:]...)
 	b.noticed = len(b.notices)

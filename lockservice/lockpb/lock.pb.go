@@ -77,7 +77,7 @@ type EventKind int32
 
 const (
 	EventKind_EVENT_UNSPECIFIED   EventKind = 0
-	EventKind_CONTENTS_CHANGED    EventKind = 1
+	EventKind_CONTENTS_CHANGED    EventKind = 1 // also when the file is created: its first generation
 	EventKind_CHILD_ADDED         EventKind = 2
 	EventKind_CHILD_REMOVED       EventKind = 3
 	EventKind_CHILD_MODIFIED      EventKind = 4
@@ -617,6 +617,8 @@ func (x *Beat) GetSubscriptions() *Subscriptions {
 	return nil
 }
 
+// Subscriptions lists all of a session, at most 4,096. Several of one path and instance are one
+// that is about all that they ask for. One that the session had goes on where it is.
 type Subscriptions struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	List          []*Subscription        `protobuf:"bytes,1,rep,name=list,proto3" json:"list,omitempty"`
@@ -661,8 +663,9 @@ func (x *Subscriptions) GetList() []*Subscription {
 	return nil
 }
 
-// Subscription asks for the events of one node. Events of revisions above after that
-// the cell still remembers are delivered first; if it has forgotten some, an EVENTS_LOST.
+// Subscription asks for the events of one node, or, without an instance, of whatever is at the path,
+// also if nothing is there yet. Events of revisions above after that the cell still
+// remembers are delivered first; if it has forgotten some, an EVENTS_LOST.
 type Subscription struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -785,8 +788,11 @@ type Lease struct {
 	Epoch  uint64   `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Events []*Event `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"`
 	// Forget these, then acknowledge with invalidated = invalidation.
-	Invalidation  uint64   `protobuf:"varint,6,opt,name=invalidation,proto3" json:"invalidation,omitempty"`
-	Invalidate    []string `protobuf:"bytes,7,rep,name=invalidate,proto3" json:"invalidate,omitempty"` // paths; "" is everything
+	Invalidation uint64   `protobuf:"varint,6,opt,name=invalidation,proto3" json:"invalidation,omitempty"`
+	Invalidate   []string `protobuf:"bytes,7,rep,name=invalidate,proto3" json:"invalidate,omitempty"` // paths; "" is everything
+	// The beat's subscriptions were refused, and are as they were: there are too many
+	// (QUOTA_EXCEEDED), or one has no path of the cell (BAD_PATH). The lease is given all the same.
+	Refused       *Failure `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -866,6 +872,13 @@ func (x *Lease) GetInvalidation() uint64 {
 func (x *Lease) GetInvalidate() []string {
 	if x != nil {
 		return x.Invalidate
+	}
+	return nil
+}
+
+func (x *Lease) GetRefused() *Failure {
+	if x != nil {
+		return x.Refused
 	}
 	return nil
 }
@@ -4620,8 +4633,8 @@ func (x *SessionInfo) GetCaches() bool {
 type ListLocksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
-	After         string                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"` // path
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	After         string                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`  // path, or next of the answer before
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // 0: 1,000; at most 10,000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4677,10 +4690,13 @@ func (x *ListLocksRequest) GetLimit() uint32 {
 	return 0
 }
 
+// ListLocksResponse lists locks by path, and a lock's holds by session and handle. It has at most limit
+// entries, and about 1 MiB: it may end in the middle of a lock with many holders.
 type ListLocksResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Locks         []*LockInfo            `protobuf:"bytes,1,rep,name=locks,proto3" json:"locks,omitempty"` // one per hold, and one per path that is only waited for or delayed
 	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	Next          string                 `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"` // if there are more: what to ask for the rest with, as after
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4727,6 +4743,13 @@ func (x *ListLocksResponse) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *ListLocksResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type LockInfo struct {
@@ -5076,7 +5099,7 @@ const file_lock_proto_rawDesc = "" +
 	"\x05after\x18\x03 \x01(\x04R\x05after\x12.\n" +
 	"\x05kinds\x18\x04 \x03(\x0e2\x18.spand.lock.v1.EventKindR\x05kinds\"A\n" +
 	"\x11KeepAliveResponse\x12,\n" +
-	"\x06leases\x18\x01 \x03(\v2\x14.spand.lock.v1.LeaseR\x06leases\"\xd8\x01\n" +
+	"\x06leases\x18\x01 \x03(\v2\x14.spand.lock.v1.LeaseR\x06leases\"\x8a\x02\n" +
 	"\x05Lease\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x15\n" +
@@ -5086,7 +5109,8 @@ const file_lock_proto_rawDesc = "" +
 	"\finvalidation\x18\x06 \x01(\x04R\finvalidation\x12\x1e\n" +
 	"\n" +
 	"invalidate\x18\a \x03(\tR\n" +
-	"invalidate\"\xb7\x01\n" +
+	"invalidate\x120\n" +
+	"\arefused\x18\b \x01(\v2\x16.spand.lock.v1.FailureR\arefused\"\xb7\x01\n" +
 	"\x05Event\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12,\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x18.spand.lock.v1.EventKindR\x04kind\x12\x12\n" +
@@ -5349,10 +5373,11 @@ const file_lock_proto_rawDesc = "" +
 	"\x10ListLocksRequest\x12\x12\n" +
 	"\x04cell\x18\x01 \x01(\tR\x04cell\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05after\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"V\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"j\n" +
 	"\x11ListLocksResponse\x12-\n" +
 	"\x05locks\x18\x01 \x03(\v2\x17.spand.lock.v1.LockInfoR\x05locks\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xe1\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\tR\x04next\"\xe1\x01\n" +
 	"\bLockInfo\x126\n" +
 	"\tsequencer\x18\x01 \x01(\v2\x18.spand.lock.v1.SequencerR\tsequencer\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x16\n" +
@@ -5520,152 +5545,153 @@ var file_lock_proto_depIdxs = []int32{
 	1,   // 4: spand.lock.v1.Subscription.kinds:type_name -> spand.lock.v1.EventKind
 	12,  // 5: spand.lock.v1.KeepAliveResponse.leases:type_name -> spand.lock.v1.Lease
 	13,  // 6: spand.lock.v1.Lease.events:type_name -> spand.lock.v1.Event
-	1,   // 7: spand.lock.v1.Event.kind:type_name -> spand.lock.v1.EventKind
-	16,  // 8: spand.lock.v1.OpenRequest.handle:type_name -> spand.lock.v1.Handle
-	2,   // 9: spand.lock.v1.OpenRequest.create:type_name -> spand.lock.v1.Create
-	21,  // 10: spand.lock.v1.OpenRequest.acl:type_name -> spand.lock.v1.ACL
-	22,  // 11: spand.lock.v1.OpenResponse.stat:type_name -> spand.lock.v1.Stat
-	16,  // 12: spand.lock.v1.CloseRequest.handle:type_name -> spand.lock.v1.Handle
-	21,  // 13: spand.lock.v1.Stat.acl:type_name -> spand.lock.v1.ACL
-	23,  // 14: spand.lock.v1.Stat.quota:type_name -> spand.lock.v1.Quota
-	23,  // 15: spand.lock.v1.Stat.used:type_name -> spand.lock.v1.Quota
-	16,  // 16: spand.lock.v1.GetRequest.handle:type_name -> spand.lock.v1.Handle
-	22,  // 17: spand.lock.v1.GetContentsAndStatResponse.stat:type_name -> spand.lock.v1.Stat
-	22,  // 18: spand.lock.v1.GetStatResponse.stat:type_name -> spand.lock.v1.Stat
-	16,  // 19: spand.lock.v1.ReadDirRequest.handle:type_name -> spand.lock.v1.Handle
-	22,  // 20: spand.lock.v1.ReadDirResponse.children:type_name -> spand.lock.v1.Stat
-	16,  // 21: spand.lock.v1.SetContentsRequest.handle:type_name -> spand.lock.v1.Handle
-	22,  // 22: spand.lock.v1.SetContentsResponse.stat:type_name -> spand.lock.v1.Stat
-	16,  // 23: spand.lock.v1.DeleteRequest.handle:type_name -> spand.lock.v1.Handle
-	16,  // 24: spand.lock.v1.SetACLRequest.handle:type_name -> spand.lock.v1.Handle
-	21,  // 25: spand.lock.v1.SetACLRequest.acl:type_name -> spand.lock.v1.ACL
-	22,  // 26: spand.lock.v1.SetACLResponse.stat:type_name -> spand.lock.v1.Stat
-	16,  // 27: spand.lock.v1.SetQuotaRequest.handle:type_name -> spand.lock.v1.Handle
-	23,  // 28: spand.lock.v1.SetQuotaRequest.quota:type_name -> spand.lock.v1.Quota
-	22,  // 29: spand.lock.v1.SetQuotaResponse.stat:type_name -> spand.lock.v1.Stat
-	16,  // 30: spand.lock.v1.AcquireRequest.handle:type_name -> spand.lock.v1.Handle
-	0,   // 31: spand.lock.v1.AcquireRequest.mode:type_name -> spand.lock.v1.Mode
-	41,  // 32: spand.lock.v1.AcquireResponse.sequencer:type_name -> spand.lock.v1.Sequencer
-	16,  // 33: spand.lock.v1.ReleaseRequest.handle:type_name -> spand.lock.v1.Handle
-	0,   // 34: spand.lock.v1.Sequencer.mode:type_name -> spand.lock.v1.Mode
-	16,  // 35: spand.lock.v1.GetSequencerRequest.handle:type_name -> spand.lock.v1.Handle
-	41,  // 36: spand.lock.v1.GetSequencerResponse.sequencer:type_name -> spand.lock.v1.Sequencer
-	16,  // 37: spand.lock.v1.SetSequencerRequest.handle:type_name -> spand.lock.v1.Handle
-	5,   // 38: spand.lock.v1.DoRequest.create_session:type_name -> spand.lock.v1.CreateSessionRequest
-	14,  // 39: spand.lock.v1.DoRequest.close_session:type_name -> spand.lock.v1.CloseSessionRequest
-	17,  // 40: spand.lock.v1.DoRequest.open:type_name -> spand.lock.v1.OpenRequest
-	19,  // 41: spand.lock.v1.DoRequest.close:type_name -> spand.lock.v1.CloseRequest
-	24,  // 42: spand.lock.v1.DoRequest.get_contents_and_stat:type_name -> spand.lock.v1.GetRequest
-	24,  // 43: spand.lock.v1.DoRequest.get_stat:type_name -> spand.lock.v1.GetRequest
-	27,  // 44: spand.lock.v1.DoRequest.read_dir:type_name -> spand.lock.v1.ReadDirRequest
-	29,  // 45: spand.lock.v1.DoRequest.set_contents:type_name -> spand.lock.v1.SetContentsRequest
-	31,  // 46: spand.lock.v1.DoRequest.delete:type_name -> spand.lock.v1.DeleteRequest
-	33,  // 47: spand.lock.v1.DoRequest.set_acl:type_name -> spand.lock.v1.SetACLRequest
-	35,  // 48: spand.lock.v1.DoRequest.set_quota:type_name -> spand.lock.v1.SetQuotaRequest
-	37,  // 49: spand.lock.v1.DoRequest.acquire:type_name -> spand.lock.v1.AcquireRequest
-	37,  // 50: spand.lock.v1.DoRequest.try_acquire:type_name -> spand.lock.v1.AcquireRequest
-	39,  // 51: spand.lock.v1.DoRequest.release:type_name -> spand.lock.v1.ReleaseRequest
-	42,  // 52: spand.lock.v1.DoRequest.get_sequencer:type_name -> spand.lock.v1.GetSequencerRequest
-	44,  // 53: spand.lock.v1.DoRequest.set_sequencer:type_name -> spand.lock.v1.SetSequencerRequest
-	46,  // 54: spand.lock.v1.DoRequest.check_sequencer:type_name -> spand.lock.v1.CheckSequencerRequest
-	48,  // 55: spand.lock.v1.DoRequest.end_check:type_name -> spand.lock.v1.EndCheckRequest
-	53,  // 56: spand.lock.v1.DoRequest.get_cell:type_name -> spand.lock.v1.GetCellRequest
-	55,  // 57: spand.lock.v1.DoRequest.list_cells:type_name -> spand.lock.v1.ListCellsRequest
-	57,  // 58: spand.lock.v1.DoRequest.create_cell:type_name -> spand.lock.v1.CreateCellRequest
-	60,  // 59: spand.lock.v1.DoRequest.list_sessions:type_name -> spand.lock.v1.ListSessionsRequest
-	63,  // 60: spand.lock.v1.DoRequest.list_locks:type_name -> spand.lock.v1.ListLocksRequest
-	66,  // 61: spand.lock.v1.DoRequest.lock_history:type_name -> spand.lock.v1.LockHistoryRequest
-	52,  // 62: spand.lock.v1.DoResponse.failure:type_name -> spand.lock.v1.Failure
-	6,   // 63: spand.lock.v1.DoResponse.create_session:type_name -> spand.lock.v1.CreateSessionResponse
-	15,  // 64: spand.lock.v1.DoResponse.close_session:type_name -> spand.lock.v1.CloseSessionResponse
-	18,  // 65: spand.lock.v1.DoResponse.open:type_name -> spand.lock.v1.OpenResponse
-	20,  // 66: spand.lock.v1.DoResponse.close:type_name -> spand.lock.v1.CloseResponse
-	25,  // 67: spand.lock.v1.DoResponse.get_contents_and_stat:type_name -> spand.lock.v1.GetContentsAndStatResponse
-	26,  // 68: spand.lock.v1.DoResponse.get_stat:type_name -> spand.lock.v1.GetStatResponse
-	28,  // 69: spand.lock.v1.DoResponse.read_dir:type_name -> spand.lock.v1.ReadDirResponse
-	30,  // 70: spand.lock.v1.DoResponse.set_contents:type_name -> spand.lock.v1.SetContentsResponse
-	32,  // 71: spand.lock.v1.DoResponse.delete:type_name -> spand.lock.v1.DeleteResponse
-	34,  // 72: spand.lock.v1.DoResponse.set_acl:type_name -> spand.lock.v1.SetACLResponse
-	36,  // 73: spand.lock.v1.DoResponse.set_quota:type_name -> spand.lock.v1.SetQuotaResponse
-	38,  // 74: spand.lock.v1.DoResponse.acquire:type_name -> spand.lock.v1.AcquireResponse
-	40,  // 75: spand.lock.v1.DoResponse.release:type_name -> spand.lock.v1.ReleaseResponse
-	43,  // 76: spand.lock.v1.DoResponse.get_sequencer:type_name -> spand.lock.v1.GetSequencerResponse
-	45,  // 77: spand.lock.v1.DoResponse.set_sequencer:type_name -> spand.lock.v1.SetSequencerResponse
-	47,  // 78: spand.lock.v1.DoResponse.check_sequencer:type_name -> spand.lock.v1.CheckSequencerResponse
-	49,  // 79: spand.lock.v1.DoResponse.end_check:type_name -> spand.lock.v1.EndCheckResponse
-	54,  // 80: spand.lock.v1.DoResponse.get_cell:type_name -> spand.lock.v1.GetCellResponse
-	56,  // 81: spand.lock.v1.DoResponse.list_cells:type_name -> spand.lock.v1.ListCellsResponse
-	58,  // 82: spand.lock.v1.DoResponse.create_cell:type_name -> spand.lock.v1.CreateCellResponse
-	61,  // 83: spand.lock.v1.DoResponse.list_sessions:type_name -> spand.lock.v1.ListSessionsResponse
-	64,  // 84: spand.lock.v1.DoResponse.list_locks:type_name -> spand.lock.v1.ListLocksResponse
-	67,  // 85: spand.lock.v1.DoResponse.lock_history:type_name -> spand.lock.v1.LockHistoryResponse
-	3,   // 86: spand.lock.v1.Failure.info:type_name -> spand.lock.v1.ErrorInfo
-	59,  // 87: spand.lock.v1.GetCellResponse.cell:type_name -> spand.lock.v1.Cell
-	59,  // 88: spand.lock.v1.ListCellsResponse.cells:type_name -> spand.lock.v1.Cell
-	59,  // 89: spand.lock.v1.CreateCellResponse.cell:type_name -> spand.lock.v1.Cell
-	4,   // 90: spand.lock.v1.Cell.leader:type_name -> spand.lock.v1.NotLeader
-	23,  // 91: spand.lock.v1.Cell.used:type_name -> spand.lock.v1.Quota
-	23,  // 92: spand.lock.v1.Cell.quota:type_name -> spand.lock.v1.Quota
-	62,  // 93: spand.lock.v1.ListSessionsResponse.sessions:type_name -> spand.lock.v1.SessionInfo
-	65,  // 94: spand.lock.v1.ListLocksResponse.locks:type_name -> spand.lock.v1.LockInfo
-	41,  // 95: spand.lock.v1.LockInfo.sequencer:type_name -> spand.lock.v1.Sequencer
-	68,  // 96: spand.lock.v1.LockHistoryResponse.holds:type_name -> spand.lock.v1.HoldRecord
-	41,  // 97: spand.lock.v1.HoldRecord.sequencer:type_name -> spand.lock.v1.Sequencer
-	5,   // 98: spand.lock.v1.LockService.CreateSession:input_type -> spand.lock.v1.CreateSessionRequest
-	7,   // 99: spand.lock.v1.LockService.KeepAlive:input_type -> spand.lock.v1.KeepAliveRequest
-	14,  // 100: spand.lock.v1.LockService.CloseSession:input_type -> spand.lock.v1.CloseSessionRequest
-	17,  // 101: spand.lock.v1.LockService.Open:input_type -> spand.lock.v1.OpenRequest
-	19,  // 102: spand.lock.v1.LockService.Close:input_type -> spand.lock.v1.CloseRequest
-	24,  // 103: spand.lock.v1.LockService.GetContentsAndStat:input_type -> spand.lock.v1.GetRequest
-	24,  // 104: spand.lock.v1.LockService.GetStat:input_type -> spand.lock.v1.GetRequest
-	27,  // 105: spand.lock.v1.LockService.ReadDir:input_type -> spand.lock.v1.ReadDirRequest
-	29,  // 106: spand.lock.v1.LockService.SetContents:input_type -> spand.lock.v1.SetContentsRequest
-	31,  // 107: spand.lock.v1.LockService.Delete:input_type -> spand.lock.v1.DeleteRequest
-	33,  // 108: spand.lock.v1.LockService.SetACL:input_type -> spand.lock.v1.SetACLRequest
-	35,  // 109: spand.lock.v1.LockService.SetQuota:input_type -> spand.lock.v1.SetQuotaRequest
-	37,  // 110: spand.lock.v1.LockService.Acquire:input_type -> spand.lock.v1.AcquireRequest
-	37,  // 111: spand.lock.v1.LockService.TryAcquire:input_type -> spand.lock.v1.AcquireRequest
-	39,  // 112: spand.lock.v1.LockService.Release:input_type -> spand.lock.v1.ReleaseRequest
-	42,  // 113: spand.lock.v1.LockService.GetSequencer:input_type -> spand.lock.v1.GetSequencerRequest
-	44,  // 114: spand.lock.v1.LockService.SetSequencer:input_type -> spand.lock.v1.SetSequencerRequest
-	46,  // 115: spand.lock.v1.LockService.CheckSequencer:input_type -> spand.lock.v1.CheckSequencerRequest
-	50,  // 116: spand.lock.v1.LockService.Do:input_type -> spand.lock.v1.DoRequest
-	53,  // 117: spand.lock.v1.LockService.GetCell:input_type -> spand.lock.v1.GetCellRequest
-	55,  // 118: spand.lock.v1.LockService.ListCells:input_type -> spand.lock.v1.ListCellsRequest
-	57,  // 119: spand.lock.v1.LockService.CreateCell:input_type -> spand.lock.v1.CreateCellRequest
-	60,  // 120: spand.lock.v1.LockService.ListSessions:input_type -> spand.lock.v1.ListSessionsRequest
-	63,  // 121: spand.lock.v1.LockService.ListLocks:input_type -> spand.lock.v1.ListLocksRequest
-	66,  // 122: spand.lock.v1.LockService.LockHistory:input_type -> spand.lock.v1.LockHistoryRequest
-	6,   // 123: spand.lock.v1.LockService.CreateSession:output_type -> spand.lock.v1.CreateSessionResponse
-	11,  // 124: spand.lock.v1.LockService.KeepAlive:output_type -> spand.lock.v1.KeepAliveResponse
-	15,  // 125: spand.lock.v1.LockService.CloseSession:output_type -> spand.lock.v1.CloseSessionResponse
-	18,  // 126: spand.lock.v1.LockService.Open:output_type -> spand.lock.v1.OpenResponse
-	20,  // 127: spand.lock.v1.LockService.Close:output_type -> spand.lock.v1.CloseResponse
-	25,  // 128: spand.lock.v1.LockService.GetContentsAndStat:output_type -> spand.lock.v1.GetContentsAndStatResponse
-	26,  // 129: spand.lock.v1.LockService.GetStat:output_type -> spand.lock.v1.GetStatResponse
-	28,  // 130: spand.lock.v1.LockService.ReadDir:output_type -> spand.lock.v1.ReadDirResponse
-	30,  // 131: spand.lock.v1.LockService.SetContents:output_type -> spand.lock.v1.SetContentsResponse
-	32,  // 132: spand.lock.v1.LockService.Delete:output_type -> spand.lock.v1.DeleteResponse
-	34,  // 133: spand.lock.v1.LockService.SetACL:output_type -> spand.lock.v1.SetACLResponse
-	36,  // 134: spand.lock.v1.LockService.SetQuota:output_type -> spand.lock.v1.SetQuotaResponse
-	38,  // 135: spand.lock.v1.LockService.Acquire:output_type -> spand.lock.v1.AcquireResponse
-	38,  // 136: spand.lock.v1.LockService.TryAcquire:output_type -> spand.lock.v1.AcquireResponse
-	40,  // 137: spand.lock.v1.LockService.Release:output_type -> spand.lock.v1.ReleaseResponse
-	43,  // 138: spand.lock.v1.LockService.GetSequencer:output_type -> spand.lock.v1.GetSequencerResponse
-	45,  // 139: spand.lock.v1.LockService.SetSequencer:output_type -> spand.lock.v1.SetSequencerResponse
-	47,  // 140: spand.lock.v1.LockService.CheckSequencer:output_type -> spand.lock.v1.CheckSequencerResponse
-	51,  // 141: spand.lock.v1.LockService.Do:output_type -> spand.lock.v1.DoResponse
-	54,  // 142: spand.lock.v1.LockService.GetCell:output_type -> spand.lock.v1.GetCellResponse
-	56,  // 143: spand.lock.v1.LockService.ListCells:output_type -> spand.lock.v1.ListCellsResponse
-	58,  // 144: spand.lock.v1.LockService.CreateCell:output_type -> spand.lock.v1.CreateCellResponse
-	61,  // 145: spand.lock.v1.LockService.ListSessions:output_type -> spand.lock.v1.ListSessionsResponse
-	64,  // 146: spand.lock.v1.LockService.ListLocks:output_type -> spand.lock.v1.ListLocksResponse
-	67,  // 147: spand.lock.v1.LockService.LockHistory:output_type -> spand.lock.v1.LockHistoryResponse
-	123, // [123:148] is the sub-list for method output_type
-	98,  // [98:123] is the sub-list for method input_type
-	98,  // [98:98] is the sub-list for extension type_name
-	98,  // [98:98] is the sub-list for extension extendee
-	0,   // [0:98] is the sub-list for field type_name
+	52,  // 7: spand.lock.v1.Lease.refused:type_name -> spand.lock.v1.Failure
+	1,   // 8: spand.lock.v1.Event.kind:type_name -> spand.lock.v1.EventKind
+	16,  // 9: spand.lock.v1.OpenRequest.handle:type_name -> spand.lock.v1.Handle
+	2,   // 10: spand.lock.v1.OpenRequest.create:type_name -> spand.lock.v1.Create
+	21,  // 11: spand.lock.v1.OpenRequest.acl:type_name -> spand.lock.v1.ACL
+	22,  // 12: spand.lock.v1.OpenResponse.stat:type_name -> spand.lock.v1.Stat
+	16,  // 13: spand.lock.v1.CloseRequest.handle:type_name -> spand.lock.v1.Handle
+	21,  // 14: spand.lock.v1.Stat.acl:type_name -> spand.lock.v1.ACL
+	23,  // 15: spand.lock.v1.Stat.quota:type_name -> spand.lock.v1.Quota
+	23,  // 16: spand.lock.v1.Stat.used:type_name -> spand.lock.v1.Quota
+	16,  // 17: spand.lock.v1.GetRequest.handle:type_name -> spand.lock.v1.Handle
+	22,  // 18: spand.lock.v1.GetContentsAndStatResponse.stat:type_name -> spand.lock.v1.Stat
+	22,  // 19: spand.lock.v1.GetStatResponse.stat:type_name -> spand.lock.v1.Stat
+	16,  // 20: spand.lock.v1.ReadDirRequest.handle:type_name -> spand.lock.v1.Handle
+	22,  // 21: spand.lock.v1.ReadDirResponse.children:type_name -> spand.lock.v1.Stat
+	16,  // 22: spand.lock.v1.SetContentsRequest.handle:type_name -> spand.lock.v1.Handle
+	22,  // 23: spand.lock.v1.SetContentsResponse.stat:type_name -> spand.lock.v1.Stat
+	16,  // 24: spand.lock.v1.DeleteRequest.handle:type_name -> spand.lock.v1.Handle
+	16,  // 25: spand.lock.v1.SetACLRequest.handle:type_name -> spand.lock.v1.Handle
+	21,  // 26: spand.lock.v1.SetACLRequest.acl:type_name -> spand.lock.v1.ACL
+	22,  // 27: spand.lock.v1.SetACLResponse.stat:type_name -> spand.lock.v1.Stat
+	16,  // 28: spand.lock.v1.SetQuotaRequest.handle:type_name -> spand.lock.v1.Handle
+	23,  // 29: spand.lock.v1.SetQuotaRequest.quota:type_name -> spand.lock.v1.Quota
+	22,  // 30: spand.lock.v1.SetQuotaResponse.stat:type_name -> spand.lock.v1.Stat
+	16,  // 31: spand.lock.v1.AcquireRequest.handle:type_name -> spand.lock.v1.Handle
+	0,   // 32: spand.lock.v1.AcquireRequest.mode:type_name -> spand.lock.v1.Mode
+	41,  // 33: spand.lock.v1.AcquireResponse.sequencer:type_name -> spand.lock.v1.Sequencer
+	16,  // 34: spand.lock.v1.ReleaseRequest.handle:type_name -> spand.lock.v1.Handle
+	0,   // 35: spand.lock.v1.Sequencer.mode:type_name -> spand.lock.v1.Mode
+	16,  // 36: spand.lock.v1.GetSequencerRequest.handle:type_name -> spand.lock.v1.Handle
+	41,  // 37: spand.lock.v1.GetSequencerResponse.sequencer:type_name -> spand.lock.v1.Sequencer
+	16,  // 38: spand.lock.v1.SetSequencerRequest.handle:type_name -> spand.lock.v1.Handle
+	5,   // 39: spand.lock.v1.DoRequest.create_session:type_name -> spand.lock.v1.CreateSessionRequest
+	14,  // 40: spand.lock.v1.DoRequest.close_session:type_name -> spand.lock.v1.CloseSessionRequest
+	17,  // 41: spand.lock.v1.DoRequest.open:type_name -> spand.lock.v1.OpenRequest
+	19,  // 42: spand.lock.v1.DoRequest.close:type_name -> spand.lock.v1.CloseRequest
+	24,  // 43: spand.lock.v1.DoRequest.get_contents_and_stat:type_name -> spand.lock.v1.GetRequest
+	24,  // 44: spand.lock.v1.DoRequest.get_stat:type_name -> spand.lock.v1.GetRequest
+	27,  // 45: spand.lock.v1.DoRequest.read_dir:type_name -> spand.lock.v1.ReadDirRequest
+	29,  // 46: spand.lock.v1.DoRequest.set_contents:type_name -> spand.lock.v1.SetContentsRequest
+	31,  // 47: spand.lock.v1.DoRequest.delete:type_name -> spand.lock.v1.DeleteRequest
+	33,  // 48: spand.lock.v1.DoRequest.set_acl:type_name -> spand.lock.v1.SetACLRequest
+	35,  // 49: spand.lock.v1.DoRequest.set_quota:type_name -> spand.lock.v1.SetQuotaRequest
+	37,  // 50: spand.lock.v1.DoRequest.acquire:type_name -> spand.lock.v1.AcquireRequest
+	37,  // 51: spand.lock.v1.DoRequest.try_acquire:type_name -> spand.lock.v1.AcquireRequest
+	39,  // 52: spand.lock.v1.DoRequest.release:type_name -> spand.lock.v1.ReleaseRequest
+	42,  // 53: spand.lock.v1.DoRequest.get_sequencer:type_name -> spand.lock.v1.GetSequencerRequest
+	44,  // 54: spand.lock.v1.DoRequest.set_sequencer:type_name -> spand.lock.v1.SetSequencerRequest
+	46,  // 55: spand.lock.v1.DoRequest.check_sequencer:type_name -> spand.lock.v1.CheckSequencerRequest
+	48,  // 56: spand.lock.v1.DoRequest.end_check:type_name -> spand.lock.v1.EndCheckRequest
+	53,  // 57: spand.lock.v1.DoRequest.get_cell:type_name -> spand.lock.v1.GetCellRequest
+	55,  // 58: spand.lock.v1.DoRequest.list_cells:type_name -> spand.lock.v1.ListCellsRequest
+	57,  // 59: spand.lock.v1.DoRequest.create_cell:type_name -> spand.lock.v1.CreateCellRequest
+	60,  // 60: spand.lock.v1.DoRequest.list_sessions:type_name -> spand.lock.v1.ListSessionsRequest
+	63,  // 61: spand.lock.v1.DoRequest.list_locks:type_name -> spand.lock.v1.ListLocksRequest
+	66,  // 62: spand.lock.v1.DoRequest.lock_history:type_name -> spand.lock.v1.LockHistoryRequest
+	52,  // 63: spand.lock.v1.DoResponse.failure:type_name -> spand.lock.v1.Failure
+	6,   // 64: spand.lock.v1.DoResponse.create_session:type_name -> spand.lock.v1.CreateSessionResponse
+	15,  // 65: spand.lock.v1.DoResponse.close_session:type_name -> spand.lock.v1.CloseSessionResponse
+	18,  // 66: spand.lock.v1.DoResponse.open:type_name -> spand.lock.v1.OpenResponse
+	20,  // 67: spand.lock.v1.DoResponse.close:type_name -> spand.lock.v1.CloseResponse
+	25,  // 68: spand.lock.v1.DoResponse.get_contents_and_stat:type_name -> spand.lock.v1.GetContentsAndStatResponse
+	26,  // 69: spand.lock.v1.DoResponse.get_stat:type_name -> spand.lock.v1.GetStatResponse
+	28,  // 70: spand.lock.v1.DoResponse.read_dir:type_name -> spand.lock.v1.ReadDirResponse
+	30,  // 71: spand.lock.v1.DoResponse.set_contents:type_name -> spand.lock.v1.SetContentsResponse
+	32,  // 72: spand.lock.v1.DoResponse.delete:type_name -> spand.lock.v1.DeleteResponse
+	34,  // 73: spand.lock.v1.DoResponse.set_acl:type_name -> spand.lock.v1.SetACLResponse
+	36,  // 74: spand.lock.v1.DoResponse.set_quota:type_name -> spand.lock.v1.SetQuotaResponse
+	38,  // 75: spand.lock.v1.DoResponse.acquire:type_name -> spand.lock.v1.AcquireResponse
+	40,  // 76: spand.lock.v1.DoResponse.release:type_name -> spand.lock.v1.ReleaseResponse
+	43,  // 77: spand.lock.v1.DoResponse.get_sequencer:type_name -> spand.lock.v1.GetSequencerResponse
+	45,  // 78: spand.lock.v1.DoResponse.set_sequencer:type_name -> spand.lock.v1.SetSequencerResponse
+	47,  // 79: spand.lock.v1.DoResponse.check_sequencer:type_name -> spand.lock.v1.CheckSequencerResponse
+	49,  // 80: spand.lock.v1.DoResponse.end_check:type_name -> spand.lock.v1.EndCheckResponse
+	54,  // 81: spand.lock.v1.DoResponse.get_cell:type_name -> spand.lock.v1.GetCellResponse
+	56,  // 82: spand.lock.v1.DoResponse.list_cells:type_name -> spand.lock.v1.ListCellsResponse
+	58,  // 83: spand.lock.v1.DoResponse.create_cell:type_name -> spand.lock.v1.CreateCellResponse
+	61,  // 84: spand.lock.v1.DoResponse.list_sessions:type_name -> spand.lock.v1.ListSessionsResponse
+	64,  // 85: spand.lock.v1.DoResponse.list_locks:type_name -> spand.lock.v1.ListLocksResponse
+	67,  // 86: spand.lock.v1.DoResponse.lock_history:type_name -> spand.lock.v1.LockHistoryResponse
+	3,   // 87: spand.lock.v1.Failure.info:type_name -> spand.lock.v1.ErrorInfo
+	59,  // 88: spand.lock.v1.GetCellResponse.cell:type_name -> spand.lock.v1.Cell
+	59,  // 89: spand.lock.v1.ListCellsResponse.cells:type_name -> spand.lock.v1.Cell
+	59,  // 90: spand.lock.v1.CreateCellResponse.cell:type_name -> spand.lock.v1.Cell
+	4,   // 91: spand.lock.v1.Cell.leader:type_name -> spand.lock.v1.NotLeader
+	23,  // 92: spand.lock.v1.Cell.used:type_name -> spand.lock.v1.Quota
+	23,  // 93: spand.lock.v1.Cell.quota:type_name -> spand.lock.v1.Quota
+	62,  // 94: spand.lock.v1.ListSessionsResponse.sessions:type_name -> spand.lock.v1.SessionInfo
+	65,  // 95: spand.lock.v1.ListLocksResponse.locks:type_name -> spand.lock.v1.LockInfo
+	41,  // 96: spand.lock.v1.LockInfo.sequencer:type_name -> spand.lock.v1.Sequencer
+	68,  // 97: spand.lock.v1.LockHistoryResponse.holds:type_name -> spand.lock.v1.HoldRecord
+	41,  // 98: spand.lock.v1.HoldRecord.sequencer:type_name -> spand.lock.v1.Sequencer
+	5,   // 99: spand.lock.v1.LockService.CreateSession:input_type -> spand.lock.v1.CreateSessionRequest
+	7,   // 100: spand.lock.v1.LockService.KeepAlive:input_type -> spand.lock.v1.KeepAliveRequest
+	14,  // 101: spand.lock.v1.LockService.CloseSession:input_type -> spand.lock.v1.CloseSessionRequest
+	17,  // 102: spand.lock.v1.LockService.Open:input_type -> spand.lock.v1.OpenRequest
+	19,  // 103: spand.lock.v1.LockService.Close:input_type -> spand.lock.v1.CloseRequest
+	24,  // 104: spand.lock.v1.LockService.GetContentsAndStat:input_type -> spand.lock.v1.GetRequest
+	24,  // 105: spand.lock.v1.LockService.GetStat:input_type -> spand.lock.v1.GetRequest
+	27,  // 106: spand.lock.v1.LockService.ReadDir:input_type -> spand.lock.v1.ReadDirRequest
+	29,  // 107: spand.lock.v1.LockService.SetContents:input_type -> spand.lock.v1.SetContentsRequest
+	31,  // 108: spand.lock.v1.LockService.Delete:input_type -> spand.lock.v1.DeleteRequest
+	33,  // 109: spand.lock.v1.LockService.SetACL:input_type -> spand.lock.v1.SetACLRequest
+	35,  // 110: spand.lock.v1.LockService.SetQuota:input_type -> spand.lock.v1.SetQuotaRequest
+	37,  // 111: spand.lock.v1.LockService.Acquire:input_type -> spand.lock.v1.AcquireRequest
+	37,  // 112: spand.lock.v1.LockService.TryAcquire:input_type -> spand.lock.v1.AcquireRequest
+	39,  // 113: spand.lock.v1.LockService.Release:input_type -> spand.lock.v1.ReleaseRequest
+	42,  // 114: spand.lock.v1.LockService.GetSequencer:input_type -> spand.lock.v1.GetSequencerRequest
+	44,  // 115: spand.lock.v1.LockService.SetSequencer:input_type -> spand.lock.v1.SetSequencerRequest
+	46,  // 116: spand.lock.v1.LockService.CheckSequencer:input_type -> spand.lock.v1.CheckSequencerRequest
+	50,  // 117: spand.lock.v1.LockService.Do:input_type -> spand.lock.v1.DoRequest
+	53,  // 118: spand.lock.v1.LockService.GetCell:input_type -> spand.lock.v1.GetCellRequest
+	55,  // 119: spand.lock.v1.LockService.ListCells:input_type -> spand.lock.v1.ListCellsRequest
+	57,  // 120: spand.lock.v1.LockService.CreateCell:input_type -> spand.lock.v1.CreateCellRequest
+	60,  // 121: spand.lock.v1.LockService.ListSessions:input_type -> spand.lock.v1.ListSessionsRequest
+	63,  // 122: spand.lock.v1.LockService.ListLocks:input_type -> spand.lock.v1.ListLocksRequest
+	66,  // 123: spand.lock.v1.LockService.LockHistory:input_type -> spand.lock.v1.LockHistoryRequest
+	6,   // 124: spand.lock.v1.LockService.CreateSession:output_type -> spand.lock.v1.CreateSessionResponse
+	11,  // 125: spand.lock.v1.LockService.KeepAlive:output_type -> spand.lock.v1.KeepAliveResponse
+	15,  // 126: spand.lock.v1.LockService.CloseSession:output_type -> spand.lock.v1.CloseSessionResponse
+	18,  // 127: spand.lock.v1.LockService.Open:output_type -> spand.lock.v1.OpenResponse
+	20,  // 128: spand.lock.v1.LockService.Close:output_type -> spand.lock.v1.CloseResponse
+	25,  // 129: spand.lock.v1.LockService.GetContentsAndStat:output_type -> spand.lock.v1.GetContentsAndStatResponse
+	26,  // 130: spand.lock.v1.LockService.GetStat:output_type -> spand.lock.v1.GetStatResponse
+	28,  // 131: spand.lock.v1.LockService.ReadDir:output_type -> spand.lock.v1.ReadDirResponse
+	30,  // 132: spand.lock.v1.LockService.SetContents:output_type -> spand.lock.v1.SetContentsResponse
+	32,  // 133: spand.lock.v1.LockService.Delete:output_type -> spand.lock.v1.DeleteResponse
+	34,  // 134: spand.lock.v1.LockService.SetACL:output_type -> spand.lock.v1.SetACLResponse
+	36,  // 135: spand.lock.v1.LockService.SetQuota:output_type -> spand.lock.v1.SetQuotaResponse
+	38,  // 136: spand.lock.v1.LockService.Acquire:output_type -> spand.lock.v1.AcquireResponse
+	38,  // 137: spand.lock.v1.LockService.TryAcquire:output_type -> spand.lock.v1.AcquireResponse
+	40,  // 138: spand.lock.v1.LockService.Release:output_type -> spand.lock.v1.ReleaseResponse
+	43,  // 139: spand.lock.v1.LockService.GetSequencer:output_type -> spand.lock.v1.GetSequencerResponse
+	45,  // 140: spand.lock.v1.LockService.SetSequencer:output_type -> spand.lock.v1.SetSequencerResponse
+	47,  // 141: spand.lock.v1.LockService.CheckSequencer:output_type -> spand.lock.v1.CheckSequencerResponse
+	51,  // 142: spand.lock.v1.LockService.Do:output_type -> spand.lock.v1.DoResponse
+	54,  // 143: spand.lock.v1.LockService.GetCell:output_type -> spand.lock.v1.GetCellResponse
+	56,  // 144: spand.lock.v1.LockService.ListCells:output_type -> spand.lock.v1.ListCellsResponse
+	58,  // 145: spand.lock.v1.LockService.CreateCell:output_type -> spand.lock.v1.CreateCellResponse
+	61,  // 146: spand.lock.v1.LockService.ListSessions:output_type -> spand.lock.v1.ListSessionsResponse
+	64,  // 147: spand.lock.v1.LockService.ListLocks:output_type -> spand.lock.v1.ListLocksResponse
+	67,  // 148: spand.lock.v1.LockService.LockHistory:output_type -> spand.lock.v1.LockHistoryResponse
+	124, // [124:149] is the sub-list for method output_type
+	99,  // [99:124] is the sub-list for method input_type
+	99,  // [99:99] is the sub-list for extension type_name
+	99,  // [99:99] is the sub-list for extension extendee
+	0,   // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_lock_proto_init() }

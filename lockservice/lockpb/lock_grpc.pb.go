@@ -73,8 +73,8 @@ type LockServiceClient interface {
 	// that is there.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 	// KeepAlive keeps sessions alive and brings their events and invalidations. The
-	// server answers a beat when there is something to tell, at the latest after half the
-	// session's TTL; the client then sends the next beat at once. One stream may serve many
+	// server answers a beat when there is something to tell, at the latest after a third of
+	// the lease; the client then sends the next beat at once. One stream may serve many
 	// sessions of one cell. When the stream breaks, beats go on over another one.
 	KeepAlive(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[KeepAliveRequest, KeepAliveResponse], error)
 	// CloseSession ends a session cleanly: its locks are free at once (no lock-delay), its
@@ -417,8 +417,8 @@ type LockServiceServer interface {
 	// that is there.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	// KeepAlive keeps sessions alive and brings their events and invalidations. The
-	// server answers a beat when there is something to tell, at the latest after half the
-	// session's TTL; the client then sends the next beat at once. One stream may serve many
+	// server answers a beat when there is something to tell, at the latest after a third of
+	// the lease; the client then sends the next beat at once. One stream may serve many
 	// sessions of one cell. When the stream breaks, beats go on over another one.
 	KeepAlive(grpc.BidiStreamingServer[KeepAliveRequest, KeepAliveResponse]) error
 	// CloseSession ends a session cleanly: its locks are free at once (no lock-delay), its

@@ -10,8 +10,8 @@ const (
 	maxComponent = 255
 )
 
-// checkPath refuses what is not the root of the cell or a path below it.
-func (s *State) checkPath(path string) *Error {
+// CheckPath refuses what is not the root of the cell or a path below it.
+func (s *State) CheckPath(path string) *Error {
 	below, ok := strings.CutPrefix(path, s.root)
 	switch {
 	case !ok || below != "" && below[0] != '/':

@@ -78,7 +78,7 @@ func cutLast(s string) (before, after string, ok bool) {
 func (s *State) Valid(q Sequencer) (Hold, *Error) {
 	l, ok := s.locks.Get(q.Path)
 	if !ok || len(l.holds) == 0 {
-		if err := s.checkPath(q.Path); err != nil {
+		if err := s.CheckPath(q.Path); err != nil {
 			return Hold{}, err
 		}
 		return Hold{}, refuse(StaleSequencer, q.Path, "nobody holds the lock of %s any more", q.Path)

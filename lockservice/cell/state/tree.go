@@ -60,7 +60,7 @@ func (s *State) find(path string, instance uint64) (*node, *Error) {
 	case n != nil:
 		return nil, refuse(StaleHandle, path, "%s was deleted and made again since the handle was opened", path)
 	}
-	if err := s.checkPath(path); err != nil {
+	if err := s.CheckPath(path); err != nil {
 		return nil, err
 	}
 	if instance != 0 {
