@@ -45,8 +45,8 @@ func (s *Session) restart() {
 }
 
 // early is the part of a lease that is left when the client asks for it to be renewed at once. A
-// server holds a beat for as long as half the lease, and the answer to the next one, held as
-// long, would come just when the lease is over.
+// server holds a beat for a third of the lease, and the answer to the next one, held as long,
+// would come with a third left: too little to find another leader in, should this one be silent.
 func (b *beats) early() time.Duration { return b.granted * 9 / 20 }
 
 // beat makes the next beat; nil when the session has ended.

@@ -179,7 +179,7 @@ func (c *fakeCluster) made(want func(*lockpb.DoRequest) bool) []*lockpb.DoReques
 	return slices.DeleteFunc(slices.Clone(c.calls), func(r *lockpb.DoRequest) bool { return !want(r) })
 }
 
-// KeepAlive holds a beat for half the TTL, or until there is something to tell.
+// KeepAlive holds a beat for a third of the TTL, or until there is something to tell.
 func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 	c := n.c
 	var send sync.Mutex
@@ -205,7 +205,7 @@ func (n *fakeNode) KeepAlive(stream lockpb.LockService_KeepAliveServer) error {
 		}
 		for _, b := range req.Beats {
 			go func() {
-				held := time.After(testTTL / 2)
+				held := time.After(testTTL / 3)
 				for {
 					c.mu.Lock()
 					if c.latest[b.Session] != b.Number {

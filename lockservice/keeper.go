@@ -283,8 +283,8 @@ func (k *keeper) answer(leases []*lockpb.Lease) {
 	}
 }
 
-// limit is how long a server may be silent that has beats to answer: it holds a beat for at
-// most half the lease, and some session with the shortest one always has a beat out.
+// limit is how long a server may be silent that has beats to answer: it holds a beat for a
+// third of the lease, and some session with the shortest one always has a beat out.
 func (k *keeper) limit() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()

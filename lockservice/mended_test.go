@@ -164,7 +164,7 @@ func TestPaper2_9_PausedLeaderIsLeftWithinTheLease(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		l := locked(t, c.session(SessionOptions{}))
 		ctx := l.Context()
-		time.Sleep(6100 * time.Millisecond) // the beat held for half the TTL is answered
+		time.Sleep(4100 * time.Millisecond) // the beat held for a third of the TTL is answered
 		c.set(func() { c.paused = map[int]bool{0: true, 2: true}; c.leader = 1; c.epoch++ })
 		select {
 		case <-ctx.Done():

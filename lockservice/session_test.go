@@ -23,7 +23,7 @@ func locked(t *testing.T, s *Session) *Lock {
 	return l
 }
 
-// A beat is held half the TTL; the lease counts from its sending, less drift. When 9/20 of it are
+// A beat is held a third of the TTL; the lease counts from its sending, less drift. When 9/20 of it are
 // left, the client asks for an answer at once. So the lock's context ends exactly 11.988 s after the
 // sending of the last beat that was answered.
 func TestPaper2_8_LockContextEndsWithTheLocalLease(t *testing.T) {

@@ -105,7 +105,7 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 			}
 			out.add(st, lease)
 		} else {
-			l.wheel.hold(l, s, s.given/2)
+			l.wheel.hold(l, s, s.given/3)
 		}
 	}
 	out.sendLocked(l)
@@ -174,7 +174,7 @@ type wheel struct {
 	done  int64 // ticks whose lists have been answered
 }
 
-// A beat is held for 30 s at most, half of maxLease.
+// A beat is held for 20 s at most, a third of maxLease.
 const (
 	slots = 2048
 	tick  = 16 * time.Millisecond

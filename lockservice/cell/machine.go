@@ -32,7 +32,7 @@ type Config struct {
 	Reader storage.Reader
 	Logger *slog.Logger
 	// BusyBeats is the number of beats per second above which leases get longer
-	// (default 20,000).
+	// (default 30,000).
 	BusyBeats int
 	// MaxWaiting bounds the Acquires that wait (default 100,000).
 	MaxWaiting int
@@ -66,7 +66,7 @@ func New(cfg Config) *Cell {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.BusyBeats <= 0 {
-		cfg.BusyBeats = 20_000
+		cfg.BusyBeats = 30_000
 	}
 	if cfg.MaxWaiting <= 0 {
 		cfg.MaxWaiting = 100_000
