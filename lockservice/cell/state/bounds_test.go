@@ -62,6 +62,15 @@ func TestMemoryIsBounded(t *testing.T) {
 		if events, complete = s.EventsAfter(1, "/ls/local"); len(events) != 0 || complete {
 			t.Errorf("of the directory: %d events, complete %v; they are forgotten", len(events), complete)
 		}
+		// That others were busy is nothing to who has heard of all that happened at a node.
+		for _, path := range []string{"/ls/local", "/ls/local/early"} {
+			if events, complete = s.EventsAfter(last-maxEvents-1, path); len(events) != 0 || !complete {
+				t.Errorf("of quiet %s: %d events, complete %v", path, len(events), complete)
+			}
+		}
+		if events, complete = s.EventsAfter(last-maxEvents-1, "/ls/local/late"); len(events) != 0 || complete {
+			t.Errorf("of a path without a node: %d events, complete %v", len(events), complete)
+		}
 		if n := len(s.events.last); n != 1 {
 			t.Errorf("%d paths are indexed; all remembered events are of one", n)
 		}

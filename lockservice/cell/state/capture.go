@@ -68,6 +68,7 @@ func Decode(b []byte) (*State, error) {
 	d.locks(s)
 	d.departed(s)
 	d.events(s)
+	d.forgotten(s)
 	d.history(s)
 	d.cells(s)
 	if err := d.done(); err != nil {
@@ -238,7 +239,8 @@ const (
 	nACL       = 0x04 // other than the directory's that the node is in
 	nContents  = 0x08
 	nQuota     = 0x10
-	nKnown     = 0x1f
+	nForgotten = 0x20
+	nKnown     = 0x3f
 )
 
 func (s *State) appendNode(b []byte, n *node) []byte {
@@ -258,11 +260,17 @@ func (s *State) appendNode(b []byte, n *node) []byte {
 	if n.contents != 0 {
 		head |= nContents
 	}
+	if n.forgotten != 0 {
+		head |= nForgotten
+	}
 	b = append(b, head)
 	for _, v := range []uint64{n.instance, n.lockGen, n.aclGen, n.revision} {
 		b = binary.AppendUvarint(b, v)
 	}
 	b = appendTS(b, n.modified)
+	if head&nForgotten != 0 {
+		b = binary.AppendUvarint(b, n.forgotten)
+	}
 	if head&nACL != 0 {
 		b = appendACL(b, n.acl)
 	}
@@ -308,10 +316,13 @@ func (n *node) appendFile(b []byte) []byte {
 // Recursion is as deep as paths have components.
 func (d *decoder) node(s *State, parent *node, path string) *node {
 	head := d.u8()
-	d.require(head&^nKnown == 0 && len(path) <= maxPath)
+	d.require(head&^nKnown == 0 && len(path) <= maxPath && (head&nForgotten == 0 || d.v > 1))
 	n := &node{path: path, parent: parent}
 	n.instance, n.lockGen, n.aclGen, n.revision = d.nonzero(), d.uvarint(), d.nonzero(), d.uvarint()
 	n.modified = d.ts()
+	if head&nForgotten != 0 {
+		n.forgotten = d.nonzero()
+	}
 	d.require(n.instance <= s.instances && n.lockGen <= s.generations && n.revision <= s.revision)
 	if head&nACL != 0 {
 		acl := d.acl()

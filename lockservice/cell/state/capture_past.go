@@ -86,6 +86,16 @@ func (d *decoder) events(s *State) {
 	d.require(s.events.forgotten <= s.revision)
 }
 
+// forgotten checks, or for a state that does not say it assumes, what nodes say of forgotten events.
+func (d *decoder) forgotten(s *State) {
+	for _, n := range s.nodes {
+		if d.v == 1 {
+			n.forgotten = s.events.forgotten
+		}
+		d.require(n.forgotten <= s.events.forgotten)
+	}
+}
+
 func (h *history) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, h.entries)
 	b = binary.AppendUvarint(b, uint64(h.list.len()))

@@ -8,10 +8,12 @@ import (
 )
 
 // Both encodings, of commands and of states, begin with their version. They are canonical: what
-// decodes encodes to the same bytes again.
+// decodes encodes to the same bytes again, if it is of the newest version.
+//
+// States of version 1 do not say what was forgotten of each node's events.
 const (
 	commandVersion = 1
-	stateVersion   = 1
+	stateVersion   = 2
 )
 
 var (
@@ -57,6 +59,7 @@ func appendCell(dst []byte, c *Cell) []byte {
 // zero values; err tells.
 type decoder struct {
 	b   []byte
+	v   byte // version
 	err error
 }
 
@@ -88,6 +91,7 @@ func (d *decoder) u8() byte {
 // version reads the first byte and refuses a newer one as such.
 func (d *decoder) version(known byte) {
 	v := d.u8()
+	d.v = v
 	if v > known {
 		d.failWith(errNewer)
 	}

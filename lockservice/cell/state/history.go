@@ -31,17 +31,20 @@ type logged struct {
 }
 
 func (l *eventLog) add(e Event) {
-	if l.list.len() == maxEvents {
-		old := l.list.pop()
-		if l.last[old.Path] == l.base+1 {
-			delete(l.last, old.Path)
-		}
-		l.base++
-		l.forgotten = old.Revision
-	}
 	before := l.last[e.Path]
 	l.list.push(logged{e, before})
 	l.last[e.Path] = l.base + uint64(l.list.len())
+}
+
+// forget drops the oldest event, which is of the path returned.
+func (l *eventLog) forget() (path string) {
+	old := l.list.pop()
+	if l.last[old.Path] == l.base+1 {
+		delete(l.last, old.Path)
+	}
+	l.base++
+	l.forgotten = old.Revision
+	return old.Path
 }
 
 // emit logs an event at node n, of its child if that is not nil, and returns the event's
@@ -52,6 +55,11 @@ func (a *change) emit(k EventKind, n, child *node, generation uint64) uint64 {
 	if child != nil {
 		e.Child = child.name()
 	}
+	if a.events.list.len() == maxEvents {
+		if old := a.nodes[a.events.forget()]; old != nil {
+			old.forgotten = a.events.forgotten
+		}
+	}
 	a.events.add(e)
 	a.out.Events = append(a.out.Events, e)
 	return e.Revision
@@ -59,7 +67,8 @@ func (a *change) emit(k EventKind, n, child *node, generation uint64) uint64 {
 
 // EventsAfter returns the events of path with revisions above revision, oldest first.
 // complete is false when some of them may have been forgotten, or revision is none that the
-// cell has come to.
+// cell has come to. Where a node is, that it was busy elsewhere makes nothing incomplete; of a path
+// without one the cell knows only how far back it remembers anything.
 func (s *State) EventsAfter(revision uint64, path string) (events []Event, complete bool) {
 	l := &s.events
 	for p := l.last[path]; p > l.base; {
@@ -71,7 +80,11 @@ func (s *State) EventsAfter(revision uint64, path string) (events []Event, compl
 		p = e.before
 	}
 	slices.Reverse(events)
-	return events, revision >= l.forgotten && revision <= s.revision
+	forgotten := l.forgotten
+	if n := s.nodes[path]; n != nil {
+		forgotten = n.forgotten
+	}
+	return events, revision >= forgotten && revision <= s.revision
 }
 
 // history is the holds that have ended.

@@ -76,7 +76,7 @@ func empty(cell string) *State {
 func (s *State) attach(parent *node, path string, n *node) *node {
 	s.instances++
 	n.path, n.parent, n.instance, n.aclGen = path, parent, s.instances, 1
-	n.revision = s.revision
+	n.revision, n.forgotten = s.revision, s.events.forgotten
 	s.link(n)
 	if parent != nil {
 		s.charge(parent, 0, 1)

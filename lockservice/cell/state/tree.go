@@ -19,6 +19,9 @@ type node struct {
 	revision                              uint64
 	modified                              truetime.Timestamp
 	acl                                   *ACL // shared between nodes, never changed in place
+	// forgotten is the revision of the newest event of the path that the cell has forgotten, or a later
+	// one, but none later than what it had forgotten when the node was made.
+	forgotten uint64
 
 	dir     *directory // nil: a file
 	eph     *ephemeral // nil: permanent
