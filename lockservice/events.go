@@ -15,7 +15,7 @@ import (
 type EventKind int32
 
 const (
-	ContentsChanged    = EventKind(lockpb.EventKind_CONTENTS_CHANGED)
+	ContentsChanged    = EventKind(lockpb.EventKind_CONTENTS_CHANGED) // or the file was created: generation 1
 	ChildAdded         = EventKind(lockpb.EventKind_CHILD_ADDED)
 	ChildRemoved       = EventKind(lockpb.EventKind_CHILD_REMOVED)
 	ChildModified      = EventKind(lockpb.EventKind_CHILD_MODIFIED)

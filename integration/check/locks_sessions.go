@@ -40,7 +40,7 @@ func (c *lockChecker) events(s *lockSession) {
 		case EventContents:
 			for _, op := range p.changed {
 				switch {
-				case op.Status != OK || op.Generation == 1: // a new file is its directory's news
+				case op.Status != OK:
 				case op.Deleted:
 					owed(op, op.Begin, op.End, EventInvalid, op.Instance, 0)
 				default:

@@ -254,3 +254,27 @@ func BenchmarkResubscribe(b *testing.B) {
 		list(i%sessions+1, &lockpb.Subscription{Path: x})
 	}
 }
+
+// Whoever watches a path where nothing is hears of the file that is made there, whichever way; its
+// directory's watchers hear of a child (2.5).
+func Test2_5_CreationOfAWatchedPath(t *testing.T) {
+	const y, z = "/ls/local/y", "/ls/local/z"
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 1)
+		defer w.close()
+		p := w.keep(1)
+		defer p.stop()
+		p.beat([]*lockpb.Subscription{{Path: y}, {Path: z}, {Path: "/ls/local", Kinds: []lockpb.EventKind{lockpb.EventKind_CHILD_ADDED}}})
+		w.file(y, "a")
+		w.must(w.do(&lockpb.OpenRequest{Handle: h(1, z), Create: lockpb.Create_CREATE_EXCLUSIVE, Ephemeral: true}))
+		synctest.Wait()
+		want := []string{"CHILD_ADDED /ls/localy", "CONTENTS_CHANGED " + y, "CHILD_ADDED /ls/localz", "CONTENTS_CHANGED " + z}
+		if got := p.kinds(); !slices.Equal(got, want) {
+			t.Errorf("heard of %v, not %v", got, want)
+		}
+		st := w.must(w.do(&lockpb.GetRequest{Handle: h(0, y)})).GetGetContentsAndStat().Stat
+		if e := p.events[1]; e.Generation != 1 || e.Instance != st.Instance || e.Revision != st.Revision {
+			t.Errorf("the event %v of %v", e, st)
+		}
+	})
+}

@@ -34,7 +34,7 @@
 //     An ACL can only name files that are there; whom a file names that was deleted since
 //     has no right. That a session belongs to the principal who uses it is for the caller to
 //     see to: it does not change.
-//   - A file's creation is its first write: content generations begin at 1, and 0 in a conditional
-//     write is "not there".
+//   - A file's creation is its first write: content generations begin at 1, 0 in a conditional
+//     write is "not there", and who is subscribed to the path hears of changed contents.
 //   - Root and <root>/acl cannot be deleted. A quota of 0 on the root is DefaultQuota.
 package state

@@ -169,7 +169,9 @@ func (a *change) create(dir, eph bool) (*node, *Error) {
 	a.attach(parent, c.Path, n)
 	n.revision = a.emit(ChildAdded, parent, n, contentGeneration(!dir))
 	if !dir {
+		// Whoever watches the path hears of it too, not the directory's watchers alone.
 		a.write(n, c.Contents)
+		n.revision = a.emit(ContentsChanged, n, nil, n.contentGen)
 	}
 	return n, nil
 }
