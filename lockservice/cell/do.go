@@ -154,11 +154,7 @@ func (r *request) fence(cmd *state.Command, h *lockpb.Handle) (*promise, error) 
 	if err != nil || !bound {
 		return nil, err
 	}
-	c := r.l.c
-	c.mu.RLock()
-	answered := c.st.Answered(cmd.Session, cmd.Request)
-	c.mu.RUnlock()
-	if answered {
+	if r.answered(cmd) {
 		return nil, nil // it took effect while the sequencer was valid, and does not again
 	}
 	ahead := selfFence
@@ -168,12 +164,23 @@ func (r *request) fence(cmd *state.Command, h *lockpb.Handle) (*promise, error) 
 	}
 	f, err := r.l.checkSequencer(r.ctx, q, ahead)
 	if err != nil {
+		if r.answered(cmd) {
+			return nil, nil // meanwhile, and a Delete may have taken the lock with it
+		}
 		return nil, err
 	}
 	if ahead == 0 {
 		return nil, nil
 	}
 	return &promise{q.Path, f.check, f.until}, nil
+}
+
+// answered reports whether a command is the repetition of one that has been carried out.
+func (r *request) answered(cmd *state.Command) bool {
+	c := r.l.c
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.st.Answered(cmd.Session, cmd.Request)
 }
 
 // fenceRead does the same for a read that has been made.
