@@ -195,14 +195,20 @@ func (l *Locks) listSessions(ctx context.Context) (there map[uint64]bool, err er
 // listLocks returns who holds what.
 func (l *Locks) listLocks(ctx context.Context) (held map[string]uint64, err error) {
 	err = l.ask(ctx, func(ctx context.Context, c lockpb.LockServiceClient) error {
-		resp, err := c.ListLocks(ctx, &lockpb.ListLocksRequest{Cell: "local", Limit: 10_000})
 		held = map[string]uint64{}
-		for _, x := range resp.GetLocks() {
-			if x.GetSequencer().GetGeneration() != 0 {
-				held[x.GetSequencer().GetPath()] = x.Session
+		for after, more := "", true; more; {
+			resp, err := c.ListLocks(ctx, &lockpb.ListLocksRequest{Cell: "local", After: after, Limit: 10_000})
+			if err != nil {
+				return err
 			}
+			for _, x := range resp.GetLocks() {
+				if x.GetSequencer().GetGeneration() != 0 {
+					held[x.GetSequencer().GetPath()] = x.Session
+				}
+			}
+			after, more = resp.GetNext(), resp.GetMore() && resp.GetNext() != ""
 		}
-		return err
+		return nil
 	})
 	return held, err
 }

@@ -113,6 +113,20 @@ func TestL2_FencedCommits(t *testing.T) {
 		t.Errorf("spand.locks: %v, %v; want %s", held, err, second)
 	}
 
+	// A lock with more holders than a page of its cell's list has rows is shown whole.
+	const holders = 1050
+	locks.set("/ls/local/shared", nil)
+	for i := range holders {
+		h := &lockpb.Handle{Path: "/ls/local/shared", Session: 1, Handle: uint64(i + 1)}
+		insist(t, func(ctx context.Context) (*lockpb.AcquireResponse, error) {
+			return locks.TryAcquire(ctx, &lockpb.AcquireRequest{Handle: h, Mode: lockpb.Mode_SHARED})
+		})
+	}
+	var held, different int
+	if err := sql[1].QueryRow(ctx, "select count(*), count(distinct handle) from spand.locks where path = '/ls/local/shared'").Scan(&held, &different); err != nil || held != holders || different != holders {
+		t.Errorf("spand.locks shows %d holds, %d different, of %d: %v", held, different, holders, err)
+	}
+
 	// A commit waits for the next leader of the cell, which is bound by what was promised.
 	var leader int
 	eventually(t, "somebody leads the cell", func() bool {

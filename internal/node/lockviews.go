@@ -102,15 +102,14 @@ func (n *Node) heldRows(ctx context.Context, emit func([]types.Datum) error) err
 			}
 			list := resp.GetListLocks()
 			for _, l := range list.GetLocks() {
-				after = l.GetSequencer().GetPath()
-				row := append([]types.Datum{types.Text(cell), types.Text(after)}, hold(l.GetSequencer())...)
+				row := append([]types.Datum{types.Text(cell), types.Text(l.GetSequencer().GetPath())}, hold(l.GetSequencer())...)
 				row = append(row, number(l.GetSession()), number(l.GetHandle()), orNull(l.GetClient()),
 					timestamp(truetime.Timestamp(l.GetSince())), n.secondsSince(l.GetSince()), count(l.GetWaiters()), timestamp(truetime.Timestamp(l.GetDelayedUntil())))
 				if err := emit(row); err != nil {
 					return err
 				}
 			}
-			more = list.GetMore() && len(list.GetLocks()) > 0
+			after, more = list.GetNext(), list.GetMore() && list.GetNext() != ""
 		}
 		return nil
 	})

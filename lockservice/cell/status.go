@@ -2,7 +2,12 @@ package cell
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
@@ -63,12 +68,51 @@ func (r *request) listSessions(q *lockpb.ListSessionsRequest) (*lockpb.DoRespons
 	return &lockpb.DoResponse_ListSessions{ListSessions: a}, l.valid()
 }
 
+// maxPage bounds the bytes of a list's answer, but for its last entry; a client need not be ready for more
+// than gRPC's default of 4 MiB.
+const maxPage = 1 << 20
+
+// placeText writes where a list of locks goes on: behind a path, or, since no path contains
+// "//", behind one hold of its lock.
+func placeText(p state.Place) string {
+	if p.Session == 0 {
+		return p.Path
+	}
+	return fmt.Sprintf("%s//%d.%d", p.Path, p.Session, p.Handle)
+}
+
+func parsePlace(text string) (p state.Place, err error) {
+	path, hold, within := strings.Cut(text, "//")
+	if p.Path = path; !within {
+		return p, nil
+	}
+	session, handle, _ := strings.Cut(hold, ".")
+	id, err1 := strconv.ParseUint(session, 10, 64)
+	n, err2 := strconv.ParseUint(handle, 10, 64)
+	if err1 != nil || err2 != nil || id == 0 {
+		return p, badRequest("%.100q is neither a path nor what a list of locks ended with", text)
+	}
+	p.Session, p.Handle = state.SessionID(id), state.HandleID(n)
+	return p, nil
+}
+
 func (r *request) listLocks(q *lockpb.ListLocksRequest) (*lockpb.DoResponse_ListLocks, error) {
+	after, err := parsePlace(q.GetAfter())
+	if err != nil {
+		return nil, err
+	}
 	l := r.l
-	limit := listLimit(q.GetLimit())
 	l.mu.Lock()
 	l.c.mu.RLock()
-	list, more := l.c.st.Locks(q.GetAfter(), limit)
+	a := l.listLocked(after, listLimit(q.GetLimit()))
+	l.c.mu.RUnlock()
+	l.mu.Unlock()
+	return &lockpb.DoResponse_ListLocks{ListLocks: a}, l.valid()
+}
+
+// listLocked lists locks behind a place; c.mu is held.
+func (l *leader) listLocked(after state.Place, limit int) *lockpb.ListLocksResponse {
+	list, more := l.c.st.Locks(after, limit)
 	// Those that are only waited for come from the queues.
 	have := make(map[string]bool, len(list))
 	last := ""
@@ -77,21 +121,25 @@ func (r *request) listLocks(q *lockpb.ListLocksRequest) (*lockpb.DoResponse_List
 		last = list[i].Path
 	}
 	for p, lk := range l.locks {
-		if len(lk.queue)+len(lk.flyers) > 0 && !have[p] && p > q.GetAfter() && (!more || p < last) {
+		if len(lk.queue)+len(lk.flyers) > 0 && !have[p] && p > after.Path && (!more || p < last) {
 			list = append(list, state.Lock{Path: p})
 		}
 	}
-	slices.SortFunc(list, func(a, b state.Lock) int {
-		if a.Path < b.Path {
-			return -1
-		}
-		return 1
-	})
-	if len(list) > limit {
-		list, more = list[:limit], true
-	}
+	slices.SortFunc(list, func(a, b state.Lock) int { return strings.Compare(a.Path, b.Path) })
 	now := l.clock.Now().Earliest
 	a := &lockpb.ListLocksResponse{More: more}
+	size := 0
+	at := after
+	add := func(i *lockpb.LockInfo, p state.Place) bool {
+		if len(a.Locks) == limit || size >= maxPage {
+			a.More = true
+			return false
+		}
+		a.Locks, at = append(a.Locks, i), p
+		size += proto.Size(i)
+		return true
+	}
+list:
 	for i := range list {
 		k := &list[i]
 		base := lockpb.LockInfo{}
@@ -110,17 +158,25 @@ func (r *request) listLocks(q *lockpb.ListLocksRequest) (*lockpb.DoResponse_List
 			if s, ok := l.c.st.Session(h.Session); ok {
 				i.Client = s.Client
 			}
-			a.Locks = append(a.Locks, i)
+			if !add(i, state.Place{Path: h.Path, Session: h.Session, Handle: h.Handle}) {
+				break list
+			}
 		}
-		if len(k.Holds) == 0 && (base.Waiters > 0 || base.DelayedUntil > 0) {
-			a.Locks = append(a.Locks, &lockpb.LockInfo{
-				Sequencer: &lockpb.Sequencer{Path: k.Path}, Waiters: base.Waiters, DelayedUntil: base.DelayedUntil,
-			})
+		if len(k.Holds) == 0 {
+			if base.Waiters == 0 && base.DelayedUntil == 0 {
+				at = state.Place{Path: k.Path} // its delay is just over
+				continue
+			}
+			i := &lockpb.LockInfo{Sequencer: &lockpb.Sequencer{Path: k.Path}, Waiters: base.Waiters, DelayedUntil: base.DelayedUntil}
+			if !add(i, state.Place{Path: k.Path}) {
+				break list
+			}
 		}
 	}
-	l.c.mu.RUnlock()
-	l.mu.Unlock()
-	return &lockpb.DoResponse_ListLocks{ListLocks: a}, l.valid()
+	if a.More {
+		a.Next = placeText(at)
+	}
+	return a
 }
 
 func (r *request) lockHistory(q *lockpb.LockHistoryRequest) (*lockpb.DoResponse_LockHistory, error) {

@@ -192,13 +192,51 @@ func TestPages(t *testing.T) {
 		sessions += len(page)
 		after = page[len(page)-1].ID
 	}
-	for after, more := "", true; more; {
+	for after, more := (Place{}), true; more; {
 		var page []Lock
 		page, more = s.Locks(after, 10)
 		locks += len(page)
-		after = page[len(page)-1].Path
+		after.Path = page[len(page)-1].Path
 	}
 	if children != n || sessions != n || locks != n {
 		t.Errorf("pages had %d children, %d sessions, %d locks; there are %d of each", children, sessions, locks, n)
+	}
+}
+
+// A lock with many holders is listed in pages too.
+func TestPagesWithinALock(t *testing.T) {
+	s := New(FirstCell)
+	want := 0
+	for i, path := range []string{"/ls/local/a", "/ls/local/b", "/ls/local/c", "/ls/local/d"} {
+		must(t, s, &Command{Kind: Open, Path: path, Create: CreateIfAbsent}, second)
+		for j := range []int{1, 25, 30, 2}[i] {
+			id := SessionID(100*(i+1) + j/2)
+			must(t, s, &Command{Kind: CreateSession, Session: id}, second)
+			must(t, s, &Command{Kind: Grant, Grants: []GrantTo{{Session: id, Handle: HandleID(j % 2), Path: path, Mode: Shared}}}, second)
+			want++
+		}
+	}
+	for _, limit := range []int{1, 2, 3, 10, 25, 26, 27, 57, 58, 100} {
+		seen := map[Place]bool{}
+		for after, more := (Place{}), true; more; {
+			var page []Lock
+			page, more = s.Locks(after, limit)
+			n := 0
+			for _, l := range page {
+				for _, h := range l.Holds {
+					after = Place{h.Path, h.Session, h.Handle}
+					if n++; seen[after] {
+						t.Fatalf("limit %d: %+v comes twice", limit, after)
+					}
+					seen[after] = true
+				}
+			}
+			if n == 0 || n > limit {
+				t.Fatalf("limit %d: a page of %d", limit, n)
+			}
+		}
+		if len(seen) != want {
+			t.Errorf("limit %d: pages had %d of %d holds", limit, len(seen), want)
+		}
 	}
 }

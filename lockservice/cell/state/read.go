@@ -179,19 +179,42 @@ func (s *State) Opens(id SessionID, handle HandleID, path string) bool {
 	return false
 }
 
-// Locks lists up to limit (0: DefaultLimit) locks that are held or delayed with paths above after, by
-// path. A delay may be one that is just over.
-func (s *State) Locks(after string, limit int) (locks []Lock, more bool) {
+// Place is one among the holds of a cell, by path, session and handle. Without a session it lies behind all
+// holds of the path.
+type Place struct {
+	Path    string
+	Session SessionID
+	Handle  HandleID
+}
+
+// Locks lists locks that are held or delayed behind a place, by path, with up to limit (0: DefaultLimit)
+// holds, a lock without any counting as one. The first and the last one may have more holds. A
+// delay may be one that is just over.
+func (s *State) Locks(after Place, limit int) (locks []Lock, more bool) {
 	limit = orDefault(limit)
-	s.locks.Ascend(after, func(path string, l *lock) bool {
-		if path == after {
-			return true
+	s.locks.Ascend(after.Path, func(path string, l *lock) bool {
+		holds := l.holds
+		if path == after.Path {
+			if after.Session == 0 {
+				return true
+			}
+			i, there := l.find(after.Session, after.Handle)
+			if there {
+				i++
+			}
+			if holds = holds[i:]; len(holds) == 0 {
+				return true
+			}
 		}
-		if more = len(locks) == limit; more {
+		if more = limit == 0; more {
 			return false
 		}
-		locks = append(locks, Lock{Path: path, Holds: copies(l.holds), DelayedUntil: l.until})
-		return true
+		if more = len(holds) > limit; more {
+			holds = holds[:limit]
+		}
+		limit -= max(1, len(holds))
+		locks = append(locks, Lock{Path: path, Holds: copies(holds), DelayedUntil: l.until})
+		return !more
 	})
 	return locks, more
 }

@@ -234,7 +234,7 @@ func (s *story) read(t *testing.T, d *datadriven.TestData) {
 			s.say("%s", tellSession(sess))
 		}
 	case "locks":
-		locks, _ := s.Locks("", 0)
+		locks, _ := s.Locks(Place{}, 0)
 		for _, l := range locks {
 			for _, h := range l.Holds {
 				s.say("%s of %d.%d since %s", short(h.Sequencer().String()), h.Session, h.Handle, clock(h.Since))
