@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/spandb/spand/lockservice"
+	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // TestFullDisk: on a full disk writes get 53100 and reads go on, also after
@@ -52,6 +56,107 @@ func TestFullDisk(t *testing.T) {
 	w.stop()
 	w.check(t, n)
 	nothingLeaked(t, n, before)
+}
+
+// TestFullDiskOfALeader: while the disk of the node that leads a cell is full, a session that dies
+// loses its lock there, another node's client gets it, and gives it back.
+func TestFullDiskOfALeader(t *testing.T) {
+	small, inside := smallDisk(t, "700m")
+	if !inside {
+		return
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(small, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(small, "data"), filepath.Join(dir, "n1")); err != nil {
+		t.Fatal(err)
+	}
+	c := startProcesses(t, Options{Nodes: 3, Dir: dir})
+	nodes := newLockNodes(t, c)
+	const path = "/ls/local/disk/x"
+	holder := exec.CommandContext(t.Context(), Binary(t), "lock", "run", "--ttl", "2s", "--addr", c.Nodes[1].RPCAddr, path, "--", "sh", "-c", "echo held; exec sleep 1000")
+	out, err := holder.StdoutPipe()
+	if err == nil {
+		err = holder.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("held\n"))); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	client, err := lockservice.Dial(ctx, c.Nodes[2].RPCAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	s, err := client.NewSession(ctx, lockservice.SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := s.Open(ctx, path, lockservice.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	var l *lockservice.Lock
+	go func() {
+		var err error
+		l, err = h.Lock(ctx)
+		got <- err
+	}()
+	for nodes.leader("local", 0, 1, 2) != 0 || waiters(nodes, path) == 0 {
+		time.Sleep(lookEvery) // leadership settles at the first node
+	}
+
+	filler := filepath.Join(small, "filler")
+	fill(t, filler)
+	for {
+		_, err := h.SetContents(ctx, []byte("x"))
+		if errors.Is(err, lockservice.ErrDiskFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lookEvery) // nothing announces that the node has looked
+	}
+	if err := holder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	holder.Wait()
+	if err := <-got; err != nil {
+		t.Fatalf("the lock of a session that died: %v", err)
+	}
+	if n := nodes.leader("local", 0, 1, 2); n != 0 {
+		t.Errorf("node %d leads the cell", n)
+	}
+	if _, err := h.SetContents(ctx, []byte("x")); !errors.Is(err, lockservice.ErrDiskFull) {
+		t.Errorf("a write on a full disk: %v", err)
+	}
+	if err := l.Unlock(ctx); err != nil {
+		t.Errorf("Unlock on a full disk: %v", err)
+	}
+	if err := s.Close(ctx); err != nil {
+		t.Errorf("closing a session on a full disk: %v", err)
+	}
+	free(t, filler)
+}
+
+// waiters counts who waits for a lock.
+func waiters(nodes *lockNodes, path string) int64 {
+	r := insist(nodes, []int{0, 1, 2}, func(ctx context.Context, c lockpb.LockServiceClient) (*lockpb.ListLocksResponse, error) {
+		return c.ListLocks(ctx, &lockpb.ListLocksRequest{Cell: "local"})
+	})
+	for _, l := range r.Locks {
+		if l.Sequencer.GetPath() == path {
+			return int64(l.Waiters)
+		}
+	}
+	return 0
 }
 
 // smallDisk returns a directory on a file system of its own. If this process may not

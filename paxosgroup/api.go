@@ -87,6 +87,9 @@ type Proposal struct {
 	// When MaxTS cannot be met the proposal fails with ErrTooLate.
 	Timestamped  bool
 	MinTS, MaxTS truetime.Timestamp
+	// Frees says that the command is small and lets go of what others wait for. It is carried also
+	// below the disk's reserve, until the log has no room left but what the store itself needs.
+	Frees bool
 	// Data is the command. It is retained.
 	Data []byte
 	// Assigned, if set, is called inside the serial step, before the entry can
@@ -106,7 +109,8 @@ var (
 	ErrTooLate = errors.New("paxosgroup: timestamp bound has passed")
 	// ErrTooLarge: the command exceeds MaxCommand.
 	ErrTooLarge = errors.New("paxosgroup: command too large")
-	// ErrDiskFull: the node's store is below its reserve; reads go on.
+	// ErrDiskFull: the node's store is below its reserve; reads go on, and so do commands that
+	// free something, as long as they can.
 	ErrDiskFull = errors.New("paxosgroup: no space left above the reserve")
 	// ErrOverloaded: the group's budget of commands in flight is used up.
 	ErrOverloaded = errors.New("paxosgroup: too many commands in flight")

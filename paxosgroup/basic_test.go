@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/truetime"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -834,12 +835,24 @@ func TestProposalBounds(t *testing.T) {
 		if err := <-errs; !errors.Is(err, ErrTooLate) {
 			t.Errorf("too late: %v", err)
 		}
-		n.store.full = true
-		g.Propose(&Proposal{Term: term, Done: done})
-		if err := <-errs; !errors.Is(err, ErrDiskFull) {
-			t.Errorf("disk full: %v", err)
+		for _, full := range []struct {
+			space        storage.Space
+			frees, tight bool // carried, Group.Tight
+		}{{storage.SpaceLetGo, true, false}, {storage.SpaceTight, true, true}, {storage.SpaceNone, false, true}} {
+			n.store.space = full.space
+			g.Propose(&Proposal{Term: term, Done: done})
+			if err := <-errs; !errors.Is(err, ErrDiskFull) {
+				t.Errorf("disk full (%d): %v", full.space, err)
+			}
+			g.Propose(&Proposal{Term: term, Frees: true, Data: append([]byte{'a'}, "frees"...), Done: done})
+			if err := <-errs; full.frees && err != nil || !full.frees && !errors.Is(err, ErrDiskFull) {
+				t.Errorf("disk full (%d), a command that frees: %v", full.space, err)
+			}
+			if g.Tight() != full.tight {
+				t.Errorf("disk full (%d): tight %v", full.space, g.Tight())
+			}
 		}
-		n.store.full = false
+		n.store.space = storage.SpaceAmple
 		over := 0
 		for range 20 {
 			g.Propose(&Proposal{Term: term, Data: make([]byte, 1000), Done: done})

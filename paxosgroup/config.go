@@ -21,8 +21,8 @@ type Store interface {
 	Append(recs []storage.GroupRecord, done func(error))
 	// Apply makes a batch visible together with its applied index.
 	Apply(b *storage.Batch) error
-	// Full reports that the disk is below its reserve.
-	Full() bool
+	// Space says what may be let in, by what is free on the disk.
+	Space() storage.Space
 
 	// BeginInstall marks g's data incomplete, durably, and wipes spans; until
 	// FinishInstall a restart finds the marker, and the replica's term and vote.

@@ -281,7 +281,7 @@ func (g *Group) Propose(p *Proposal) {
 		p.fail(ErrStopped)
 		return
 	}
-	if g.host.cfg.Store.Full() {
+	if sp := g.host.cfg.Store.Space(); sp != storage.SpaceAmple && (!p.Frees || sp == storage.SpaceNone) {
 		p.fail(ErrDiskFull)
 		return
 	}
@@ -304,6 +304,10 @@ func (g *Group) Propose(p *Proposal) {
 		g.host.sched.enqueue(g)
 	}
 }
+
+// Tight reports that the disk is so full that even commands which free something (Proposal.Frees)
+// should take nothing on the way.
+func (g *Group) Tight() bool { return g.host.cfg.Store.Space() >= storage.SpaceTight }
 
 // assignLocked is the serial step for one command. wait means that its timestamp
 // lies beyond the lease end, which will move.

@@ -394,7 +394,7 @@ type fakeStore struct {
 	wake  chan struct{}
 	quit  chan struct{}
 	ended chan struct{}
-	full  bool
+	space storage.Space
 
 	mu     sync.Mutex
 	queue  []fakeAppend
@@ -613,7 +613,7 @@ func (s *fakeStore) synced() int {
 }
 
 func (s *fakeStore) Apply(*storage.Batch) error { return nil }
-func (s *fakeStore) Full() bool                 { return s.full }
+func (s *fakeStore) Space() storage.Space       { return s.space }
 
 func (s *fakeStore) Get(key []byte) ([]byte, bool, error) {
 	s.mu.Lock()

@@ -61,6 +61,18 @@ func (t *Tablet) allowed(command []byte) error {
 	return nil
 }
 
+// frees reports commands that end what was begun before the disk was full: prepared transactions,
+// whose locks others wait for, and the chunks of dead ones. Small, and each needed once.
+// Materialise is not among them: the versions that it makes take as much memory as there were chunks,
+// until a checkpoint finds space.
+func frees(command []byte) bool {
+	switch commandKind(command[1]) {
+	case cmdInquire, cmdResolve, cmdDropStage:
+		return true
+	}
+	return false
+}
+
 func appendHeader(dst []byte, kind commandKind, generation uint64) []byte {
 	return appendUvarint(append(dst, commandVersion, byte(kind)), generation)
 }

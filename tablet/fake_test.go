@@ -133,6 +133,7 @@ type fakeGroup struct {
 	queue   []*fakeEntry
 	log     []fakeEntry
 	failing error // next proposals fail with it
+	full    bool  // those that free nothing fail for want of space
 	safe    truetime.Timestamp
 
 	applyMu  sync.Mutex
@@ -207,6 +208,9 @@ func (r *fakeReplica) Propose(p *paxosgroup.Proposal) {
 	err := g.validLocked(r.n, p.Term)
 	if err == nil && g.failing != nil {
 		err = g.failing
+	}
+	if err == nil && g.full && !p.Frees {
+		err = paxosgroup.ErrDiskFull
 	}
 	if err == nil && len(p.Data) > paxosgroup.MaxCommand {
 		err = paxosgroup.ErrTooLarge

@@ -177,6 +177,7 @@ func (l *leader) start(p *paxosgroup.Proposal, after func(*result, truetime.Time
 		p.Done(nil, 0, err)
 		return c
 	}
+	p.Frees = frees(p.Data)
 	l.t.group.Propose(p)
 	return c
 }

@@ -118,6 +118,44 @@ func TestX3_PreparedSurvivesFailOver(t *testing.T) {
 	})
 }
 
+// TestX3_OutcomesOnAFullDisk: what was prepared, or staged, before the disk was full is ended
+// there, so that nobody waits for its locks until there is space again.
+func TestX3_OutcomesOnAFullDisk(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		ctx := context.Background()
+		full := func(full bool) {
+			w.g.mu.Lock()
+			w.g.full = full
+			w.g.mu.Unlock()
+		}
+		ref, staged, asked, writer := w.txn(1), w.txn(2), w.txn(3), w.txn(4)
+		w.prepare(ref, "a", put("a", "1"))
+		w.stage(&staged, 0, put("b", "1"))
+		full(true)
+		if _, err := w.lead().Commit(ctx, &CommitRequest{Txn: writer, Writes: []Write{put("c", "1")}}); !errors.Is(err, ErrDiskFull) {
+			t.Errorf("a write: %v", err)
+		}
+		if o, err := w.lead().Inquire(ctx, &InquireRequest{Txn: asked.ID, AnchorKey: []byte("d"), Abort: true}); err != nil || o.Status != OutcomeAborted {
+			t.Errorf("an outcome is %v, %v", o, err)
+		}
+		w.resolve(ref, "a", Outcome{OutcomeCommitted, w.now()})
+		for _, txn := range []TxnRef{staged, writer} {
+			if err := w.lead().Abort(ctx, &AbortRequest{Txn: txn}); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		if n := w.lead().Stats().LocksHeld.Load(); n != 0 {
+			t.Errorf("%d locks are held", n)
+		}
+		if n := stagedLeft(w.g.replicas[0]); n != 0 {
+			t.Errorf("%d chunks are left", n)
+		}
+		full(false)
+		w.commit(w.txn(5), put("a", "2"), put("b", "2"))
+	})
+}
+
 // TestX3_ReadOnlyParticipantReleasesAfterS: shared locks go only after After(s).
 func TestX3_ReadOnlyParticipantReleasesAfterS(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {

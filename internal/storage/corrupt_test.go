@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/spandb/spand/internal/keys"
 	"golang.org/x/sys/unix"
@@ -584,6 +585,54 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.store.Close()
+}
+
+// On a disk without a byte the log's own files say what may be let in: less and less, and at the end
+// there is room for what cannot be refused.
+func TestSpaceOfAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, 1)
+		m.reserve = 1 << 30
+		if err := m.boot(); err != nil {
+			t.Fatal(err)
+		}
+		s := m.store
+		defer s.Close()
+		synctest.Wait() // until the next segment is ready
+		if sp := s.Space(); sp != SpaceAmple {
+			t.Errorf("space %d with an empty disk", sp)
+		}
+		m.disk.SetFree(0)
+		s.checkSpace()
+		written := map[Space]int{} // blocks
+		for last := SpaceAmple; ; {
+			sp := s.Space()
+			if sp < last {
+				t.Fatalf("space %d after %d, nothing was freed", sp, last)
+			}
+			if last = sp; sp == SpaceNone {
+				break
+			}
+			written[sp]++
+			if err := m.append(1, 1, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		segment := int(s.opts.SegmentBytes / blockSize)
+		if written[SpaceAmple] != 0 || written[SpaceLetGo] < segment/2 || written[SpaceTight] < segment/4-1 {
+			t.Errorf("blocks written: %v, of segments of %d", written, segment)
+		}
+		for range segment/4 - 1 {
+			if err := m.append(1, 1, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.disk.SetFree(2 << 30)
+		s.checkSpace()
+		if sp := s.Space(); sp != SpaceAmple {
+			t.Errorf("space %d with an empty disk", sp)
+		}
+	})
 }
 
 func TestCloseWithFullDisk(t *testing.T) {

@@ -60,7 +60,8 @@ type log struct {
 		sync.Mutex
 		live   []*segment // oldest first; the last one is active
 		spares []string
-		durSeg uint64 // how far the log is synced
+		next   *segment // the last that was made ready; being written if it is among live
+		durSeg uint64   // how far the log is synced
 		durPos int64
 	}
 	stats logStats

@@ -89,6 +89,11 @@ func (l *log) prepare(next uint64, have *segment) {
 		if p.err != nil && !isNoSpace(p.err) && p.err != errStopped {
 			p.err = l.broken(fmt.Errorf("storage: preparing a log segment: %w", p.err))
 		}
+		if p.err == nil {
+			l.segMu.Lock()
+			l.segMu.next = p.seg
+			l.segMu.Unlock()
+		}
 		select {
 		case l.ready <- p:
 			have = nil
@@ -203,6 +208,22 @@ func (l *log) zero(f File, size int64) error {
 		}
 	}
 	return nil
+}
+
+// room returns how many bytes the log can take in the files that it has, at least, and the size of
+// the one being written.
+func (l *log) room() (room, segment int64) {
+	l.segMu.Lock()
+	defer l.segMu.Unlock()
+	seg, pos := l.segMu.live[len(l.segMu.live)-1], int64(blockSize)
+	if l.segMu.durSeg == seg.number {
+		pos = l.segMu.durPos
+	}
+	room = seg.size - pos
+	if next := l.segMu.next; next != nil && next.number > seg.number {
+		room += next.size
+	}
+	return room, seg.size
 }
 
 // active returns the number of the segment being written.

@@ -305,47 +305,6 @@ func (s *Store) Start() {
 // Records with NoSync alone wait for the next sync that somebody asks for.
 func (s *Store) Append(recs []GroupRecord, done func(error)) { s.log.append(recs, done) }
 
-// Full reports that the disk has less than the reserve free: no new writes
-// should be let in. Reads, and what is in flight already, go on.
-func (s *Store) Full() bool { return s.full.Load() }
-
-// checkSpace looks at the free space. It takes an eighth more than the reserve
-// to count as free again.
-func (s *Store) checkSpace() {
-	if s.opts.Reserve < 0 {
-		s.full.Store(false)
-		return
-	}
-	free, err := s.opts.FS.Free(s.opts.Dir)
-	if err != nil {
-		s.opts.Logger.Warn("free space unknown", "err", err)
-		return
-	}
-	switch was := s.full.Load(); {
-	case !was && free < s.opts.Reserve:
-		s.full.Store(true)
-		s.opts.Logger.Error("disk is full; writes are refused, reads go on", "free", free, "reserve", s.opts.Reserve)
-	case was && free >= s.opts.Reserve+s.opts.Reserve/8:
-		s.full.Store(false)
-		s.opts.Logger.Info("disk has space again", "free", free)
-	}
-}
-
-// watchSpace looks once a second: others fill the disk too, and do not tell.
-func (s *Store) watchSpace() {
-	defer s.done.Done()
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.quit:
-			return
-		case <-t.C:
-			s.checkSpace()
-		}
-	}
-}
-
 // Close writes out the queue of appends, ends all goroutines and lets go of the
 // directory. It does not checkpoint; a clean shutdown calls Checkpoint first, to
 // make the next start quick.

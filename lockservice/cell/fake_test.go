@@ -63,7 +63,8 @@ type fakeGroup struct {
 	held     bool
 	pumping  bool
 	failing  error
-	refused  int // proposals
+	space    storage.Space // on the disk, as the group sees it
+	refused  int           // proposals
 	queue    []*fakeEntry
 	replicas []*fakeReplica
 }
@@ -103,6 +104,12 @@ func (r *fakeReplica) LeaseEnd(term uint64) (truetime.Timestamp, error) {
 	return r.g.serveLocked(r.n, term)
 }
 
+func (r *fakeReplica) Tight() bool {
+	r.g.mu.Lock()
+	defer r.g.mu.Unlock()
+	return r.g.space >= storage.SpaceTight
+}
+
 func (g *fakeGroup) serveLocked(n int, term uint64) (truetime.Timestamp, error) {
 	if g.lead != n || g.term != term {
 		return 0, &paxosgroup.NotLeaderError{Group: 7}
@@ -121,6 +128,9 @@ func (r *fakeReplica) Propose(p *paxosgroup.Proposal) {
 	_, err := g.serveLocked(r.n, p.Term)
 	if err == nil {
 		err = g.failing
+	}
+	if err == nil && g.space != storage.SpaceAmple && (!p.Frees || g.space == storage.SpaceNone) {
+		err = paxosgroup.ErrDiskFull
 	}
 	e := &fakeEntry{p: p, ts: max(p.MinTS, g.clock.Now().Latest, g.floor+1)}
 	if err == nil && p.MaxTS != 0 && e.ts > p.MaxTS {
@@ -209,6 +219,12 @@ func (g *fakeGroup) letGo() {
 func (g *fakeGroup) fail(err error) {
 	g.mu.Lock()
 	g.failing = err
+	g.mu.Unlock()
+}
+
+func (g *fakeGroup) setSpace(s storage.Space) {
+	g.mu.Lock()
+	g.space = s
 	g.mu.Unlock()
 }
 

@@ -325,10 +325,15 @@ func (l *leader) endChanging(ctx context.Context, e *ending, cmd *state.Command,
 		return nil, err
 	}
 	f := &flight{cmd: cmd, locks: e.locks}
+	// When the disk is all but full, who waits goes on waiting: a lock that goes from hand to hand would
+	// use up what is left, and then no hold could end any more.
+	tight := l.c.group.Tight()
 	l.mu.Lock()
 	cmd.Grants = nil
 	for _, lk := range e.locks {
-		l.boardLocked(f, lk, e)
+		if !tight {
+			l.boardLocked(f, lk, e)
+		}
 		lk.flights++
 	}
 	l.mu.Unlock()

@@ -20,6 +20,7 @@ type Group interface {
 	Propose(*paxosgroup.Proposal)
 	Valid(term uint64) error
 	LeaseEnd(term uint64) (truetime.Timestamp, error)
+	Tight() bool
 	Leader() keys.NodeID
 }
 

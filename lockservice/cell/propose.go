@@ -18,7 +18,7 @@ type outcome struct {
 // applied, from any when it was not. Never called with l.mu held.
 func (l *leader) propose(cmd *state.Command, maxTS truetime.Timestamp, then func(*state.Result, error)) {
 	l.c.group.Propose(&paxosgroup.Proposal{
-		Term: l.term, Timestamped: true, MaxTS: maxTS, Data: state.EncodeCommand(cmd),
+		Term: l.term, Timestamped: true, MaxTS: maxTS, Data: state.EncodeCommand(cmd), Frees: frees(cmd),
 		Done: func(r any, _ truetime.Timestamp, err error) {
 			res, _ := r.(*state.Result)
 			if err == nil && res == nil {
@@ -27,6 +27,16 @@ func (l *leader) propose(cmd *state.Command, maxTS truetime.Timestamp, then func
 			then(res, err)
 		},
 	})
+}
+
+// frees reports commands that only let go: with the hand-over that goes with them, they are carried
+// on a full disk, too. A probe lets go of nothing.
+func frees(cmd *state.Command) bool {
+	switch cmd.Kind {
+	case state.EndSession, state.Close, state.Release, state.Delete:
+		return !cmd.Probe
+	}
+	return false
 }
 
 // carry proposes cmd and waits. When ctx ends first the error is errInFlight. after, if
