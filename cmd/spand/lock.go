@@ -34,7 +34,8 @@ Paths are /ls/CELL/...; the cell "local" is always there. COMMAND finds the lock
 SPAND_SEQUENCER (for spand.fence in SQL) and its generation in SPAND_LOCK_GENERATION. When the lock is about to be lost,
 COMMAND and what it started get SIGTERM, then SIGKILL before another can have the lock; on Linux also when this process
 is stopped or killed. What COMMAND leaves running in its process group when it ends is killed before the lock is given
-back. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, unless they are ignored (nohup). Ctrl-Z stops COMMAND alone.
+back. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, unless they are ignored (nohup). Ctrl-Z stops COMMAND and this
+process; COMMAND is killed if it is not continued (fg, bg) before the lock is lost, which is --ttl later at most.
 The exit code is COMMAND's, 128 + the signal that ended it, or 1 if the lock was not
 to be had or was lost.
 

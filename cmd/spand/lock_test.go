@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -289,9 +292,49 @@ func lockRunLeavesNothing(c cli) {
 	c.awaitDead(pid, time.Second)
 }
 
-// The time that somebody takes to write to stdin is not the cell's.
+// watched is a node's address, and counts who dials it.
+type watched struct {
+	addr    string
+	dialled atomic.Int32
+}
+
+// watched returns the node under another address.
+func (c cli) watched() *watched {
+	c.Helper()
+	in, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.Cleanup(func() { in.Close() })
+	w := &watched{addr: in.Addr().String()}
+	go func() {
+		for {
+			conn, err := in.Accept()
+			if err != nil {
+				return
+			}
+			w.dialled.Add(1)
+			go func() {
+				defer conn.Close()
+				node, err := net.Dial("tcp", c.addr)
+				if err != nil {
+					return // and the client sees it
+				}
+				defer node.Close()
+				go io.Copy(node, conn)
+				io.Copy(conn, node)
+			}()
+		}
+	}()
+	return w
+}
+
+// The time that somebody takes to write to stdin is not the cell's: it is asked when stdin has ended.
 func lockPutWaits(c cli) {
-	cmd := c.command("put", "--timeout", "2s", "/ls/local/slow")
+	node := c.watched()
+	own := c
+	own.addr = node.addr
+	cmd := own.command("put", "/ls/local/slow")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		c.Fatal(err)
@@ -299,13 +342,22 @@ func lockPutWaits(c cli) {
 	if err := cmd.Start(); err != nil {
 		c.Fatal(err)
 	}
-	time.Sleep(2500 * time.Millisecond) // longer than the timeout
-	fmt.Fprint(in, "late")
+	// More than a pipe holds: when it is written, the command is reading.
+	contents := strings.Repeat("x", 128<<10)
+	if _, err := io.WriteString(in, contents); err != nil {
+		c.Fatal(err)
+	}
+	if n := node.dialled.Load(); n != 0 {
+		c.Errorf("%d connections before the end of stdin", n)
+	}
 	in.Close()
 	if err := cmd.Wait(); err != nil {
-		c.Errorf("put after the timeout: %v", err)
+		c.Errorf("put: %v", err)
 	}
-	c.want(0, "late", "cat", "/ls/local/slow")
+	if node.dialled.Load() == 0 {
+		c.Error("the node was not dialled where the test looks")
+	}
+	c.want(0, contents, "cat", "/ls/local/slow")
 }
 
 // awaitDead waits until a process that is not ours is gone, or a zombie that nobody reaps.

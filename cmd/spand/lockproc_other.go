@@ -2,10 +2,22 @@
 
 package main
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
-// A command outlives a holder that was killed, and cannot read from a terminal.
+// A command outlives a holder that was killed, cannot read from a terminal, and is stopped by
+// Ctrl-Z alone.
 
 func diesWith(*syscall.SysProcAttr) {}
 
-func foreground(*syscall.SysProcAttr, int) (back func()) { return func() {} }
+type terminal int
+
+func (terminal) start(*syscall.SysProcAttr) {}
+func (terminal) pass(int, int) bool         { return false }
+
+var jobSignals = []os.Signal{syscall.SIGCONT}
+
+func watchStops(int) <-chan struct{} { return nil }
+func stopSelf() bool                 { return false }

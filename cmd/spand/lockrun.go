@@ -63,8 +63,11 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 	patience := f.timeout
 	if err == nil {
 		guard.watch(child.pid)
+		jobs := make(chan os.Signal, 8)
+		signal.Notify(jobs, jobSignals...)
+		defer signal.Stop(jobs)
 		var lost error
-		code, lost = attend(child, guard, l, f.ttl, signals, stderr)
+		code, lost = attend(child, guard, l, f.ttl, signals, jobs, stderr)
 		if lost != nil {
 			fmt.Fprintf(stderr, "spand lock run: %s; the command was ended\n", lockMessage(lost))
 			if code == exitOK {
@@ -168,8 +171,10 @@ func acquire(ctx, begin context.Context, s *lockservice.Session, f lockFlags, pa
 
 // child is a command in a process group of its own.
 type child struct {
-	pid  int
-	done chan error // its end, once
+	pid     int
+	done    chan error      // its end, once
+	stopped <-chan struct{} // that it has stopped
+	term    terminal
 }
 
 // startChild starts the command. The goroutine that does keeps its thread until the command
@@ -180,9 +185,9 @@ func startChild(name string, command, environ []string) (*child, error) {
 	cmd.Env = environ
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	back := foreground(cmd.SysProcAttr, int(os.Stdin.Fd()))
 	diesWith(cmd.SysProcAttr)
-	c := &child{done: make(chan error, 1)}
+	c := &child{done: make(chan error, 1), term: terminal(os.Stdin.Fd())}
+	c.term.start(cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -190,11 +195,12 @@ func startChild(name string, command, environ []string) (*child, error) {
 		err := cmd.Start()
 		if err == nil {
 			c.pid = cmd.Process.Pid
+			c.stopped = watchStops(c.pid)
 		}
 		started <- err
 		if err == nil {
 			err := cmd.Wait()
-			back()
+			c.term.pass(c.pid, syscall.Getpgrp())
 			c.done <- err
 		}
 	}()
@@ -215,17 +221,25 @@ func killMargin(ttl time.Duration) time.Duration { return max(ttl/20, 100*time.M
 // a tenth of a second apart. Then lost says why. What the command has left in its group when it ends
 // is killed: at once, or if the lock is being lost when its time is over, too. So nothing of the group
 // runs when attend returns.
-func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, signals <-chan os.Signal, stderr io.Writer) (code int, lost error) {
+//
+// When the command stops, this process does, too. When it is continued (jobs), and the lease is
+// still long enough or is renewed, the command goes on; else it never does.
+func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, signals <-chan os.Signal, jobs chan os.Signal, stderr io.Writer) (code int, lost error) {
 	defer c.signal(syscall.SIGKILL)
 	killAt := killMargin(ttl)
 	termAt := max(ttl/5, 2*killAt)
 	// Timers stand still in a suspend: so look at the lease's clock every now and then.
-	const every = 250 * time.Millisecond
-	termed, done := false, c.done
+	const every, soon = 250 * time.Millisecond, 10 * time.Millisecond
+	termed, stopped, resumes, done := false, false, false, c.done
 	for {
 		guard.extend(l, killAt)
 		left := l.Remaining()
-		if left <= termAt && !termed {
+		if resumes && left > termAt {
+			stopped, resumes = false, false
+			c.term.pass(syscall.Getpgrp(), c.pid)
+			c.signal(syscall.SIGCONT)
+		}
+		if left <= termAt && !termed && (!resumes || left <= killAt) {
 			termed = true
 			lost = fmt.Errorf("the lock's lease ends in %v and was not renewed", left.Round(time.Millisecond))
 			if why := l.Err(); why != nil {
@@ -240,7 +254,10 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 			return code, lost
 		}
 		next := every
-		if due := left - termAt; !termed && due < next {
+		if resumes {
+			next = soon // for the lease may be renewed
+		}
+		if due := left - termAt; !termed && !resumes && due < next {
 			next = due
 		} else if due := left - killAt; termed && due > 0 && due < next {
 			next = due
@@ -256,6 +273,24 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 			done = nil
 		case s := <-signals:
 			c.signal(s.(syscall.Signal))
+		case s := <-jobs:
+			switch {
+			case s == syscall.SIGTSTP:
+				c.signal(syscall.SIGTSTP)
+			case stopped:
+				resumes = true
+			default:
+				c.term.pass(syscall.Getpgrp(), c.pid) // it was started in the background
+			}
+		case <-c.stopped:
+			stopped = true
+			had := c.term.pass(c.pid, syscall.Getpgrp())
+			if stopSelf() {
+				resumes = true
+				signal.Notify(jobs, jobSignals...)
+			} else {
+				resumes = had // or the terminal would hang: nobody else continues it
+			}
 		case <-l.Changed():
 		case <-t.C:
 		}
