@@ -76,6 +76,7 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		return nil, false
 	}
 	e := &ending{session: cmd.Session, handle: cmd.Handle}
+	tight := l.c.group.Tight() // see endChanging
 	l.mu.Lock()
 	if _, err := l.presentLocked(cmd.Session, principal); err != nil {
 		l.mu.Unlock()
@@ -102,7 +103,9 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		return func() {}, true
 	}
 	f := &flight{cmd: cmd, locks: e.locks}
-	l.boardLocked(f, lk, e)
+	if !tight {
+		l.boardLocked(f, lk, e)
+	}
 	lk.flights++
 	l.mu.Unlock()
 	l.launch(appendFlight(nil, next))

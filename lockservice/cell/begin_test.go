@@ -22,6 +22,7 @@ func TestBegin(t *testing.T) {
 		{"NobodyHoldsUnknowingly", Test2_4_NobodyHoldsUnknowingly},
 		{"ReleaseCancelsAttempts", Test2_4_ReleaseCancelsAttempts},
 		{"LockDelay", Test2_4_LockDelay},
+		{"LocksAreFreedOnAFullDisk", Test2_4_LocksAreFreedOnAFullDisk},
 		{"WaitersAskAgainWithTheirTickets", Test2_9_WaitersAskAgainWithTheirTickets},
 		{"FailuresInFlight", TestFailuresInFlight},
 		{"NothingEndsAHoldBeforeItsPromise", TestL2_NothingEndsAHoldBeforeItsPromise},

@@ -39,8 +39,8 @@ func Test2_4_LocksAreFreedOnAFullDisk(t *testing.T) {
 
 		// The last room is for letting go alone: who waits is served when there is space again.
 		w.g.setSpace(storage.SpaceTight)
-		s.start("close 1", &lockpb.CloseSessionRequest{Session: 1})
-		s.expect("close 1 ok")
+		s.start("release 1", release(1, x))
+		s.expect("release 1 ok")
 		if ids := w.holders(x); len(ids) != 0 {
 			t.Errorf("%v hold the lock", ids)
 		}
