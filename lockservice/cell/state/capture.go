@@ -101,7 +101,7 @@ func (s *State) appendSessions(b []byte) []byte {
 		if sess.client != last.client {
 			head |= sClient
 		}
-		if sess.things != nil && (sess.answered != 0 || len(sess.answers) > 0) {
+		if sess.things != nil && (sess.answered != 0 || sess.forgotten != 0 || len(sess.answers) > 0) {
 			head |= sAnswers
 		}
 		if sess.things != nil && len(sess.cancelled) > 0 {
@@ -125,6 +125,7 @@ func (s *State) appendSessions(b []byte) []byte {
 			for _, c := range sess.cancelled {
 				b = binary.AppendUvarint(b, uint64(c.handle))
 				b = binary.AppendUvarint(b, c.attempt)
+				b = binary.AppendUvarint(b, c.index)
 			}
 		}
 		last = *sess
@@ -169,7 +170,10 @@ func (d *decoder) cancelled(t *things) {
 	n := d.count(2)
 	d.require(n > 0 && n <= maxCancelled)
 	for i := 0; i < n && d.err == nil; i++ {
-		c := cancelled{HandleID(d.uvarint()), d.nonzero()}
+		c := cancelled{handle: HandleID(d.uvarint()), attempt: d.nonzero()}
+		if d.v > 1 {
+			c.index = d.uvarint()
+		}
 		d.require(i == 0 || c.handle > t.cancelled[i-1].handle)
 		t.cancelled = append(t.cancelled, c)
 	}
@@ -183,6 +187,7 @@ const (
 
 func (t *things) appendAnswers(b []byte) []byte {
 	b = binary.AppendUvarint(b, t.answered)
+	b = binary.AppendUvarint(b, t.forgotten)
 	b = binary.AppendUvarint(b, uint64(len(t.answers)))
 	for i := range t.answers {
 		w := &t.answers[i]
@@ -198,6 +203,7 @@ func (t *things) appendAnswers(b []byte) []byte {
 		}
 		b = append(b, head, byte(w.kind))
 		b = binary.AppendUvarint(b, w.number)
+		b = binary.AppendUvarint(b, w.index)
 		if w.err != nil {
 			b = appendString(b, w.err.Reason)
 			b = appendString(b, w.err.Path)
@@ -216,11 +222,17 @@ func (t *things) appendAnswers(b []byte) []byte {
 
 func (d *decoder) answers(t *things) {
 	t.answered = d.uvarint()
+	if d.v > 1 {
+		t.forgotten = d.uvarint()
+	}
 	n := d.count(3)
-	d.require(n <= maxAnswers && (n > 0 || t.answered > 0))
+	d.require(n <= maxAnswers && (n > 0 || t.answered > 0 || t.forgotten > 0))
 	for i := 0; i < n && d.err == nil; i++ {
 		head := d.u8()
 		w := answer{kind: Kind(d.u8()), number: d.nonzero(), created: head&aCreated != 0}
+		if d.v > 1 {
+			w.index = d.uvarint()
+		}
 		d.require(head&^(aCreated|aError|aNode) == 0 && w.number >= t.answered)
 		d.require(i == 0 || w.number > t.answers[i-1].number)
 		if head&aError != 0 {

@@ -10,7 +10,8 @@ import (
 // Both encodings, of commands and of states, begin with their version. They are canonical: what
 // decodes encodes to the same bytes again, if it is of the newest version.
 //
-// States of version 1 do not say what was forgotten of each node's events.
+// States of version 1 do not say what was forgotten of each node's events, nor which of a session's
+// answers and cancellations is the oldest: there it is the lowest.
 const (
 	commandVersion = 1
 	stateVersion   = 2

@@ -75,8 +75,9 @@ func TestStateOfVersion1(t *testing.T) {
 		t.Errorf("%d nodes, %d events, %d sessions", len(s.nodes), s.events.list.len(), s.SessionCount())
 	}
 	// As such a state does not say what was forgotten of a node, it may be all that was.
-	s.events.forgotten = s.Revision()
-	s.events.list, s.events.last = ring[logged]{}, map[string]uint64{}
+	s = New(FirstCell)
+	must(t, s, &Command{Kind: Open, Path: "/ls/local/x", Create: CreateIfAbsent, Dir: true}, second)
+	s.events = eventLog{forgotten: s.Revision()}
 	b = s.Encode()
 	b[0] = 1
 	binary.BigEndian.PutUint32(b[len(b)-4:], crc32.Checksum(b[:len(b)-4], castagnoli))

@@ -11,7 +11,7 @@ import (
 func (s *State) Futile(c *Command) bool {
 	if sess, ok := s.sessions.Get(c.Session); ok && c.Request != 0 && sess.things != nil {
 		_, there := slices.BinarySearchFunc(sess.answers, c.Request, func(w answer, n uint64) int { return cmp.Compare(w.number, n) })
-		if there || c.Request < sess.answered {
+		if there || sess.late(c.Request) {
 			return true
 		}
 	}

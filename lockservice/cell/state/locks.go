@@ -151,7 +151,7 @@ func (a *change) releaseHold() (bool, *Error) {
 		return false, err
 	}
 	if c.Attempt != 0 && c.Hold == 0 {
-		sess.cancel(c.Handle, c.Attempt)
+		sess.cancel(c.Handle, c.Attempt, a.index)
 	}
 	ended := a.release(sess, a.cause(Released))
 	if ended {

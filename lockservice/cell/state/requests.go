@@ -12,6 +12,7 @@ import (
 // with the request, which is sent again too.
 type answer struct {
 	number     uint64
+	index      uint64 // of the command
 	kind       Kind
 	instance   uint64
 	generation uint64 // of contents, after SetACL of the ACL
@@ -21,8 +22,9 @@ type answer struct {
 	err        *Error
 }
 
-// maxAnswers bounds the answers kept for a session that never says which it has received:
-// the lowest numbers are forgotten first.
+// maxAnswers bounds the answers kept for a session that does not say which it has received:
+// the oldest is forgotten first, and requests up to its number that are not remembered are refused from
+// then on, as nobody knows whether they were carried out.
 const maxAnswers = 1024
 
 // numbered carries a request out, unless the session has sent it before: then the first
@@ -50,13 +52,16 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 	case c.Request < sess.answered:
 		a.res.Err = refuse(BadRequest, c.Path, "request %d of session %d was answered and is forgotten", c.Request, sess.id)
 		return
+	case sess.late(c.Request):
+		a.res.Err = refuse(BadRequest, c.Path, "request %d of session %d comes too late: of its requests below %d, which were too many, some answers are forgotten", c.Request, sess.id, sess.forgotten)
+		return
 	}
 	if a.spares() {
 		return
 	}
 	n, created, err := do()
 	a.answer(n, created, err)
-	w := answer{number: c.Request, kind: c.Kind, created: created && err == nil, err: err}
+	w := answer{number: c.Request, index: a.index, kind: c.Kind, created: created && err == nil, err: err}
 	if n != nil {
 		w.instance, w.generation, w.revision, w.modified = n.instance, n.contentGen, n.revision, n.modified
 		if c.Kind == SetACL {
@@ -65,9 +70,24 @@ func (a *change) numbered(do func() (*node, bool, *Error)) {
 	}
 	sess.answers = slices.Insert(sess.answers, i, w)
 	if len(sess.answers) > maxAnswers {
-		sess.received(sess.answers[0].number + 1)
+		sess.forgetAnswer(i)
 	}
 }
+
+// forgetAnswer forgets the oldest answer, but not the one at keep.
+func (t *things) forgetAnswer(keep int) {
+	oldest := -1
+	for i := range t.answers {
+		if i != keep && (oldest < 0 || t.answers[i].index < t.answers[oldest].index) {
+			oldest = i
+		}
+	}
+	t.forgotten = max(t.forgotten, t.answers[oldest].number+1)
+	t.answers = slices.Delete(t.answers, oldest, oldest+1)
+}
+
+// late reports whether a request that is not remembered may have been carried out all the same.
+func (t *things) late(number uint64) bool { return number < max(t.answered, t.forgotten) }
 
 // spares reports whether the command is a probe that nothing refuses: it leaves all as it is.
 func (a *change) spares() bool {

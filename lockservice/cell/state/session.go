@@ -21,11 +21,12 @@ type session struct {
 
 // things are what a session has, if it has any.
 type things struct {
-	holds     []*Hold  // by path and handle
-	opens     []open   // by path and handle
-	answers   []answer // by number, see requests.go
-	answered  uint64   // requests below are forgotten
-	cancelled []cancelled
+	holds     []*Hold     // by path and handle
+	opens     []open      // by path and handle
+	answers   []answer    // by number, see requests.go
+	answered  uint64      // the session has the answers to requests below
+	forgotten uint64      // requests below that are not remembered are refused, 0: none
+	cancelled []cancelled // by handle
 }
 
 // open is an ephemeral node that a handle of a session holds open.
@@ -43,13 +44,15 @@ type opener struct {
 type cancelled struct {
 	handle  HandleID
 	attempt uint64
+	index   uint64 // of the command
 }
 
 // everyAttempt is cancelled by Close.
 const everyAttempt = ^uint64(0)
 
 // maxCancelled bounds how many handles of a session are remembered for their cancelled
-// acquires. The lowest ones, which are the oldest where clients count, are forgotten first.
+// acquires. Closed ones are forgotten first, which nobody asks for anything through any more, then
+// those whose last one was cancelled longest ago; never the one that is cancelled now.
 const maxCancelled = 256
 
 func (s *session) have() *things {
@@ -105,21 +108,41 @@ func (n *node) forgetOpener(s SessionID, h HandleID) bool {
 	return there
 }
 
-// cancel notes that acquires of a handle up to attempt have been given up.
-func (s *session) cancel(h HandleID, attempt uint64) {
+// cancel notes that acquires of a handle up to attempt have been given up, by the command at index.
+func (s *session) cancel(h HandleID, attempt, index uint64) {
 	t := s.have()
 	i, there := slices.BinarySearchFunc(t.cancelled, h, func(c cancelled, h HandleID) int { return cmp.Compare(c.handle, h) })
 	if there {
-		t.cancelled[i].attempt = max(t.cancelled[i].attempt, attempt)
+		c := &t.cancelled[i]
+		c.attempt, c.index = max(c.attempt, attempt), index
 		return
 	}
-	t.cancelled = slices.Insert(t.cancelled, i, cancelled{h, attempt})
+	t.cancelled = slices.Insert(t.cancelled, i, cancelled{h, attempt, index})
 	if len(t.cancelled) > maxCancelled {
-		t.cancelled = slices.Delete(t.cancelled, 0, 1)
+		t.forgetCancelled(i)
 	}
 }
 
-// closed reports whether a handle has been closed, as far as that is remembered: of the last
+// forgetCancelled forgets one handle, but not the one at keep.
+func (t *things) forgetCancelled(keep int) {
+	first := -1
+	for i, c := range t.cancelled {
+		if i == keep {
+			continue
+		}
+		if first < 0 {
+			first = i
+			continue
+		}
+		f := t.cancelled[first]
+		if closed := c.attempt == everyAttempt; closed != (f.attempt == everyAttempt) && closed || closed == (f.attempt == everyAttempt) && c.index < f.index {
+			first = i
+		}
+	}
+	t.cancelled = slices.Delete(t.cancelled, first, first+1)
+}
+
+// closed reports whether a handle has been closed, as far as that is remembered: of up to
 // maxCancelled handles. The leader sees to it that a Close comes after the opens of its handle that it
 // knows of; this is about those that were on their way between nodes.
 func (s *session) closed(h HandleID) bool { return s.cancelledUpTo(h) == everyAttempt }
@@ -224,7 +247,7 @@ func (a *change) close() (bool, *Error) {
 	if err != nil || s == nil {
 		return false, err
 	}
-	s.cancel(c.Handle, everyAttempt)
+	s.cancel(c.Handle, everyAttempt, a.index)
 	ended := a.release(s, Closed)
 	if n := a.nodes[c.Path]; n != nil && (c.Instance == 0 || c.Instance == n.instance) && n.forgetOpener(s.id, c.Handle) {
 		s.forgetOpen(n, c.Handle)

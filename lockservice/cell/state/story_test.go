@@ -31,6 +31,7 @@ import (
 //	stat /x, ls /x, sessions, locks, history [/x], may PRINCIPAL /x read|write|change
 //	events /x after=REVISION
 //	advance 10s
+//	each N close|set|release from=n to=n /x ...   for handles from to to; set: requests of these numbers
 //
 // Any command can have as=PRINCIPAL, instance=n (of the node), request=n and answered=n. Each step
 // prints what came of it. Every story is told twice, the second time to a cell that is
@@ -73,7 +74,9 @@ func (s *story) step(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.State = again
 	}
-	if c := s.command(t, d); c != nil {
+	if d.Cmd == "each" {
+		s.each(t, d)
+	} else if c := s.command(t, d); c != nil {
 		s.apply(t, d, c)
 	} else {
 		s.read(t, d)
@@ -82,6 +85,31 @@ func (s *story) step(t *testing.T, d *datadriven.TestData) string {
 		return "ok\n"
 	}
 	return s.out.String()
+}
+
+// each applies one command after the other, and tells of those that were refused.
+func (s *story) each(t *testing.T, d *datadriven.TestData) {
+	var from, to int
+	d.ScanArgs(t, "from", &from)
+	d.ScanArgs(t, "to", &to)
+	one := datadriven.TestData{Pos: d.Pos, Cmd: d.CmdArgs[1].Key, Input: d.Input, CmdArgs: []datadriven.CmdArg{d.CmdArgs[0]}}
+	for _, a := range d.CmdArgs[2:] {
+		if a.Key != "from" && a.Key != "to" {
+			one.CmdArgs = append(one.CmdArgs, a)
+		}
+	}
+	for i := from; i <= to; i++ {
+		c := s.command(t, &one)
+		if c.Kind == SetContents {
+			c.Request = uint64(i)
+		} else {
+			c.Handle = HandleID(i)
+		}
+		if res, _ := s.Apply(c, s.Index()+1, s.now, s.blobs); res.Err != nil {
+			s.sayError(res.Err)
+		}
+	}
+	audit(t, s.State)
 }
 
 // apply gives a command to the cell, as the log would, and tells what came of it.
