@@ -14,9 +14,13 @@ import (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Encode returns the state's canonical encoding: equal states have equal ones.
+// Encode returns the state's canonical encoding: equal states have equal ones. With 100,000 sessions, as
+// many files and locks, and a full memory it takes some 45 ms of a processor (BenchmarkEncode), nearly all of it
+// spent on fetching what lies scattered in memory: it is not made much cheaper by encoding otherwise.
+// That would take encodings of parts kept from one capture to the next, or nodes and
+// sessions that are replaced rather than changed.
 func (s *State) Encode() []byte {
-	b := make([]byte, 0, 4096+64*len(s.nodes)+48*(s.sessions.Len()+s.held)+64*s.events.list.len()+64*s.history.list.len())
+	b := make([]byte, 0, 4096+48*(len(s.nodes)+s.held)+64*s.sessions.Len()+64*s.events.list.len()+64*s.history.list.len())
 	b = append(b, stateVersion)
 	b = appendString(b, s.cell)
 	for _, v := range []uint64{s.index, s.revision, s.instances, s.contents, s.generations, s.holdNumbers, uint64(s.leaseFactor)} {
@@ -88,8 +92,7 @@ const (
 
 func (s *State) appendSessions(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(s.sessions.Len()))
-	var last session
-	last.principal = unique.Make("")
+	last := &session{principal: unique.Make("")}
 	s.sessions.Scan(func(id SessionID, sess *session) bool {
 		var head byte
 		if sess.caches {
@@ -128,7 +131,7 @@ func (s *State) appendSessions(b []byte) []byte {
 				b = binary.AppendUvarint(b, c.index)
 			}
 		}
-		last = *sess
+		last = sess
 		return true
 	})
 	return b
@@ -266,7 +269,7 @@ func (s *State) appendNode(b []byte, n *node) []byte {
 	if n.eph != nil {
 		head |= nEphemeral
 	}
-	if n.parent == nil || *n.acl != *n.parent.acl {
+	if n.parent == nil || n.acl != n.parent.acl && *n.acl != *n.parent.acl {
 		head |= nACL
 	}
 	if n.contents != 0 {
