@@ -15,7 +15,7 @@ import (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Encode returns the state's canonical encoding: equal states have equal ones. With 100,000 sessions, as
-// many files and locks, and a full memory it takes some 45 ms of a processor (BenchmarkEncode), nearly all of it
+// many files and locks, and all events it remembers, it takes some 45 ms of a processor (BenchmarkEncode), nearly all of it
 // spent on fetching what lies scattered in memory: it is not made much cheaper by encoding otherwise.
 // That would take encodings of parts kept from one capture to the next, or nodes and
 // sessions that are replaced rather than changed.
