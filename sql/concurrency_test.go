@@ -106,12 +106,13 @@ func TestX2AutocommitIsRetriedUnseen(t *testing.T) {
 	expect(t, s, "select v from c", "[v]\n320\nSELECT 1")
 }
 
-// faultyKV makes chosen commits fail.
+// faultyKV makes chosen commits fail, and so many writes.
 type faultyKV struct {
 	*kvmem.Store
-	fail func(n int64, id keys.TxnID) error
-	n    atomic.Int64
-	ages sync.Map // of the transactions begun: id -> age asked for
+	fail   func(n int64, id keys.TxnID) error
+	n      atomic.Int64
+	wounds atomic.Int64
+	ages   sync.Map // of the transactions begun: id -> age asked for
 }
 
 type faultyTxn struct {
@@ -132,6 +133,14 @@ func (t faultyTxn) Commit(ctx context.Context) (truetime.Timestamp, error) {
 		}
 	}
 	return t.Txn.Commit(ctx)
+}
+
+func (t faultyTxn) Put(ctx context.Context, k keys.Key, v []byte) error {
+	if t.s.wounds.Load() > 0 {
+		t.s.wounds.Add(-1)
+		return &tablet.AbortedError{Txn: t.ID(), Reason: tablet.AbortWounded}
+	}
+	return t.Txn.Put(ctx, k, v)
 }
 
 func newFaulty(t *testing.T) (sql.Session, *faultyKV) {
@@ -268,6 +277,39 @@ func TestX2FirstStatementOfABlock(t *testing.T) {
 	expect(t, b, "select 1", "ERROR 25P02: current transaction is aborted, commands ignored until end of transaction block")
 	must(t, b, "rollback")
 	expect(t, a, "select * from c order by id", "[id|v]\n1|1\n2|1\nSELECT 2")
+}
+
+// Settings are no statement that the client has seen data by: the first one behind them is tried
+// again unseen, under the same settings.
+func TestX2FirstStatementBehindSettings(t *testing.T) {
+	for _, c := range []struct {
+		before  string
+		retried bool
+	}{
+		{"set local application_name = 'x'", true},
+		{"set application_name = 'x'", true},
+		{"set local application_name = 'x'; show application_name", true},
+		{"set local application_name = 'y'; set local application_name = 'x'; reset timezone", true},
+		{"set local application_name = 'x'; savepoint s", false},
+		{"set local application_name = 'x'; select 1", false},
+	} {
+		s, store := newFaulty(t)
+		must(t, s, "create table c (id int primary key, v int); insert into c values (1, 0), (2, 0)")
+		must(t, s, "begin; "+c.before)
+		store.wounds.Store(1)
+		out := run(s, "update c set v = v + 10 returning id, v, current_setting('application_name')")
+		switch {
+		case store.wounds.Load() != 0:
+			t.Error("there was no conflict")
+		case !c.retried && !strings.Contains(out, "ERROR 40001"):
+			t.Errorf("behind %s it was tried again: %s", c.before, out)
+		case c.retried && !strings.Contains(out, "1|10|x\n2|10|x\n"):
+			t.Errorf("behind %s: %s", c.before, out)
+		}
+		must(t, s, "rollback")
+		expect(t, s, "show application_name", "[application_name]\n\nSHOW")
+		noneOpen(t, store.Store)
+	}
 }
 
 // What a statement's error tells has been read, so it waits as rows do, and so does

@@ -27,6 +27,9 @@ type request struct {
 	// single: the statement is an implicit transaction of its own, committed before
 	// its completion is reported.
 	single bool
+	// several: it is one of several statements of a query string, which are a block as far as
+	// settings are concerned.
+	several bool
 
 	portal    *portal // for suspending; nil: run to the end
 	maxRows   int     // of the portal; -1: only open it
@@ -59,6 +62,7 @@ func (c *Conn) Simple(ctx context.Context, query string, w ResultWriter) (err er
 	for i, st := range sts {
 		r := request{st: st, tree: st.Tree}
 		r.sink = sink{c: c, w: w}
+		r.several = len(sts) > 1
 		r.single = !c.txn.open && (len(sts) == 1 || i == len(sts)-1)
 		if !r.single && i == len(sts)-1 && !c.txn.explicit {
 			r.single = true // the last one commits the implicit transaction before it completes
@@ -70,6 +74,9 @@ func (c *Conn) Simple(ctx context.Context, query string, w ResultWriter) (err er
 			return shift(err, query, from)
 		}
 		from += len(st.SQL)
+	}
+	if t := &c.txn; t.open && !t.explicit { // the last one was no statement that commits
+		return c.clientError(c.commit(ctx))
 	}
 	return nil
 }
@@ -130,7 +137,7 @@ func (c *Conn) dispatch(ctx context.Context, r *request) error {
 			continue // a guess may be to blame
 		}
 		if err == nil {
-			if t.open {
+			if t.open && !(t.explicit && onlySets(r.tree)) {
 				t.ran = true
 			}
 			if r.suspended || r.quiet {
@@ -190,6 +197,17 @@ func (c *Conn) cause(ctx context.Context, err error) error {
 func reads(tree pgast.Stmt) bool {
 	cp, ok := tree.(*pgast.Copy)
 	return ok && cp.From
+}
+
+// onlySets reports SET, RESET and SHOW. In a block the statement behind them can still be tried again
+// unseen: they have seen nothing of the store, and what they have set outlives a restart. It
+// does not outlive the failed commit of an implicit transaction.
+func onlySets(tree pgast.Stmt) bool {
+	switch tree.(type) {
+	case *pgast.SetVar, *pgast.ShowVar:
+		return true
+	}
+	return false
 }
 
 // restart prepares another attempt of the first statement of a transaction.

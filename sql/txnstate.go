@@ -24,7 +24,7 @@ type txnState struct {
 	readOnly bool
 	wrote    bool // a statement changed data
 	past     bool // kv reads in the past, and the view is pinned to its schema
-	ran      bool // a statement has run in it: it cannot be started anew unseen
+	ran      bool // a statement has run in it that may have seen data: it cannot be started anew unseen
 	kv       Txn  // nil until the first statement that needs the store
 	view     *catalog.View
 	asOf     truetime.Timestamp // of BEGIN READ ONLY AS OF TIMESTAMP, else 0
@@ -42,7 +42,6 @@ type savepoint struct {
 	name string
 	mark int // of the store's transaction; -1: it had not begun
 	view any
-	ran  bool
 
 	fence  fence
 	vals   map[string]string // the session's settings then
@@ -300,7 +299,7 @@ var errInFailed = sqlstate.Newf(sqlstate.InFailedTransaction, "current transacti
 func (c *Conn) savepoint(name string) {
 	t := &c.txn
 	sp := savepoint{
-		name: name, mark: -1, view: t.view.Mark(), ran: t.ran, fence: t.fence,
+		name: name, mark: -1, view: t.view.Mark(), fence: t.fence,
 		vals: maps.Clone(c.set.vals), locals: maps.Clone(t.locals),
 	}
 	if t.kv != nil && !t.kv.ReadOnly() {

@@ -27,7 +27,7 @@ func (c *Conn) utility(ctx context.Context, r *request) (string, error) {
 	}
 	switch x := r.tree.(type) {
 	case *pgast.SetVar:
-		return c.setVar(x, len(r.st.SQL) >= 5 && strings.EqualFold(r.st.SQL[:5], "reset"), &r.sink)
+		return c.setVar(r, x)
 	case *pgast.ShowVar:
 		return "SHOW", c.showVar(ctx, x, &r.sink)
 	case *pgast.Copy:
@@ -159,12 +159,16 @@ func (c *Conn) control(ctx context.Context, x *pgast.Transaction, r *request) er
 		}
 		return s.w.Complete(tag)
 	case "set transaction":
-		if !t.explicit {
+		if !t.explicit && !r.several {
 			if err := warn(sqlstate.NoActiveTransaction, "SET TRANSACTION can only be used in transaction blocks"); err != nil {
 				return err
 			}
 			return s.w.Complete("SET")
 		}
+		if !t.open {
+			c.openTxn(false)
+		}
+		t.ran = t.ran || !t.explicit // it does not outlive the failed commit of an implicit transaction
 		if err := c.characteristics(x); err != nil {
 			c.failTxn()
 			return err
@@ -201,14 +205,14 @@ func (c *Conn) characteristics(x *pgast.Transaction) error {
 	return nil
 }
 
-func (c *Conn) setVar(x *pgast.SetVar, reset bool, s *sink) (string, error) {
-	if x.Local && !c.txn.explicit {
+func (c *Conn) setVar(r *request, x *pgast.SetVar) (string, error) {
+	if x.Local && !c.txn.explicit && !r.several {
 		if strings.EqualFold(x.Name, fenceSetting) {
 			// A warning, as of other settings, would leave the writes that follow unfenced.
 			return "", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL %s can only be used in transaction blocks", fenceSetting).
 				WithHint("Outside of one it would fence nothing. Begin a transaction first, or use SET, which fences every transaction of the session.")
 		}
-		if err := s.notice("WARNING", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL can only be used in transaction blocks")); err != nil {
+		if err := r.sink.notice("WARNING", sqlstate.Newf(sqlstate.NoActiveTransaction, "SET LOCAL can only be used in transaction blocks")); err != nil {
 			return "", err
 		}
 		return "SET", nil
@@ -217,10 +221,10 @@ func (c *Conn) setVar(x *pgast.SetVar, reset bool, s *sink) (string, error) {
 		if err := c.resetSetting(x.Name, x.Local); err != nil {
 			return "", err
 		}
-		if !reset {
-			return "SET", nil // SET x TO DEFAULT
+		if len(r.st.SQL) >= 5 && strings.EqualFold(r.st.SQL[:5], "reset") {
+			return "RESET", nil
 		}
-		return "RESET", nil
+		return "SET", nil // SET x TO DEFAULT
 	}
 	v := strings.Join(x.Values, ", ")
 	switch strings.ToLower(x.Name) {
