@@ -408,22 +408,11 @@ func (c *lockChecker) fences(p *lockPath) {
 	})
 	// A commit begun after one of a higher generation was acknowledged.
 	acked := slices.DeleteFunc(slices.Clone(done), func(op *LockOp) bool { return op.Status != OK || op.End == Instant{} })
-	sort.SliceStable(acked, func(i, j int) bool { return acked[i].End.Before(acked[j].End) })
-	begun := slices.Clone(done)
-	sort.SliceStable(begun, func(i, j int) bool { return begun[i].Begin.Before(begun[j].Begin) })
-	var high *LockOp
-	for _, a := range begun {
-		for len(acked) > 0 && acked[0].End.Before(a.Begin) {
-			if high == nil || acked[0].Generation > high.Generation {
-				high = acked[0]
-			}
-			acked = acked[1:]
-		}
-		if high != nil && high.Generation > a.Generation {
-			c.violate("fenced commits out of order", "L2", []*LockOp{a, high}, "a commit fenced by generation %d of %s began at %s, after one of generation %d was acknowledged at %s, and committed",
-				a.Generation, p.name, seconds(a.Begin.At), high.Generation, seconds(high.End.At))
-		}
-	}
+	lower := func(a, b *LockOp) bool { return a.Generation < b.Generation }
+	againstRealTime(done, acked, lower, func(a, high *LockOp) {
+		c.violate("fenced commits out of order", "L2", []*LockOp{a, high}, "a commit fenced by generation %d of %s began at %s, after one of generation %d was acknowledged at %s, and committed",
+			a.Generation, p.name, seconds(a.Begin.At), high.Generation, seconds(high.End.At))
+	})
 }
 
 // fenceOrder tells of commits, sorted by generation, that lie above one of a higher

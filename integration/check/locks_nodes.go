@@ -55,20 +55,29 @@ func (c *lockChecker) changes(p *lockPath) {
 		}
 		made[op.version()] = op
 	}
-	ends := slices.Clone(done)
-	sort.SliceStable(ends, func(i, j int) bool { return ends[i].End.Before(ends[j].End) })
-	sort.SliceStable(done, func(i, j int) bool { return done[i].Begin.Before(done[j].Begin) })
+	lower := func(a, b *LockOp) bool { return a.version().less(b.version()) }
+	againstRealTime(done, done, lower, func(b, high *LockOp) {
+		c.violate("changes against real time", "C2.6", []*LockOp{high, b}, "the change of %s that began at %s made %v, although %v had been acknowledged at %s",
+			p.name, seconds(b.Begin.At), b.version(), high.version(), seconds(high.End.At))
+	})
+}
+
+// againstRealTime tells of each of begun that is lower than the highest of ended that had ended
+// before it began.
+func againstRealTime(begun, ended []*LockOp, lower func(a, b *LockOp) bool, tell func(op, high *LockOp)) {
+	begun, ended = slices.Clone(begun), slices.Clone(ended)
+	sort.SliceStable(begun, func(i, j int) bool { return begun[i].Begin.Before(begun[j].Begin) })
+	sort.SliceStable(ended, func(i, j int) bool { return ended[i].End.Before(ended[j].End) })
 	var high *LockOp
-	for _, b := range done {
-		for len(ends) > 0 && ends[0].End.Before(b.Begin) {
-			if high == nil || high.version().less(ends[0].version()) {
-				high = ends[0]
+	for _, op := range begun {
+		for len(ended) > 0 && ended[0].End.Before(op.Begin) {
+			if high == nil || lower(high, ended[0]) {
+				high = ended[0]
 			}
-			ends = ends[1:]
+			ended = ended[1:]
 		}
-		if high != nil && b.version().less(high.version()) {
-			c.violate("changes against real time", "C2.6", []*LockOp{high, b}, "the change of %s that began at %s made %v, although %v had been acknowledged at %s",
-				p.name, seconds(b.Begin.At), b.version(), high.version(), seconds(high.End.At))
+		if high != nil && lower(op, high) {
+			tell(op, high)
 		}
 	}
 }
