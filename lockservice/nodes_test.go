@@ -88,22 +88,32 @@ func (w world) leader(c *lockservice.Client) int {
 
 var file = lockservice.OpenOptions{Create: lockservice.CreateIfAbsent}
 
-// TestNodes runs what needs real nodes, all on one cluster; what kills nodes comes last.
+// TestNodes runs what needs real nodes, all on one cluster: first what loads it, then, together, what
+// waits for most of its time, and what kills nodes comes last.
 func TestNodes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts three processes")
 	}
 	c := integration.Start(t, integration.Options{Nodes: 3, Mode: integration.Processes})
-	for _, tt := range []struct {
+	type test struct {
 		name string
 		run  func(world)
-	}{
+	}
+	in := func(t *testing.T, tt test) world {
+		return world{t, c, "/ls/local/" + strings.ToLower(strings.NewReplacer(".", "-", "_", "-").Replace(tt.name))}
+	}
+	for _, tt := range []test{
 		{"Paper2.6_FilesAndDirectories", filesAndDirectories},
 		{"Paper2.6_LockAndSequencer", lockAndSequencer},
 		{"DialAnyNode", dialAnyNode},
 		{"Paper2.6_AbandonedAcquires", abandonedAcquires},
-		{"Paper2.5_Events", events},
 		{"Paper2.7_Cache", cacheIsConsistent},
+		{"Cells", cells},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.run(in(t, tt)) })
+	}
+	waiting := []test{
+		{"Paper2.5_Events", events},
 		{"Paper2.8_EphemeralAndSessionEnd", ephemeralAndSessionEnd},
 		{"Paper2.8_IdleSessionStaysSafe", idleSessionStaysSafe},
 		{"Election", election},
@@ -111,13 +121,17 @@ func TestNodes(t *testing.T) {
 		{"Barrier", barrier},
 		{"DoubleBarrier", doubleBarrier},
 		{"Resolver", resolver},
-		{"Cells", cells},
-		{"Paper2.9_LeaderKilled", leaderKilled},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.run(world{t, c, "/ls/local/" + strings.ToLower(strings.NewReplacer(".", "-", "_", "-").Replace(tt.name))})
-		})
 	}
+	t.Run("Waiting", func(t *testing.T) {
+		for _, tt := range waiting {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				tt.run(in(t, tt))
+			})
+		}
+	})
+	killed := test{"Paper2.9_LeaderKilled", leaderKilled}
+	t.Run(killed.name, func(t *testing.T) { killed.run(in(t, killed)) })
 }
 
 func filesAndDirectories(w world) {
@@ -390,11 +404,13 @@ func cacheIsConsistent(w world) {
 		n := w.session(lockservice.SessionOptions{Cache: true}).Node(h.Path())
 		wg.Go(func() {
 			last := uint64(0)
-			for i := 0; ; i++ {
+			pace := time.NewTicker(time.Millisecond) // what is cached is read as fast as one can
+			defer pace.Stop()
+			for {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-pace.C:
 				}
 				least := acknowledged.Load()
 				_, st, err := n.Contents(ctx)
@@ -419,6 +435,9 @@ func cacheIsConsistent(w world) {
 	close(stop)
 	wg.Wait()
 	w.Logf("%d reads beside 200 writes", reads.Load())
+	if reads.Load() < 50 {
+		w.Error("hardly anything was read meanwhile")
+	}
 
 	// What is not there, and listings.
 	s := w.session(lockservice.SessionOptions{Cache: true})
@@ -493,7 +512,7 @@ func idleSessionStaysSafe(w world) {
 	select {
 	case <-l.Context().Done():
 		w.Errorf("the lock's context ended: %v", context.Cause(l.Context()))
-	case <-time.After(4 * time.Second):
+	case <-time.After(2500 * time.Millisecond): // two leases and more
 	}
 }
 
@@ -786,7 +805,7 @@ func cells(w world) {
 	}
 }
 
-// The cell's leader is killed under holders, waiters, writers and subscribers: nobody holds two, nothing
+// The cell's leader is killed, and the next one shut down, under holders, waiters, writers and subscribers: nobody holds two, nothing
 // is done twice, no event is missed, no lease is lost.
 func leaderKilled(w world) {
 	ctx, cancel := context.WithTimeout(w.Context(), 90*time.Second)
@@ -852,19 +871,25 @@ func leaderKilled(w world) {
 			}
 		})
 	}
-	for range 2 {
+	for _, end := range []struct {
+		how  string
+		node func(i int)
+	}{
+		{"killed", func(i int) { w.c.Kill(i) }},
+		{"shut down", func(i int) { w.c.Nodes[i].Terminate(w) }}, // it hands the cell over
+	} {
 		before := writes.Load()
 		for writes.Load() < before+50 {
 			time.Sleep(time.Millisecond) // until the load runs
 		}
 		i := w.leader(c)
 		began := time.Now()
-		w.c.Kill(i)
+		end.node(i)
 		before = writes.Load()
 		for writes.Load() < before+10 && ctx.Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
-		w.Logf("killed node %d; writes went on after %v", i+1, time.Since(began).Round(time.Millisecond))
+		w.Logf("%s node %d; writes went on after %v", end.how, i+1, time.Since(began).Round(time.Millisecond))
 		w.c.Restart(i)
 	}
 	close(stop)
