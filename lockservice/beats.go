@@ -131,7 +131,7 @@ func (s *Session) leased(l *lockpb.Lease) (next bool) {
 		if l.Number >= b.listed { // else it may be later than what is sent again
 			b.lastSeen = max(b.lastSeen, e.Revision)
 		}
-		s.events.deliverLocked(e)
+		s.events.deliverLocked(e, l.Number)
 	}
 	return (next || len(b.sent) == 0) && !b.queued
 }

@@ -72,6 +72,7 @@ type Subscription struct {
 	last    uint64    // revision up to which events were queued
 	same    []eventID // of that revision, queued
 	behind  bool      // events above last were dropped
+	from    uint64    // the beat that listed it, 0: none yet; what answers earlier ones may have a gap behind last
 	failure error     // it is over
 }
 
@@ -201,7 +202,7 @@ func (u *Subscription) take() (e Event, ok bool, err error) {
 		return e, false, u.failure
 	}
 	if u.behind {
-		u.behind, u.group.anew = false, leave
+		u.behind, u.from, u.group.anew = false, 0, leave
 		s.subscribeLocked()
 	}
 	return e, false, nil
@@ -258,7 +259,7 @@ func (u *subscriptions) wireLocked(beat uint64) (list *lockpb.Subscriptions, mor
 		case enter:
 			g.anew, g.entered = steady, beat
 		}
-		if w := g.wireLocked(); w != nil {
+		if w := g.wireLocked(beat); w != nil {
 			list.List = append(list.List, w)
 		}
 	}
@@ -272,15 +273,23 @@ func (u *subscriptions) restartLocked(answered uint64) {
 		if g.anew == enter || g.entered > answered {
 			g.anew = leave
 		}
+		for _, m := range g.members {
+			if m.from > answered {
+				m.from = 0
+			}
+		}
 	}
 }
 
-func (g *group) wireLocked() *lockpb.Subscription {
+func (g *group) wireLocked(beat uint64) *lockpb.Subscription {
 	w := &lockpb.Subscription{Path: g.node.path, Instance: g.node.instance}
 	all, some := false, false
 	for _, m := range g.members {
 		if m.behind {
 			continue // asks again when its reader has caught up
+		}
+		if m.from == 0 {
+			m.from = beat
 		}
 		if !some || m.last < w.After {
 			w.After = m.last
@@ -302,8 +311,8 @@ func (g *group) wireLocked() *lockpb.Subscription {
 	return w
 }
 
-// deliverLocked queues an event for those who asked for it.
-func (u *subscriptions) deliverLocked(w *lockpb.Event) {
+// deliverLocked queues an event, of a lease that answers a beat, for those whom that has listed.
+func (u *subscriptions) deliverLocked(w *lockpb.Event, beat uint64) {
 	e := Event{Kind: EventKind(w.Kind), Path: w.Path, Child: w.Child, Instance: w.Instance, Generation: w.Generation, Revision: w.Revision}
 	if e.Kind == CellFailedOver {
 		return // the epoch tells, once
@@ -311,7 +320,9 @@ func (u *subscriptions) deliverLocked(w *lockpb.Event) {
 	for _, id := range [...]nodeID{{e.Path, 0}, {e.Path, e.Instance}} {
 		if g := u.groups[id]; g != nil {
 			for _, m := range g.members {
-				m.offerLocked(e)
+				if m.from != 0 && m.from <= beat {
+					m.offerLocked(e)
+				}
 			}
 		}
 		if e.Instance == 0 {
