@@ -74,7 +74,9 @@ func (s *Session) beat() *lockpb.Beat {
 		// What a subscription asks for again is not seen, though later events of others are.
 		b.listed = b.number
 		for _, w := range beat.Subscriptions.List {
-			b.lastSeen = min(b.lastSeen, w.After)
+			if w.After != 0 {
+				b.lastSeen = min(b.lastSeen, w.After)
+			}
 		}
 	}
 	beat.Seen = b.lastSeen

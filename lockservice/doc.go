@@ -53,14 +53,25 @@
 // are as linearizable as others. They cost no call, and writers of what is cached one round
 // trip to every reader.
 //
+// # Locks that are kept
+//
+// A Handle with OpenOptions.KeepLock caches its lock as well (paper 2.7): Unlock leaves the hold at
+// the cell, and the next Lock takes it over without a call. It is taken over only while the session is
+// Safe, by the clock, so that it promises what every Lock does. The cell tells the holder as soon as
+// another asks, and then it is given back. See there for what the Locks of one hold share.
+//
 // # Goroutines and locks
 //
 // A Client runs, for every node that it calls, one goroutine that reads answers and one that
 // writes calls, which end when their stream breaks; for every cell with sessions one that sends
 // beats and one that reads leases, which end with the last session; and short ones that undo
-// what was given up, which end with the session. Client.Close ends and awaits all of them.
+// what was given up, or give back what was kept, which end with the session. Client.Close ends and
+// awaits all of them. What is kept costs no goroutine, but a timer per handle, which Handle.Close
+// and the session's end stop.
 // Session state changes on the timers and on these goroutines; no callback of the user runs there.
 //
-// Lock order: Session.mu, then keeper.mu or cache.mu. Client.mu, peer.mu and callStream.mu are
-// innermost. None is held during I/O or a wait.
+// Lock order: a Handle's turn, then Session.mu, then keeper.mu or cache.mu. Client.mu, peer.mu and
+// callStream.mu are innermost. No mutex is held during I/O or a wait; under Session.mu a turn is
+// taken only if it is free. A turn lasts from before a lock is asked for until it was given back at
+// the cell, or is kept: then nobody has the turn, and whoever takes it finds the kept hold.
 package lockservice

@@ -85,6 +85,7 @@ type eventID struct {
 type group struct {
 	node    nodeID
 	members []*Subscription
+	keepers []*Handle // hear who wants their lock (OpenOptions.KeepLock)
 	anew    anew
 	entered uint64 // the beat that listed the group again
 }
@@ -220,10 +221,15 @@ func (u *Subscription) Close() {
 	u.queue = nil
 	g := u.group
 	g.members = slices.DeleteFunc(g.members, func(o *Subscription) bool { return o == u })
-	if len(g.members) == 0 {
-		delete(s.events.groups, g.node)
+	s.events.leftLocked(g)
+}
+
+// leftLocked: somebody has left a group.
+func (u *subscriptions) leftLocked(g *group) {
+	if len(g.members)+len(g.keepers) == 0 && u.groups[g.node] == g {
+		delete(u.groups, g.node)
 	}
-	s.subscribeLocked()
+	u.s.subscribeLocked()
 }
 
 func (u *Subscription) endLocked(why error) {
@@ -302,6 +308,13 @@ func (g *group) wireLocked(beat uint64) *lockpb.Subscription {
 			}
 		}
 	}
+	if len(g.keepers) > 0 {
+		// From now on (after 0), if for nobody else: such a notice has no place in the history.
+		some = true
+		if wire := lockpb.EventKind_CONFLICTING_REQUEST; !slices.Contains(w.Kinds, wire) {
+			w.Kinds = append(w.Kinds, wire)
+		}
+	}
 	if !some {
 		return nil
 	}
@@ -322,6 +335,11 @@ func (u *subscriptions) deliverLocked(w *lockpb.Event, beat uint64) {
 			for _, m := range g.members {
 				if m.from != 0 && m.from <= beat {
 					m.offerLocked(e)
+				}
+			}
+			if e.Kind == ConflictingRequest {
+				for _, h := range g.keepers {
+					h.wantedLocked(e.Generation)
 				}
 			}
 		}
@@ -374,8 +392,16 @@ func (u *Subscription) offerLocked(e Event) {
 	u.poke()
 }
 
-// refusedLocked: the cell has refused what the session asked for.
+// refusedLocked: the cell has refused what the session asked for. Locks are kept no longer, for nobody would hear who
+// wants them.
 func (u *subscriptions) refusedLocked(why error) {
+	for _, g := range u.groups {
+		for _, h := range g.keepers {
+			h.wantedLocked(everyGeneration)
+			h.keep.group = nil
+		}
+		g.keepers = nil
+	}
 	u.endLocked(why)
 	u.s.subscribeLocked()
 }
@@ -385,6 +411,9 @@ func (u *subscriptions) endLocked(why error) {
 	for _, g := range u.groups {
 		for _, m := range g.members {
 			m.endLocked(why)
+		}
+		for _, h := range slices.Clone(g.keepers) {
+			h.forgetLocked()
 		}
 	}
 	clear(u.groups)

@@ -31,9 +31,26 @@ type OpenOptions struct {
 	// it through this handle, so that what it sent before can arrive before another's does.
 	// At most 60 s. A Release or Close is not delayed.
 	LockDelay time.Duration
+	// KeepLock has the handle cache its lock (paper 2.7): after Unlock it keeps the hold for at most so
+	// long, and the next Lock or TryLock, or RLock or TryRLock after a shared one, takes it over
+	// without a call, if the session is safe. As soon as the cell says that another wants the lock, it is
+	// given back: at once if nobody uses it, else by Unlock. For locks that one client takes again
+	// and again and others seldom. 0: Unlock gives the lock back.
+	//
+	// What is taken over is the same hold: its Locks have one Sequencer. No other handle held the
+	// lock in between, so a fence keeps off everybody else as ever (L2). But it does not tell two critical
+	// sections of this handle from each other: what the first sent under its sequencer, or a goroutine of it
+	// that goes on after Unlock, is not refused during the second. Who needs a generation of
+	// its own for every critical section leaves KeepLock 0.
+	//
+	// While the hold is kept it is a hold to all others: one TryLock of theirs is refused with ErrLockHeld
+	// before it is given back, a Delete of theirs is refused until then, and a client that dies
+	// makes them wait for its lease and LockDelay, whether it used the lock or not.
+	KeepLock time.Duration
 }
 
-// Handle is a node that the session has open, and the place of at most one hold of its lock.
+// Handle is a node that the session has open, and the place of at most one hold of its lock,
+// which a Lock has or the handle keeps.
 // See Node for the methods that read and change it.
 type Handle struct {
 	Node
@@ -44,6 +61,7 @@ type Handle struct {
 	// only its own hold at the server, so the next attempt waits until the last one is undone.
 	turn    chan struct{}
 	attempt atomic.Uint64
+	keep    keeping
 
 	// life ends with Close, under the session's mutex: a lock is entered before it or refused.
 	life context.Context
@@ -53,7 +71,7 @@ type Handle struct {
 // Open finds or makes a node. ErrNotFound, ErrExists, ErrIsDirectory, ErrNotDirectory,
 // ErrQuotaExceeded, ErrTooLarge and what Node says.
 func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle, error) {
-	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, turn: make(chan struct{}, 1)}
+	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, keep: keeping{most: o.KeepLock}, turn: make(chan struct{}, 1)}
 	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
 	h.life, h.end = context.WithCancelCause(context.Background())
 	if err := errors.Join(checkContents(path, o.Contents), o.ACL.check()); err != nil {

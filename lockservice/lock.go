@@ -33,11 +33,9 @@ func (s LockState) String() string {
 
 // Lock is a lock that was acquired. Safe for concurrent use.
 type Lock struct {
-	h         *Handle
-	attempt   uint64
-	sequencer string
-	parsed    Sequencer
-	base      context.Context // values for contexts; never ends
+	h *Handle
+	*grant
+	base context.Context // values for contexts; never ends
 
 	// Guarded by the session's mutex.
 	state   LockState
@@ -46,6 +44,13 @@ type Lock struct {
 	cancel  context.CancelCauseFunc
 	changed chan struct{} // nil: nobody waits
 	doomed  int           // Deletes of its node under way
+}
+
+// grant is a hold at the cell: of one Lock, or of several in turn (OpenOptions.KeepLock). Immutable.
+type grant struct {
+	attempt   uint64
+	sequencer string
+	parsed    Sequencer
 }
 
 // Lock takes the node's lock in exclusive mode. It waits in turn, first come first served,
@@ -75,12 +80,22 @@ func (h *Handle) TryRLock(ctx context.Context) (*Lock, error) {
 }
 
 func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock, error) {
+	if h.keep.most > 0 && ctx.Err() == nil {
+		if l := h.reuse(ctx, mode); l != nil {
+			return l, nil
+		}
+	}
 	values := context.WithoutCancel(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(h.life, func() { cancel(ErrClosed) })()
 	if err := h.takeTurn(ctx, try); err != nil {
 		return nil, err
+	}
+	if h.keep.most > 0 {
+		if l, err := h.settle(ctx, mode); l != nil || err != nil {
+			return l, err
+		}
 	}
 	attempt := h.attempt.Add(1)
 	var ticket atomic.Int64
@@ -105,16 +120,16 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 		return nil, err
 	}
 	got := resp.GetAcquire().GetSequencer()
-	l := &Lock{
-		h: h, attempt: attempt, sequencer: got.GetText(), base: values,
+	l := &Lock{h: h, base: values, grant: &grant{
+		attempt: attempt, sequencer: got.GetText(),
 		parsed: Sequencer{Path: got.GetPath(), Shared: got.GetMode() == lockpb.Mode_SHARED, Generation: got.GetGeneration(), Hold: got.GetHold()},
-	}
+	}}
 	if err := h.s.hold(l); err != nil {
 		h.release(attempt) // the Close may have come to the server before the grant
 		return nil, err
 	}
 	if err := h.s.awaitSafe(ctx); err != nil {
-		if was, _ := h.s.letGo(l, LockReleased, ErrUnlocked); was == LockHeld || was == LockJeopardy {
+		if was, _, _ := h.s.letGo(l, false); was == LockHeld || was == LockJeopardy {
 			h.release(attempt) // else whoever ended it has
 		}
 		return nil, err
@@ -228,24 +243,34 @@ func (l *Lock) Remaining() time.Duration {
 
 // Unlock gives the lock back. Its Context ends at once; Unlock returns when another may have the
 // lock. When ctx ends first, or with ErrDiskFull, the client goes on trying while the session
-// lives. The error is ErrLockLost if the lock was lost before.
+// lives. The error is ErrLockLost if the lock was lost before. Of a handle with
+// OpenOptions.KeepLock it returns at once, without a call, if nobody else is known to want the lock.
 func (l *Lock) Unlock(ctx context.Context) error {
-	switch was, cause := l.h.s.letGo(l, LockReleased, ErrUnlocked); was {
-	case LockReleased:
+	was, cause, kept := l.h.s.letGo(l, true)
+	switch {
+	case kept || was == LockReleased:
 		return nil
-	case LockLost:
+	case was == LockLost:
 		return cause
 	}
-	_, err := l.h.call(ctx, often, func() *lockpb.DoRequest { return l.h.releasing(l.attempt) })
-	if unfinished(ctx, err) {
-		l.h.release(l.attempt)
-		return err
-	}
-	<-l.h.turn
-	if errors.Is(err, ErrStaleHandle) || errors.Is(err, ErrNotFound) {
-		return nil // the node is gone, and the lock with it
+	over, err := l.h.giveBack(ctx, l.attempt)
+	if over {
+		<-l.h.turn
 	}
 	return err
+}
+
+// giveBack releases what an attempt was granted. Not over: it goes on in the background, which ends the turn.
+func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err error) {
+	_, err = h.call(ctx, often, func() *lockpb.DoRequest { return h.releasing(attempt) })
+	if unfinished(ctx, err) {
+		h.release(attempt)
+		return false, err
+	}
+	if errors.Is(err, ErrStaleHandle) || errors.Is(err, ErrNotFound) {
+		return true, nil // the node is gone, and the lock with it
+	}
+	return true, err
 }
 
 // hold enters a lock that was granted. The error is why the session ended, or ErrClosed when the
@@ -267,17 +292,19 @@ func (s *Session) hold(l *Lock) error {
 	return nil
 }
 
-// letGo ends a lock locally, once, and returns what it was.
-func (s *Session) letGo(l *Lock, to LockState, cause error) (LockState, error) {
+// letGo ends a lock locally, once, and returns what it was. keep says whether its handle may keep the
+// hold; kept, that it does, and that the turn is over.
+func (s *Session) letGo(l *Lock, keep bool) (was LockState, why error, kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookLocked()
-	was, why := l.state, l.cause
-	if was != LockLost && was != LockReleased {
-		delete(s.locks, l)
-		l.turnLocked(to, cause)
+	was, why = l.state, l.cause
+	if was == LockLost || was == LockReleased {
+		return was, why, false
 	}
-	return was, why
+	delete(s.locks, l)
+	l.turnLocked(LockReleased, ErrUnlocked)
+	return was, why, keep && was == LockHeld && l.h.keepLocked(l.grant)
 }
 
 // released closes a handle and ends its lock; false if it was closed before.
@@ -288,6 +315,7 @@ func (s *Session) released(h *Handle) bool {
 		return false
 	}
 	h.end(ErrClosed)
+	h.forgetLocked()
 	for l := range s.locks {
 		if l.h == h {
 			delete(s.locks, l)
@@ -316,6 +344,7 @@ func (s *Session) doomed(n *Node) (locks []*Lock) {
 			locks = append(locks, l)
 		}
 	}
+	s.events.unkeptLocked(n)
 	return locks
 }
 

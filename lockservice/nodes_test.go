@@ -108,6 +108,7 @@ func TestNodes(t *testing.T) {
 		{"DialAnyNode", dialAnyNode},
 		{"Paper2.6_AbandonedAcquires", abandonedAcquires},
 		{"Paper2.7_Cache", cacheIsConsistent},
+		{"Paper2.7_LocksAreKept", locksAreKept},
 		{"Cells", cells},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(in(t, tt)) })
@@ -459,6 +460,94 @@ func cacheIsConsistent(w world) {
 		}
 		w.must(writer.Node(n.Path()).Delete(ctx))
 	}
+}
+
+// Locks that are kept are one hold while nobody else wants them, and anybody's as soon as he asks.
+func locksAreKept(w world) {
+	ctx, cancel := context.WithTimeout(w.Context(), 30*time.Second)
+	defer cancel()
+	a, b := w.session(lockservice.SessionOptions{}), w.session(lockservice.SessionOptions{})
+	keep := lockservice.OpenOptions{Create: lockservice.CreateIfAbsent, KeepLock: time.Hour}
+	ha, hb := w.open(a, "x", keep), w.open(b, "x", file)
+	use := func(lock func(context.Context) (*lockservice.Lock, error)) uint64 {
+		w.Helper()
+		l, err := lock(ctx)
+		w.must(err)
+		if err := l.Err(); err != nil {
+			w.Error(err)
+		}
+		w.must(l.Unlock(ctx))
+		return l.Fields().Generation
+	}
+	first := use(ha.Lock)
+	for range 1000 {
+		if g := use(ha.Lock); g != first {
+			w.Fatalf("generation %d, then %d, and nobody came between", first, g)
+		}
+	}
+	// Others get it as soon as they ask: who waits, in turn; who does not wait when he asks again.
+	second := use(hb.Lock)
+	third := use(ha.Lock)
+	if second <= first || third <= second {
+		w.Errorf("generations %d, %d, %d", first, second, third)
+	}
+	refused := 0
+	for {
+		l, err := hb.TryLock(ctx)
+		if err == nil {
+			w.must(l.Unlock(ctx))
+			break
+		}
+		if refused++; !errors.Is(err, lockservice.ErrLockHeld) {
+			w.Fatal(err)
+		}
+	}
+	if refused == 0 {
+		w.Error("the lock was not kept")
+	}
+	// Readers keep theirs beside each other, until a writer comes.
+	hc := w.open(b, "x", keep)
+	use(ha.RLock)
+	use(hc.RLock)
+	use(ha.RLock)
+	use(hb.Lock)
+	// It is given back with its handle, and with its session.
+	use(ha.Lock)
+	w.must(ha.Close(ctx))
+	use(hc.TryLock)
+	w.must(b.Close(ctx))
+	use(w.open(a, "x", file).TryLock)
+
+	// Many who keep what the others want: one at a time, and everybody gets on.
+	var inside atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 6 {
+		h := w.open(w.session(lockservice.SessionOptions{}), "contended", keep)
+		wg.Go(func() {
+			for n := range 100 {
+				lock, me := h.Lock, int32(1000) // a writer
+				if (i+n)%5 == 0 {
+					lock, me = h.RLock, 1
+				}
+				l, err := lock(ctx)
+				if err != nil {
+					w.Errorf("client %d, after %d: %v", i, n, err)
+					return
+				}
+				if now := inside.Add(me); now > 1000 || me == 1000 && now != 1000 {
+					w.Errorf("%d writers and %d readers", now/1000, now%1000)
+				}
+				if n%10 == 0 {
+					time.Sleep(time.Millisecond) // the process is elsewhere
+				}
+				inside.Add(-me)
+				if err := l.Unlock(ctx); err != nil {
+					w.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func ephemeralAndSessionEnd(w world) {
@@ -833,9 +922,13 @@ func leaderKilled(w world) {
 	var inside atomic.Int32
 	var writes, longest atomic.Int64
 	var wg sync.WaitGroup
-	for range 4 {
+	for i := range 4 {
 		s := w.session(lockservice.SessionOptions{})
-		h, data := w.open(s, "x", file), s.Node(counter.Path())
+		o := file
+		if i < 2 {
+			o.KeepLock = time.Minute
+		}
+		h, data := w.open(s, "x", o), s.Node(counter.Path())
 		wg.Go(func() {
 			for {
 				select {

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/spandb/spand/lockservice/cell/state"
-	"github.com/spandb/spand/lockservice/lockpb"
 )
 
 // acquire takes a lock for a handle, waiting in turn. waiting, if set, is told the ticket
@@ -70,9 +69,7 @@ func (l *leader) enter(w *waiter, principal string, waiting func(int64)) error {
 	}
 	w.queued = !w.flying && !w.settled && !w.try
 	if w.queued || w.held {
-		var out outgoing
-		l.conflictLocked(w, &out)
-		out.sendLocked(l)
+		l.conflictLocked(w)
 	}
 	if w.queued && waiting != nil {
 		waiting(w.ticket)
@@ -214,19 +211,4 @@ func (l *leader) cancelQueuedLocked(cmd *state.Command) (held bool, f *flight) {
 		l.c.mu.RUnlock()
 	}
 	return held, f
-}
-
-// conflictLocked tells the holders that somebody wants what they have (paper 2.5).
-func (l *leader) conflictLocked(w *waiter, out *outgoing) {
-	l.c.mu.RLock()
-	holds := l.c.st.Holds(w.lock.path)
-	l.c.mu.RUnlock()
-	for i := range holds {
-		h := &holds[i]
-		s := l.sessions[h.Session]
-		if s == nil || s == w.s && h.Handle == w.grant.Handle || w.grant.Mode == state.Shared && h.Mode == state.Shared {
-			continue
-		}
-		l.noticeLocked(s, &lockpb.Event{Kind: lockpb.EventKind_CONFLICTING_REQUEST, Path: h.Path, Instance: h.Instance, Generation: h.Generation}, out)
-	}
 }

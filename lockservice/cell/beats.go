@@ -120,7 +120,7 @@ func (l *leader) hearLocked(s *session, st *Stream, b *lockpb.Beat) (refused *st
 		l.knownLocked(s)
 	}
 	if b.Subscriptions != nil {
-		refused = l.subscribeLocked(s, b.Subscriptions.List)
+		refused = l.subscribeLocked(s, b.Subscriptions.List, moved)
 	}
 	x := s.box
 	if x == nil {

@@ -69,7 +69,7 @@ func (u *subscription) matches(instance uint64, kind uint32) bool {
 // its subscriptions.
 const (
 	maxQueued   = 1024
-	maxNotices  = 64
+	maxNotices  = 1024
 	maxAnswer   = 256
 	maxWatching = 4096
 )
@@ -111,23 +111,37 @@ func (l *leader) publishLocked(e *state.Event, out *outgoing) {
 
 // noticeLocked tells a session's subscribers of something that is not logged.
 func (l *leader) noticeLocked(s *session, e *lockpb.Event, out *outgoing) {
-	if s.box == nil || len(s.box.notices) >= maxNotices {
+	if s.box == nil {
 		return
 	}
 	subs := s.box.subs
 	i, _ := slices.BinarySearchFunc(subs, e.Path, func(u *subscription, path string) int { return cmp.Compare(u.path, path) })
 	for ; i < len(subs) && subs[i].path == e.Path; i++ {
 		if subs[i].matches(e.Instance, uint32(e.Kind)) {
-			s.box.notices = append(s.box.notices, e)
-			l.tellLocked(s, out)
+			if s.box.note(e) {
+				l.tellLocked(s, out)
+			}
 			return
 		}
 	}
 }
 
+// note queues a notice, unless the same one waits to be sent.
+func (b *outbox) note(e *lockpb.Event) bool {
+	if len(b.notices) >= maxNotices || slices.ContainsFunc(b.notices[b.noticed:], func(o *lockpb.Event) bool {
+		return o.Kind == e.Kind && o.Path == e.Path && o.Instance == e.Instance && o.Generation == e.Generation
+	}) {
+		return false
+	}
+	b.notices = append(b.notices, e)
+	return true
+}
+
 // subscribeLocked makes list the session's subscriptions; one that it had keeps its place. A list with
-// anything wrong in it is refused, and changes nothing.
-func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription) *state.Error {
+// anything wrong in it is refused, and changes nothing. For those that it had not, and when it has moved to
+// another stream for all, it is noted who waits for what the session holds: it may not have
+// heard, from this leader or an earlier one.
+func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription, moved bool) *state.Error {
 	if len(list) == 0 && s.box == nil {
 		return nil
 	}
@@ -145,14 +159,26 @@ func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription) *state
 	now := l.c.st.Revision()
 	subs, old := merged(list), b.subs
 	var resumed []*subscription
+	const conflict = uint32(lockpb.EventKind_CONFLICTING_REQUEST)
 	for i, u := range subs {
+		told := false
 		for len(old) > 0 && old[0].compare(u) < 0 {
 			l.leaveLocked(old[0])
 			old = old[1:]
 		}
 		if len(old) > 0 && old[0].compare(u) == 0 {
+			told = !moved && old[0].matches(old[0].instance, conflict)
 			old[0].kinds = u.kinds
 			subs[i], old = old[0], old[1:]
+		}
+		if !told {
+			for _, e := range l.conflictsLocked(s, u.path) {
+				if u.matches(e.Instance, conflict) {
+					b.note(e)
+				}
+			}
+		}
+		if subs[i] != u {
 			continue
 		}
 		u.s, u.upTo = s, now

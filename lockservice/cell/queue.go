@@ -432,7 +432,21 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 			l.pumpLaterLocked(lk)
 			continue
 		}
+		var tries []*waiter
+		for _, w := range lk.queue {
+			if w.try {
+				tries = append(tries, w)
+			}
+		}
 		next = appendFlight(next, l.pumpLocked(lk))
+		for _, w := range tries {
+			if w.held { // by one whose grant was under way when it asked
+				l.conflictLocked(w)
+			}
+		}
+	}
+	if err == nil {
+		l.heirsLocked(f.waiters)
 	}
 	l.mu.Unlock()
 	l.launch(next)
