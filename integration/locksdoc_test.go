@@ -44,7 +44,7 @@ func TestLocksPage(t *testing.T) {
 			s.session(name)
 		}
 	})
-	t.Run("programs", func(t *testing.T) { runExamples(t, page, 5, nil) })
+	t.Run("programs", func(t *testing.T) { runExamples(t, page, 6, nil) })
 }
 
 // The test binary stands in for grpcurl, as far as the page uses it: like that it knows of

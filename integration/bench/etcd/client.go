@@ -64,6 +64,11 @@ func (s *session) Lock(_ context.Context, name string) (lockload.Lock, error) {
 	return lock{concurrency.NewMutex(s.Session, "lock/"+name)}, nil
 }
 
+// KeptLock is Lock: package concurrency gives a mutex back to the store every time.
+func (s *session) KeptLock(ctx context.Context, name string) (lockload.Lock, error) {
+	return s.Lock(ctx, name)
+}
+
 type lock struct{ mutex *concurrency.Mutex }
 
 func (l lock) Acquire(ctx context.Context) error { return l.mutex.Lock(ctx) }

@@ -22,6 +22,8 @@ type Client interface {
 type Session interface {
 	// Lock prepares the lock of that name, which belongs to nobody yet.
 	Lock(ctx context.Context, name string) (Lock, error)
+	// KeptLock is Lock; a store whose clients can keeps it between uses while nobody else wants it.
+	KeptLock(ctx context.Context, name string) (Lock, error)
 	// File opens the file of that name, and makes it if it is not there.
 	File(ctx context.Context, name string) (File, error)
 	// CachedFile is File; its reads are served from a cache that stays consistent.

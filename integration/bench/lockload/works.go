@@ -19,6 +19,7 @@ type run struct {
 // rows by name. A row's figures are named where it is measured.
 var rows = map[string]func(*run, context.Context) (Figures, error){
 	"acquire":  (*run).acquire,
+	"kept":     (*run).kept,
 	"handover": (*run).handOver,
 	"write":    (*run).write,
 	"read":     (*run).read,
@@ -46,9 +47,18 @@ func (r *run) toLeader(ctx context.Context) (Client, error) {
 // acquire: every client takes and gives back a lock of its own. "acquire 16" is pairs a second
 // of 16 clients.
 func (r *run) acquire(ctx context.Context) (Figures, error) {
+	return r.pairs(ctx, "acquire", Session.Lock, 1, 16, 64)
+}
+
+// kept: the same of locks that stay with their clients in between, where the store has such.
+func (r *run) kept(ctx context.Context) (Figures, error) {
+	return r.pairs(ctx, "kept", Session.KeptLock, 1, 16)
+}
+
+func (r *run) pairs(ctx context.Context, row string, prepare prepareLock, numbers ...int) (Figures, error) {
 	f := Figures{}
-	for _, clients := range []int{1, 16, 64} {
-		locks, done, err := r.locks(ctx, clients, func(i int) string { return fmt.Sprintf("acquire-%d-%d", clients, i) })
+	for _, clients := range numbers {
+		locks, done, err := r.locks(ctx, clients, prepare, func(i int) string { return fmt.Sprintf("%s-%d-%d", row, clients, i) })
 		if err != nil {
 			return nil, err
 		}
@@ -56,7 +66,7 @@ func (r *run) acquire(ctx context.Context) (Figures, error) {
 		if err = firstError(err, done()); err != nil {
 			return nil, err
 		}
-		f[fmt.Sprintf("acquire %d", clients)] = n
+		f[fmt.Sprintf("%s %d", row, clients)] = n
 	}
 	return f, nil
 }
@@ -68,8 +78,10 @@ func pair(ctx context.Context, l Lock) error {
 	return l.Release(ctx)
 }
 
+type prepareLock func(Session, context.Context, string) (Lock, error)
+
 // locks are one per client, each of a session of its own, over the connections of one process.
-func (r *run) locks(ctx context.Context, clients int, name func(int) string) ([]Lock, func() error, error) {
+func (r *run) locks(ctx context.Context, clients int, prepare prepareLock, name func(int) string) ([]Lock, func() error, error) {
 	c, err := r.toLeader(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -81,7 +93,7 @@ func (r *run) locks(ctx context.Context, clients int, name func(int) string) ([]
 		if err != nil {
 			return nil, nil, err
 		}
-		l, err := s.Lock(ctx, name(i))
+		l, err := prepare(s, ctx, name(i))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -108,7 +120,7 @@ const (
 // has given the lock back. "handover p50" and "handover p99" are milliseconds from
 // the call of Release to the return of the next one's Acquire.
 func (r *run) handOver(ctx context.Context) (Figures, error) {
-	locks, done, err := r.locks(ctx, waiters+1, func(int) string { return "handover" })
+	locks, done, err := r.locks(ctx, waiters+1, Session.Lock, func(int) string { return "handover" })
 	if err != nil {
 		return nil, err
 	}

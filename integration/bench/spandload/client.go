@@ -94,6 +94,11 @@ func (s *session) Lock(ctx context.Context, name string) (lockload.Lock, error) 
 	return &lock{handle: h}, err
 }
 
+func (s *session) KeptLock(ctx context.Context, name string) (lockload.Lock, error) {
+	h, err := s.plain.Open(ctx, "/ls/"+cell+"/"+name, lockservice.OpenOptions{Create: lockservice.CreateIfAbsent, KeepLock: time.Minute})
+	return &lock{handle: h}, err
+}
+
 type lock struct {
 	handle *lockservice.Handle
 	held   *lockservice.Lock
