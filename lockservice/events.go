@@ -22,7 +22,7 @@ const (
 	CellFailedOver     = EventKind(lockpb.EventKind_CELL_FAILED_OVER)    // the cell has another leader; no event was lost
 	HandleInvalid      = EventKind(lockpb.EventKind_HANDLE_INVALID)      // the node was deleted
 	LockAcquired       = EventKind(lockpb.EventKind_LOCK_ACQUIRED)       // the lock went from free to held
-	ConflictingRequest = EventKind(lockpb.EventKind_CONFLICTING_REQUEST) // to the lock's holder: another wants it in a mode that conflicts
+	ConflictingRequest = EventKind(lockpb.EventKind_CONFLICTING_REQUEST) // to the lock's holder: another wants it in a mode that conflicts, or to delete the node
 	EventsLost         = EventKind(lockpb.EventKind_EVENTS_LOST)         // some are forgotten: read again what the subscription is about
 )
 

@@ -43,9 +43,9 @@ type OpenOptions struct {
 	// that goes on after Unlock, is not refused during the second. Who needs a generation of
 	// its own for every critical section leaves KeepLock 0.
 	//
-	// While the hold is kept it is a hold to all others: one TryLock of theirs is refused with ErrLockHeld
-	// before it is given back, a Delete of theirs is refused until then, and a client that dies
-	// makes them wait for its lease and LockDelay, whether it used the lock or not.
+	// While the hold is kept it is a hold to all others: a TryLock or Delete of theirs is refused with
+	// ErrLockHeld once, before it is given back, and a client that dies makes them wait for its lease
+	// and LockDelay, whether it used the lock or not.
 	KeepLock time.Duration
 }
 
@@ -110,7 +110,7 @@ func (h *Handle) Created() bool { return h.created }
 // Opened is the node's Stat as it was opened.
 func (h *Handle) Opened() *Stat { return h.stat }
 
-// Close gives up the handle, with the lock that it holds and the ephemeral node that it keeps
+// Close gives up the handle, with the lock that it holds or keeps and the ephemeral node that it keeps
 // alive; who waits for the lock through it gets ErrClosed. When ctx ends first, or with
 // ErrDiskFull, the client goes on trying while the session lives.
 func (h *Handle) Close(ctx context.Context) error {

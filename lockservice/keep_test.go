@@ -453,8 +453,33 @@ func Test2_7_LocksAreKeptNoLongerThanTheirHandle(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.calledFor(t, 1, 1)
+		// What is granted while the node is being deleted may be gone with it.
+		answer := make(chan *lockpb.DoResponse)
+		c.set(func() {
+			c.answer = func(r *lockpb.DoRequest) *lockpb.DoResponse {
+				if r.GetDelete() != nil {
+					return <-answer
+				}
+				return closed(r)
+			}
+		})
+		done := make(chan error)
+		go func() { done <- s.Node("/ls/local/x").Delete(t.Context()) }()
+		synctest.Wait()
+		l, err := h.Lock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer <- &lockpb.DoResponse{Answer: &lockpb.DoResponse_Delete{Delete: &lockpb.DeleteResponse{}}}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.calledFor(t, 2, 2)
 		h.kept(t, c)
-		c.calledFor(t, 2, 1)
+		c.calledFor(t, 3, 2)
 		if got := c.subscriptions(); len(got) != 1 {
 			t.Errorf("subscribed to %v", got)
 		}
@@ -465,7 +490,7 @@ func Test2_7_LocksAreKeptNoLongerThanTheirHandle(t *testing.T) {
 			t.Errorf("lock of a closed handle: %v", err)
 		}
 		time.Sleep(2 * time.Minute)
-		c.calledFor(t, 2, 1) // Close ends the hold at the cell
+		c.calledFor(t, 3, 2) // Close ends the hold at the cell
 		if got := c.subscriptions(); len(got) != 0 || len(s.events.groups) != 0 {
 			t.Errorf("still subscribed to %v", got)
 		}

@@ -349,8 +349,8 @@ func (s *Session) doomed(n *Node) (locks []*Lock) {
 }
 
 // deleted says what became of a Delete. Where that is not known the locks are given up.
-func (s *Session) deleted(doomed []*Lock, ctx context.Context, err error) {
-	if len(doomed) == 0 {
+func (s *Session) deleted(n *Node, doomed []*Lock, ctx context.Context, err error) {
+	if s == nil {
 		return
 	}
 	gone := err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrStaleHandle)
@@ -358,6 +358,9 @@ func (s *Session) deleted(doomed []*Lock, ctx context.Context, err error) {
 	kept := !gone && ctx.Err() == nil && errors.As(err, &refused) && !refused.unsure
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !kept { // what was granted meanwhile, or still is, may be gone with the node
+		s.events.unkeptLocked(n)
+	}
 	for _, l := range doomed {
 		l.doomed--
 		if _, mine := s.locks[l]; !mine {

@@ -298,7 +298,7 @@ func (n *Node) Delete(ctx context.Context, conds ...Condition) error {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Delete{Delete: &lockpb.DeleteRequest{
 			Handle: n.fenced(), Request: request, AnsweredBelow: below, IfGeneration: cs.generation}}}
 	})
-	n.s.deleted(doomed, ctx, err)
+	n.s.deleted(n, doomed, ctx, err)
 	return err
 }
 

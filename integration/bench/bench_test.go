@@ -144,16 +144,19 @@ func TestTable(t *testing.T) {
 		{{5000, 0.2}, {4000, 0.1}, {6000, 0.3}},
 	}}
 	load := &race{systems: []*system{peer, ours}, unit: " s", decimals: 2, fewer: true, samples: [][]sample{{{figure: 2}}, {{figure: 4}}}}
+	other := &race{systems: []*system{peer, ours}, unit: "/s", unlike: true, samples: [][]sample{{{figure: 2}}, {{figure: 4}}}}
 	skipped := &race{systems: []*system{peer, ours}, samples: make([][]sample, 2)}
 	var got table
 	got.contest("TPC-B", run, 1, "1.5")
 	got.contest("COPY", load, 1, "0.3")
+	got.contest("unlike", other, 1, "")
 	got.contest("not wanted", skipped, 1, "1")
 	got.alone("memory", "123 MiB", "400 MiB")
 	const want = `| work | peer | peer's figure | spand's | ratio of speeds | to reach | retried, peer / spand |
 |---|---|---|---|---|---|---|
 | TPC-B | PostgreSQL | 2,000 tps (1,000..3,000) | 5,000 tps (4,000..6,000) | 2.50 | 1.5 | 20.00 % / 0.20 % |
 | COPY | PostgreSQL | 2.00 s | 4.00 s | 0.50 | 0.3 | – |
+| unlike | PostgreSQL | 2/s | 4/s | – | – | – |
 | memory | – | – | 123 MiB | – | 400 MiB | – |
 `
 	if got.String() != want {

@@ -19,6 +19,7 @@ type race struct {
 	decimals int
 	fewer    bool
 	retries  bool // samples tell of them
+	unlike   bool // systems do different work for it: no ratio
 
 	samples [][]sample // by system, then by round
 }

@@ -126,7 +126,7 @@ func (b *bench) locks(ctx context.Context) error {
 	b.table.about = "- " + strings.Join(about, "\n- ") + "\n"
 	races := make([]*race, len(lockLines))
 	for i, l := range lockLines {
-		races[i] = &race{row: "locks/" + l.row, systems: systems, unit: l.unit, decimals: l.decimals, fewer: l.fewer, samples: make([][]sample, len(stores))}
+		races[i] = &race{row: "locks/" + l.row, systems: systems, unit: l.unit, decimals: l.decimals, fewer: l.fewer, unlike: l.row == "kept", samples: make([][]sample, len(stores))}
 	}
 	for round := range b.cfg.rounds {
 		for i, s := range stores {

@@ -32,14 +32,16 @@ func (t *table) contest(work string, r *race, system int, reach string) {
 		return
 	}
 	l.ours = ours.cell(r.decimals, r.unit)
-	ratio := ours.median() / theirs.median()
-	if r.fewer {
-		ratio = 1 / ratio
+	if !r.unlike {
+		ratio := ours.median() / theirs.median()
+		if r.fewer {
+			ratio = 1 / ratio
+		}
+		l.ratio = fmt.Sprintf("%.2f", ratio)
 	}
 	if r.retries {
 		l.retried = fmt.Sprintf("%.2f %% / %.2f %%", theirRetries.median(), ourRetries.median())
 	}
-	l.ratio = fmt.Sprintf("%.2f", ratio)
 	t.lines = append(t.lines, l)
 }
 

@@ -69,7 +69,7 @@ func (l *leader) enter(w *waiter, principal string, waiting func(int64)) error {
 	}
 	w.queued = !w.flying && !w.settled && !w.try
 	if w.queued || w.held {
-		l.conflictLocked(w)
+		l.conflictLocked(lk.path, w.conflicts)
 	}
 	if w.queued && waiting != nil {
 		waiting(w.ticket)

@@ -7,14 +7,14 @@ import (
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
-// conflictLocked tells the holders that somebody wants what they have (paper 2.5).
-func (l *leader) conflictLocked(w *waiter) {
+// conflictLocked tells holders that somebody wants what they have (paper 2.5).
+func (l *leader) conflictLocked(path string, conflicts func(*state.Hold) bool) {
 	l.c.mu.RLock()
-	holds := l.c.st.Holds(w.lock.path)
+	holds := l.c.st.Holds(path)
 	l.c.mu.RUnlock()
 	var out outgoing
 	for i := range holds {
-		if h := &holds[i]; w.conflicts(h) {
+		if h := &holds[i]; conflicts(h) {
 			if s := l.sessions[h.Session]; s != nil {
 				l.noticeLocked(s, conflictAt(h), &out)
 			}

@@ -175,3 +175,18 @@ func Test2_5_NoticesDoNotPileUp(t *testing.T) {
 		p.stop()
 	})
 }
+
+// To delete a node whose lock another holds is a request that conflicts, too.
+func Test2_5_DeleteIsAConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := lockWorld(t, 1, 2)
+		defer w.close()
+		p := w.keep(1)
+		defer p.stop()
+		p.beat(conflicts)
+		s.start("1", shared(1, x))
+		s.start("delete", &lockpb.DeleteRequest{Handle: h(2, x)})
+		s.expect("1 ok", "delete LOCK_HELD")
+		p.hears(1)
+	})
+}

@@ -329,6 +329,11 @@ func (r *request) delete(q *lockpb.DeleteRequest) (*lockpb.DoResponse_Delete, er
 	}
 	res, err := r.l.deleteNode(r.ctx, cmd, p.until())
 	r.l.lift(p, err)
+	if err == nil && res.Err != nil && res.Err.Reason == state.LockHeld {
+		r.l.mu.Lock()
+		r.l.conflictLocked(cmd.Path, func(h *state.Hold) bool { return h.Session != cmd.Session })
+		r.l.mu.Unlock()
+	}
 	if err == nil && res.Err != nil {
 		err = res.Err
 	}

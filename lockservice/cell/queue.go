@@ -441,7 +441,7 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 		next = appendFlight(next, l.pumpLocked(lk))
 		for _, w := range tries {
 			if w.held { // by one whose grant was under way when it asked
-				l.conflictLocked(w)
+				l.conflictLocked(lk.path, w.conflicts)
 			}
 		}
 	}

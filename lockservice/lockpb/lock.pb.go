@@ -84,7 +84,7 @@ const (
 	EventKind_CELL_FAILED_OVER    EventKind = 5 // events may not have been lost: subscriptions resume
 	EventKind_HANDLE_INVALID      EventKind = 6 // the node is gone
 	EventKind_LOCK_ACQUIRED       EventKind = 7 // the lock has got a holder: a leader was elected
-	EventKind_CONFLICTING_REQUEST EventKind = 8 // to the holder: another wants the lock in a mode that conflicts
+	EventKind_CONFLICTING_REQUEST EventKind = 8 // to the holder: another wants the lock in a mode that conflicts, or to delete the node
 	EventKind_EVENTS_LOST         EventKind = 9 // the subscription begins anew: read again what it is about
 )
 
