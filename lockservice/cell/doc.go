@@ -35,7 +35,7 @@
 //     long ago, is served from what the state remembers, or told EVENTS_LOST.
 //   - 2.5, 2.7: a holder that subscribes to conflicting requests hears of everybody who waits for what
 //     it holds, whichever came first, the waiter, the grant or the subscription, and under
-//     every leader (conflict.go); of a TryAcquire, unless it is refused in the moments in which
+//     every leader (conflict.go); of a TryAcquire or Delete, unless it is refused in the moments in which
 //     the holder is between two leaders or streams. Of a thousand locks at a time; then notices are dropped.
 //   - 2.7: nothing is changed while anybody may cache it, or was told to forget it and has not said
 //     that it did, by whichever change (cachers.go).
