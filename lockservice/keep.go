@@ -15,9 +15,9 @@ import (
 // Who wants it the cell tells the holder: by an event when the other one asks, when a hold is
 // granted that others wait for, and when a session lists its subscriptions on another stream or
 // to another leader. A notice can be lost all the same: that of a TryLock which meets the moment
-// between two leaders, or that of a session with more kept locks than the cell keeps subscriptions
-// (10,000) or unsent notices (1,024) of. Then the hold stays for what is left of the keep time, or
-// until they ask again.
+// between two leaders, or that of more than 1,024 locks of a session at the same time. Then the hold
+// stays for what is left of the keep time, or until they ask again. A session that watches as many nodes as it may
+// (4,096) keeps no lock of a further one, of which it would hear nothing.
 
 // keeping is what a handle knows of the hold that it keeps. Guarded by the session's mutex, but for most.
 type keeping struct {

@@ -557,12 +557,48 @@ func Test2_7_LocksAreKeptBesideTheUsersEvents(t *testing.T) {
 	})
 }
 
+// Where the client would not hear who wants a lock it does not keep it: of a node too many, and when the cell has refused
+// what the session subscribed to.
+func Test2_7_LocksAreKeptOnlyWhereNoticesCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		h := keepingHandle(t, s, time.Minute)
+		h.kept(t, c)
+		s.mu.Lock()
+		s.events.refusedLocked(ErrBadPath)
+		s.mu.Unlock()
+		c.calledFor(t, 1, 1)
+		h.kept(t, c) // subscribed anew
+		c.calledFor(t, 2, 1)
+		c.set(func() { c.answer = closed })
+		if err := h.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		for i := range maxSubscriptions {
+			id := nodeID{"/ls/local/y", uint64(i + 1)}
+			s.events.groups[id] = &group{node: id}
+		}
+		s.mu.Unlock()
+		h = keepingHandle(t, s, time.Minute)
+		l, err := h.Lock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.calledFor(t, 3, 2)
+	})
+}
+
 // What a lock costs that is kept: no call, and a microsecond or so.
 func BenchmarkKeptLock(b *testing.B) {
 	s := &Session{cell: &cell{name: "local", c: &Client{clock: systemClock{}}}, locks: map[*Lock]struct{}{}, ttl: time.Hour}
 	s.beats.granted, s.timer = time.Hour, time.AfterFunc(time.Hour, func() {})
 	s.lease.Store(int64(systemClock{}.Now() + time.Hour))
-	h := &Handle{Node: *s.Node("/ls/local/f"), keep: keeping{most: time.Hour, idle: &grant{parsed: Sequencer{Generation: 1}}}, turn: make(chan struct{}, 1)}
+	h := &Handle{Node: *s.Node("/ls/local/f"), keep: keeping{most: time.Hour, group: &group{}, idle: &grant{parsed: Sequencer{Generation: 1}}}, turn: make(chan struct{}, 1)}
 	h.life, h.end = context.WithCancelCause(b.Context())
 	b.ReportAllocs()
 	for b.Loop() {
