@@ -56,6 +56,7 @@ var (
 	// ErrJeopardy is why a Lock's context ended when the local lease was over and the server's
 	// may not be: nobody knows whether the lock is held. See Lock.State.
 	ErrJeopardy = errors.New("lockservice: lease is over here and not renewed yet (jeopardy)")
+	errAskAgain = errors.New("lock service: the hold may be gone")
 	errDeleting = fmt.Errorf("%w: its node is being deleted", ErrJeopardy)
 	errDeleted  = fmt.Errorf("%w: its node was deleted", ErrLockLost)
 	// ErrUnlocked is why a Lock's context ended by Unlock.

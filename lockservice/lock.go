@@ -3,6 +3,7 @@ package lockservice
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -98,11 +99,23 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 		}
 	}
 	attempt := h.attempt.Add(1)
+	for {
+		l, err := h.ask(ctx, values, mode, try, attempt)
+		if err != errAskAgain {
+			return l, err
+		}
+	}
+}
+
+// ask asks for the lock, in the turn, which is over after an error. errAskAgain: it was granted, but a Delete of
+// ours may have taken it away since. The same attempt is to be sent again, which is never two.
+func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, attempt uint64) (*Lock, error) {
 	var ticket atomic.Int64
 	waiting := ticket.Store
 	if try {
 		waiting = nil
 	}
+	deletes := h.s.deletesSoFar()
 	resp, err := h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
 		req := &lockpb.AcquireRequest{Handle: h.wire(), Mode: mode, Attempt: attempt, LockDelayNs: int64(h.lockDelay), Ticket: ticket.Load()}
 		if try {
@@ -124,7 +137,10 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 		attempt: attempt, sequencer: got.GetText(),
 		parsed: Sequencer{Path: got.GetPath(), Shared: got.GetMode() == lockpb.Mode_SHARED, Generation: got.GetGeneration(), Hold: got.GetHold()},
 	}}
-	if err := h.s.hold(l); err != nil {
+	switch err := h.s.hold(l, deletes); {
+	case err == errAskAgain:
+		return nil, err
+	case err != nil:
 		h.release(attempt) // the Close may have come to the server before the grant
 		return nil, err
 	}
@@ -273,9 +289,15 @@ func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err e
 	return true, err
 }
 
-// hold enters a lock that was granted. The error is why the session ended, or ErrClosed when the
-// handle was closed before.
-func (s *Session) hold(l *Lock) error {
+func (s *Session) deletesSoFar() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deletes
+}
+
+// hold enters a lock that was granted, to a call that was made when there had been so many deletes. The error
+// is errAskAgain, why the session ended, or ErrClosed when the handle was closed before.
+func (s *Session) hold(l *Lock, deletes uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookLocked()
@@ -285,8 +307,16 @@ func (s *Session) hold(l *Lock) error {
 	if l.h.life.Err() != nil {
 		return ErrClosed
 	}
+	if s.deletes != deletes {
+		return errAskAgain
+	}
 	if s.state == Jeopardy {
 		l.state, l.cause = LockJeopardy, ErrJeopardy
+	}
+	for _, d := range s.deletions {
+		if d.covers(l.h) {
+			d.doomLocked(l)
+		}
 	}
 	s.locks[l] = struct{}{}
 	return nil
@@ -326,31 +356,47 @@ func (s *Session) released(h *Handle) bool {
 	return true
 }
 
-// doomed puts the session's locks on a node into jeopardy before a Delete of it is sent: from then on
-// the cell may give the path's next lock to another.
-func (s *Session) doomed(n *Node) (locks []*Lock) {
+// deletion is a Delete under way, and the locks that may go with its node.
+type deletion struct {
+	node  *Node
+	locks []*Lock
+}
+
+func (d *deletion) covers(h *Handle) bool {
+	return h.path == d.node.path && (d.node.instance == 0 || d.node.instance == h.instance)
+}
+
+// doomLocked puts a lock into jeopardy: from now on the cell may give the path's next lock to another.
+func (d *deletion) doomLocked(l *Lock) {
+	l.doomed++
+	if l.state == LockHeld {
+		l.turnLocked(LockJeopardy, errDeleting)
+	}
+	d.locks = append(d.locks, l)
+}
+
+// deleting begins a Delete, before it is sent.
+func (s *Session) deleting(n *Node) *deletion {
 	if s == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookLocked()
+	d := &deletion{node: n}
 	for l := range s.locks {
-		if l.h.path == n.path && (n.instance == 0 || n.instance == l.h.instance) {
-			l.doomed++
-			if l.state == LockHeld {
-				l.turnLocked(LockJeopardy, errDeleting)
-			}
-			locks = append(locks, l)
+		if d.covers(l.h) {
+			d.doomLocked(l)
 		}
 	}
+	s.deletions = append(s.deletions, d)
 	s.events.unkeptLocked(n)
-	return locks
+	return d
 }
 
 // deleted says what became of a Delete. Where that is not known the locks are given up.
-func (s *Session) deleted(n *Node, doomed []*Lock, ctx context.Context, err error) {
-	if s == nil {
+func (s *Session) deleted(d *deletion, ctx context.Context, err error) {
+	if d == nil {
 		return
 	}
 	gone := err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrStaleHandle)
@@ -358,10 +404,12 @@ func (s *Session) deleted(n *Node, doomed []*Lock, ctx context.Context, err erro
 	kept := !gone && ctx.Err() == nil && errors.As(err, &refused) && !refused.unsure
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.deletions = slices.DeleteFunc(s.deletions, func(o *deletion) bool { return o == d })
 	if !kept { // what was granted meanwhile, or still is, may be gone with the node
-		s.events.unkeptLocked(n)
+		s.deletes++
+		s.events.unkeptLocked(d.node)
 	}
-	for _, l := range doomed {
+	for _, l := range d.locks {
 		l.doomed--
 		if _, mine := s.locks[l]; !mine {
 			continue // unlocked meanwhile, or lost with the session

@@ -139,6 +139,81 @@ func TestDeleteOfALockedNode(t *testing.T) {
 	})
 }
 
+// A lock that is granted while a Delete of its node by the same session is under way, or is told of after that,
+// may be gone with the node (L1).
+func TestL1_LockBesideADelete(t *testing.T) {
+	removed := &lockpb.DoResponse{Answer: &lockpb.DoResponse_Delete{Delete: &lockpb.DeleteResponse{}}}
+	refused := failure(codes.Aborted, &lockpb.ErrorInfo{Reason: "GENERATION_MISMATCH"})
+	begin := func(t *testing.T) (c *fakeCluster, h *Handle, deletes, acquires chan *lockpb.DoResponse) {
+		c = newFakeCluster(t, 1)
+		l := locked(t, c.session(SessionOptions{}))
+		if err := l.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		deletes, acquires = make(chan *lockpb.DoResponse), make(chan *lockpb.DoResponse)
+		c.set(func() {
+			c.answer = func(r *lockpb.DoRequest) *lockpb.DoResponse {
+				switch {
+				case r.GetDelete() != nil:
+					return <-deletes
+				case r.GetAcquire() != nil:
+					return <-acquires // nil: it is granted
+				}
+				return nil
+			}
+		})
+		return c, l.Handle(), deletes, acquires
+	}
+	for _, end := range []*lockpb.DoResponse{removed, refused} {
+		synctest.Test(t, func(t *testing.T) {
+			_, h, deletes, acquires := begin(t)
+			done := make(chan error, 1)
+			go func() { done <- h.Delete(t.Context()) }()
+			synctest.Wait()
+			go func() { acquires <- nil }()
+			l, err := h.Lock(t.Context())
+			if err != nil || l.State() != LockJeopardy || l.Context().Err() == nil {
+				t.Fatalf("beside a Delete: %v, %v", l.State(), err)
+			}
+			deletes <- end
+			want := LockHeld
+			if err := <-done; err == nil {
+				want = LockLost
+			}
+			if l.State() != want {
+				t.Errorf("%v, not %v", l.State(), want)
+			}
+		})
+	}
+	for _, end := range []*lockpb.DoResponse{removed, refused} {
+		synctest.Test(t, func(t *testing.T) {
+			c, h, deletes, acquires := begin(t)
+			got := make(chan error, 1)
+			go func() {
+				_, err := h.Lock(t.Context())
+				got <- err
+			}()
+			synctest.Wait()
+			done := make(chan error, 1)
+			go func() { done <- h.Delete(t.Context()) }()
+			synctest.Wait()
+			deletes <- end
+			gone := <-done == nil
+			acquires <- nil // the grant was on its way
+			if gone {
+				acquires <- failure(codes.NotFound, &lockpb.ErrorInfo{Reason: "NODE_NOT_FOUND"})
+			}
+			if err := <-got; gone != errors.Is(err, ErrNotFound) {
+				t.Errorf("node gone: %v, Lock: %v", gone, err)
+			}
+			r := c.made(func(r *lockpb.DoRequest) bool { return r.GetAcquire() != nil })
+			if n := len(r); gone && r[n-1].GetAcquire().Attempt != r[n-2].GetAcquire().Attempt {
+				t.Errorf("asked again as another attempt: %v", r)
+			}
+		})
+	}
+}
+
 // After a suspend, in which timers stood still, contexts end although nobody asks.
 func TestPaper2_8_ContextsEndAfterASuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

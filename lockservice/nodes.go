@@ -293,12 +293,12 @@ func (n *Node) SetContents(ctx context.Context, contents []byte, conds ...Condit
 // on the node is in jeopardy meanwhile, then lost, or held again when the node was not deleted.
 func (n *Node) Delete(ctx context.Context, conds ...Condition) error {
 	cs := conditionsOf(conds)
-	doomed := n.s.doomed(n)
+	d := n.s.deleting(n)
 	_, err := n.change(ctx, func(request, below uint64) *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Delete{Delete: &lockpb.DeleteRequest{
 			Handle: n.fenced(), Request: request, AnsweredBelow: below, IfGeneration: cs.generation}}}
 	})
-	n.s.deleted(n, doomed, ctx, err)
+	n.s.deleted(d, ctx, err)
 	return err
 }
 

@@ -64,8 +64,11 @@ type Session struct {
 	timer   *time.Timer   // looks at the lease when something is due by it
 	hurried int64         // the lease for which an urgent beat was sent
 	locks   map[*Lock]struct{}
-	events  subscriptions
-	beats   beats
+	// Deletes under way, and how many have ended after which nodes may be gone.
+	deletions []*deletion
+	deletes   uint64
+	events    subscriptions
+	beats     beats
 	// numbers of requests that are not answered yet, and the next one
 	request uint64
 	open    map[uint64]struct{}
