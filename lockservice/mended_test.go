@@ -201,7 +201,11 @@ func TestL1_LockBesideADelete(t *testing.T) {
 			gone := <-done == nil
 			acquires <- nil // the grant was on its way
 			if gone {
-				acquires <- failure(codes.NotFound, &lockpb.ErrorInfo{Reason: "NODE_NOT_FOUND"})
+				select {
+				case acquires <- failure(codes.NotFound, &lockpb.ErrorInfo{Reason: "NODE_NOT_FOUND"}):
+				case err := <-got:
+					t.Fatalf("Lock asks no second time: %v", err)
+				}
 			}
 			if err := <-got; gone != errors.Is(err, ErrNotFound) {
 				t.Errorf("node gone: %v, Lock: %v", gone, err)
