@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,24 +52,34 @@ func (t terminal) pass(from, to int) bool {
 // jobSignals are those by which shells stop and continue this process.
 var jobSignals = []os.Signal{syscall.SIGTSTP, syscall.SIGCONT}
 
-// watchStops tells when a child of this process stops. Its goroutine may live as long as this process.
-func watchStops(pid int) <-chan struct{} {
-	stops := make(chan struct{}, 1)
+// watchStops tells when a child of this process stops, and by which signal. Its goroutine may live as
+// long as this process.
+func watchStops(pid int) <-chan syscall.Signal {
+	stops := make(chan syscall.Signal, 1)
 	go func() {
 		for {
-			switch err := unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED, nil); {
+			var info unix.Siginfo
+			switch err := unix.Waitid(unix.P_PID, pid, &info, unix.WSTOPPED, nil); {
 			case errors.Is(err, unix.EINTR):
 			case err != nil:
 				return
 			default:
 				select {
-				case stops <- struct{}{}:
+				case stops <- stopSignal(&info):
 				default:
 				}
 			}
 		}
 	}()
 	return stops
+}
+
+// stopSignal is si_status of a SIGCHLD's siginfo (sigaction(2)), which package unix does not name: behind
+// three ints, alignment, si_pid and si_uid.
+func stopSignal(info *unix.Siginfo) syscall.Signal {
+	const word = unsafe.Sizeof(uintptr(0))
+	const union = (3*4 + word - 1) / word * word
+	return syscall.Signal(*(*int32)(unsafe.Add(unsafe.Pointer(info), union+8)))
 }
 
 // stopSelf stops this process's group, as Ctrl-Z does, and returns true when it was continued. It

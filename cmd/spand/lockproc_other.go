@@ -15,9 +15,10 @@ func diesWith(*syscall.SysProcAttr) {}
 type terminal int
 
 func (terminal) start(*syscall.SysProcAttr) {}
+func (terminal) owner() int                 { return 0 }
 func (terminal) pass(int, int) bool         { return false }
 
 var jobSignals = []os.Signal{syscall.SIGCONT}
 
-func watchStops(int) <-chan struct{} { return nil }
-func stopSelf() bool                 { return false }
+func watchStops(int) <-chan syscall.Signal { return nil }
+func stopSelf() bool                       { return false }

@@ -172,8 +172,8 @@ func acquire(ctx, begin context.Context, s *lockservice.Session, f lockFlags, pa
 // child is a command in a process group of its own.
 type child struct {
 	pid     int
-	done    chan error      // its end, once
-	stopped <-chan struct{} // that it has stopped
+	done    chan error            // its end, once
+	stopped <-chan syscall.Signal // that it has stopped, and by what
 	term    terminal
 }
 
@@ -282,8 +282,15 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 			default:
 				c.term.pass(syscall.Getpgrp(), c.pid) // it was started in the background
 			}
-		case <-c.stopped:
+		case by := <-c.stopped:
 			stopped = true
+			wants, owner := by == syscall.SIGTTIN || by == syscall.SIGTTOU, c.term.owner()
+			if wants && owner != 0 && (owner == c.pid || owner == syscall.Getpgrp()) {
+				// It asked for the terminal in the background. That was before the shell continued us in the
+				// foreground, which we have heard of already.
+				resumes = true
+				break
+			}
 			had := c.term.pass(c.pid, syscall.Getpgrp())
 			if stopSelf() {
 				resumes = true
