@@ -62,7 +62,7 @@ func TestCloseWhileTheGrantIsUnderWay(t *testing.T) {
 			t.Errorf("the grant was not given back: %v", r)
 		}
 		// A grant that has been received is refused all the same.
-		if err := s.hold(&Lock{h: h, base: t.Context()}, 0); !errors.Is(err, ErrClosed) || len(s.locks) != 0 {
+		if err := s.hold(&Lock{h: h, base: t.Context()}); !errors.Is(err, ErrClosed) || len(s.locks) != 0 {
 			t.Errorf("entered: %v, %d locks", err, len(s.locks))
 		}
 		if _, err := h.Lock(t.Context()); !errors.Is(err, ErrClosed) {

@@ -107,15 +107,15 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 	}
 }
 
-// ask asks for the lock, in the turn, which is over after an error. errAskAgain: it was granted, but a Delete of
-// ours may have taken it away since. The same attempt is to be sent again, which is never two.
+// ask asks for the lock, in the turn. errAskAgain: it was granted, but a Delete of ours may have taken it away
+// since, and the same attempt is to be sent again, which is never two. After any other error the turn is over.
 func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, attempt uint64) (*Lock, error) {
 	var ticket atomic.Int64
 	waiting := ticket.Store
 	if try {
 		waiting = nil
 	}
-	deletes := h.s.deletesSoFar()
+	h.s.beginAsking(h)
 	resp, err := h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
 		req := &lockpb.AcquireRequest{Handle: h.wire(), Mode: mode, Attempt: attempt, LockDelayNs: int64(h.lockDelay), Ticket: ticket.Load()}
 		if try {
@@ -123,6 +123,9 @@ func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, at
 		}
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Acquire{Acquire: req}}
 	}, waiting)
+	if err != nil {
+		h.s.endAsking(h) // in the turn: the next one asks for himself
+	}
 	var refused *Error
 	switch {
 	case ctx.Err() == nil && errors.As(err, &refused) && !refused.unsure:
@@ -137,7 +140,7 @@ func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, at
 		attempt: attempt, sequencer: got.GetText(),
 		parsed: Sequencer{Path: got.GetPath(), Shared: got.GetMode() == lockpb.Mode_SHARED, Generation: got.GetGeneration(), Hold: got.GetHold()},
 	}}
-	switch err := h.s.hold(l, deletes); {
+	switch err := h.s.hold(l); {
 	case err == errAskAgain:
 		return nil, err
 	case err != nil:
@@ -289,17 +292,25 @@ func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err e
 	return true, err
 }
 
-func (s *Session) deletesSoFar() uint64 {
+func (s *Session) beginAsking(h *Handle) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.deletes
+	s.asking[h] = false
 }
 
-// hold enters a lock that was granted, to a call that was made when there had been so many deletes. The error
-// is errAskAgain, why the session ended, or ErrClosed when the handle was closed before.
-func (s *Session) hold(l *Lock, deletes uint64) error {
+func (s *Session) endAsking(h *Handle) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.asking, h)
+}
+
+// hold ends the asking for a lock that was granted, and enters it. The error is errAskAgain, why the session
+// ended, or ErrClosed when the handle was closed before.
+func (s *Session) hold(l *Lock) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doubted := s.asking[l.h]
+	delete(s.asking, l.h)
 	s.lookLocked()
 	if s.state == Expired {
 		return s.cause
@@ -307,7 +318,7 @@ func (s *Session) hold(l *Lock, deletes uint64) error {
 	if l.h.life.Err() != nil {
 		return ErrClosed
 	}
-	if s.deletes != deletes {
+	if doubted {
 		return errAskAgain
 	}
 	if s.state == Jeopardy {
@@ -406,7 +417,11 @@ func (s *Session) deleted(d *deletion, ctx context.Context, err error) {
 	defer s.mu.Unlock()
 	s.deletions = slices.DeleteFunc(s.deletions, func(o *deletion) bool { return o == d })
 	if !kept { // what was granted meanwhile, or still is, may be gone with the node
-		s.deletes++
+		for h := range s.asking {
+			if d.covers(h) {
+				s.asking[h] = true
+			}
+		}
 		s.events.unkeptLocked(d.node)
 	}
 	for _, l := range d.locks {

@@ -185,6 +185,28 @@ func TestL1_LockBesideADelete(t *testing.T) {
 			}
 		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		c, h, deletes, acquires := begin(t)
+		before := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetAcquire() != nil }))
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.Lock(t.Context())
+			done <- err
+		}()
+		synctest.Wait()
+		go func() { deletes <- removed }()
+		if err := h.s.Node("/ls/local/other").Delete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		acquires <- nil
+		synctest.Wait()
+		if n := len(c.made(func(r *lockpb.DoRequest) bool { return r.GetAcquire() != nil })) - before; n != 1 {
+			t.Fatalf("asked %d times because another node was deleted", n)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	for _, end := range []*lockpb.DoResponse{removed, refused} {
 		synctest.Test(t, func(t *testing.T) {
 			c, h, deletes, acquires := begin(t)

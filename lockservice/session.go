@@ -57,18 +57,19 @@ type Session struct {
 	lease atomic.Int64
 	done  chan struct{} // closed when expired
 
-	mu      sync.Mutex // below it: locks' and the cache's mutexes
-	state   SessionState
-	cause   error         // when expired
-	changed chan struct{} // closed at the next change of state
-	timer   *time.Timer   // looks at the lease when something is due by it
-	hurried int64         // the lease for which an urgent beat was sent
-	locks   map[*Lock]struct{}
-	// Deletes under way, and how many have ended after which nodes may be gone.
-	deletions []*deletion
-	deletes   uint64
-	events    subscriptions
-	beats     beats
+	mu        sync.Mutex // below it: locks' and the cache's mutexes
+	state     SessionState
+	cause     error         // when expired
+	changed   chan struct{} // closed at the next change of state
+	timer     *time.Timer   // looks at the lease when something is due by it
+	hurried   int64         // the lease for which an urgent beat was sent
+	locks     map[*Lock]struct{}
+	deletions []*deletion // Deletes under way
+	// asking are the handles that ask for their lock; true: a Delete of their node has ended meanwhile, which may
+	// have taken away what they are granted.
+	asking map[*Handle]bool
+	events subscriptions
+	beats  beats
 	// numbers of requests that are not answered yet, and the next one
 	request uint64
 	open    map[uint64]struct{}
@@ -98,7 +99,7 @@ func (c *Client) NewSession(ctx context.Context, o SessionOptions) (*Session, er
 	s := &Session{
 		cell: l, id: 1 + rand.Uint64N(1<<63), grace: o.Grace,
 		done: make(chan struct{}), changed: make(chan struct{}),
-		locks: map[*Lock]struct{}{}, open: map[uint64]struct{}{}, request: 1,
+		locks: map[*Lock]struct{}{}, asking: map[*Handle]bool{}, open: map[uint64]struct{}{}, request: 1,
 	}
 	req := &lockpb.CreateSessionRequest{Cell: o.Cell, Session: s.id, Client: o.Name, TtlNs: int64(o.TTL), Caches: o.Cache}
 	// Any of the attempts may be the one that made the session: it counts from the first.
