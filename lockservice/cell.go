@@ -32,7 +32,9 @@ func (l *cell) sessions() []*Session { return l.keeper.all() }
 // leads notes who leads by the address that an answer named.
 func (l *cell) leads(addr string) {
 	if n := l.c.peer(addr); n != nil {
-		l.leader.Store(n)
+		if old := l.leader.Swap(n); old != nil && old != n {
+			old.dismiss(l)
+		}
 	}
 }
 
@@ -64,7 +66,7 @@ func (l *cell) target(ctx context.Context) (*peer, error) {
 func (l *cell) ask(ctx context.Context, n *peer) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, stallAfter, errSilent)
 	defer cancel()
-	resp, err := n.do(ctx, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: l.name}}}, nil)
+	resp, err := n.do(ctx, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: l.name}}}, notices{})
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +86,7 @@ func (l *cell) revision(ctx context.Context, s *Session) (uint64, error) {
 	for {
 		resp, err := l.call(ctx, s, often, func() *lockpb.DoRequest {
 			return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: l.name}}}
-		}, nil)
+		}, notices{})
 		if err != nil {
 			return 0, err
 		}
@@ -99,7 +101,11 @@ func (l *cell) revision(ctx context.Context, s *Session) (uint64, error) {
 }
 
 // lost notes that n did not answer for the cell.
-func (l *cell) lost(n *peer) { l.leader.CompareAndSwap(n, nil) }
+func (l *cell) lost(n *peer) {
+	if n != nil && l.leader.CompareAndSwap(n, nil) {
+		n.dismiss(l)
+	}
+}
 
 // doubt asks the other nodes who leads the cells that n was believed to lead, and breaks n's
 // streams if it is another: n may be paused, or cut off from them. It runs on a goroutine of
@@ -156,7 +162,7 @@ const (
 // call makes a call of the cell, at its leader, until it is answered, ctx ends or the session
 // (nil: none) does. Of a session in jeopardy it waits until that is safe again. build makes
 // the request of an attempt; what it refers to is not changed afterwards.
-func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *lockpb.DoRequest, waiting func(int64)) (*lockpb.DoResponse, error) {
+func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *lockpb.DoRequest, hear notices) (*lockpb.DoResponse, error) {
 	b := newBackoff()
 	redirected, unsure := false, false
 	var last error
@@ -171,7 +177,7 @@ func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *
 			if !errors.As(err, &refused) || refused.fate() != final {
 				err = &unsent{err}
 			}
-		} else if resp, err = n.do(ctx, l, s, build(), waiting); err == nil {
+		} else if resp, err = n.do(ctx, l, s, build(), hear); err == nil {
 			return resp, nil
 		}
 		switch {

@@ -42,7 +42,7 @@ func (c *Client) Cell(ctx context.Context, name string) (CellInfo, error) {
 	}
 	resp, err := l.call(ctx, nil, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: name}}}
-	}, nil)
+	}, notices{})
 	if err != nil {
 		return CellInfo{}, err
 	}
@@ -57,7 +57,7 @@ func (c *Client) Cells(ctx context.Context) ([]CellInfo, error) {
 	}
 	resp, err := l.call(ctx, nil, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_ListCells{ListCells: &lockpb.ListCellsRequest{}}}
-	}, nil)
+	}, notices{})
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +80,6 @@ func (c *Client) CreateCell(ctx context.Context, name string) error {
 	}
 	_, err = l.call(ctx, nil, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_CreateCell{CreateCell: &lockpb.CreateCellRequest{Cell: name}}}
-	}, nil)
+	}, notices{})
 	return err
 }

@@ -119,7 +119,7 @@ func (c *Client) greet(ctx context.Context) error {
 				return ErrClosed
 			}
 			one, cancel := context.WithTimeoutCause(ctx, openWithin, errSilent)
-			_, err := n.do(one, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: "local"}}}, nil)
+			_, err := n.do(one, nil, nil, &lockpb.DoRequest{Call: &lockpb.DoRequest_GetCell{GetCell: &lockpb.GetCellRequest{Cell: "local"}}}, notices{})
 			cancel()
 			var refused *Error
 			if err == nil || errors.As(err, &refused) && refused.Reason != "" {

@@ -47,6 +47,9 @@ type OpenOptions struct {
 	// ErrLockHeld once, before it is given back, and a client that dies makes them wait for its lease
 	// and LockDelay, whether it used the lock or not.
 	KeepLock time.Duration
+	// DurableUnlock has Unlock wait until the release is on disk at a majority, instead of until it is
+	// in order (see Lock.Unlock).
+	DurableUnlock bool
 }
 
 // Handle is a node that the session has open, and the place of at most one hold of its lock,
@@ -57,6 +60,7 @@ type Handle struct {
 	created   bool
 	stat      *Stat
 	lockDelay time.Duration
+	durable   bool
 	// turn has room for one: who is in it may ask for the lock, or has it. A retry must meet
 	// only its own hold at the server, so the next attempt waits until the last one is undone.
 	turn    chan struct{}
@@ -71,7 +75,7 @@ type Handle struct {
 // Open finds or makes a node. ErrNotFound, ErrExists, ErrIsDirectory, ErrNotDirectory,
 // ErrQuotaExceeded, ErrTooLarge and what Node says.
 func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle, error) {
-	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, keep: keeping{most: o.KeepLock}, turn: make(chan struct{}, 1)}
+	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, durable: o.DurableUnlock, keep: keeping{most: o.KeepLock}, turn: make(chan struct{}, 1)}
 	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
 	h.life, h.end = context.WithCancelCause(context.Background())
 	if err := errors.Join(checkContents(path, o.Contents), o.ACL.check()); err != nil {

@@ -215,7 +215,7 @@ func (k *keeper) serve(n *peer) (answered bool, err error) {
 				n.forsake(errSilent)
 				return got, <-down
 			}
-			if k.overdue(min(limit/4, stallAfter)) {
+			if k.overdue(min(limit/4, stallAfter)) || n.owes() {
 				if now := k.cell.leader.Load(); now != nil && now != n {
 					cancel(errSilent)
 					return got, <-down

@@ -111,9 +111,9 @@ func (h *Handle) acquire(ctx context.Context, mode lockpb.Mode, try bool) (*Lock
 // since, and the same attempt is to be sent again, which is never two. After any other error the turn is over.
 func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, attempt uint64) (*Lock, error) {
 	var ticket atomic.Int64
-	waiting := ticket.Store
-	if try {
-		waiting = nil
+	var hear notices
+	if !try {
+		hear.waiting = ticket.Store
 	}
 	h.s.beginAsking(h)
 	resp, err := h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
@@ -122,7 +122,7 @@ func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, at
 			return &lockpb.DoRequest{Call: &lockpb.DoRequest_TryAcquire{TryAcquire: req}}
 		}
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_Acquire{Acquire: req}}
-	}, waiting)
+	}, hear)
 	if err != nil {
 		h.s.endAsking(h) // in the turn: the next one asks for himself
 	}
@@ -281,7 +281,15 @@ func (l *Lock) Unlock(ctx context.Context) error {
 
 // giveBack releases what an attempt was granted. Not over: it goes on in the background, which ends the turn.
 func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err error) {
-	_, err = h.call(ctx, often, func() *lockpb.DoRequest { return h.releasing(attempt) })
+	var hear notices
+	if !h.durable {
+		hear.settled = func(err error) { h.settled(attempt, err) }
+	}
+	_, err = h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
+		req := h.releasing(attempt)
+		req.GetRelease().Early = !h.durable
+		return req
+	}, hear)
 	if unfinished(ctx, err) {
 		h.release(attempt)
 		return false, err
@@ -290,6 +298,17 @@ func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err e
 		return true, nil // the node is gone, and the lock with it
 	}
 	return true, err
+}
+
+// settled is told what became of a release that was ordered. If it may have been lost it is sent again; the
+// handle's next attempt is not kept waiting, as a release ends no hold that a later one was answered with.
+func (h *Handle) settled(attempt uint64, err error) {
+	if err == nil {
+		return
+	}
+	if _, f := judge(err); f != final || errors.Is(err, ErrDiskFull) {
+		h.undo(func() *lockpb.DoRequest { return h.releasing(attempt) }, nil)
+	}
 }
 
 func (s *Session) beginAsking(h *Handle) {

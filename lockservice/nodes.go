@@ -81,7 +81,7 @@ func (n *Node) call(ctx context.Context, rep repeats, build func() *lockpb.DoReq
 	if n.bad != nil {
 		return nil, n.bad
 	}
-	return n.cell.call(ctx, n.s, rep, build, nil)
+	return n.cell.call(ctx, n.s, rep, build, notices{})
 }
 
 // cached returns what the cache has of the node, or nil.

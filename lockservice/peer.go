@@ -178,26 +178,34 @@ func (n *peer) openCalls(kind int, o *opening) {
 	close(o.done)
 }
 
-// do makes one attempt of a call at this node, of a cell (nil: of none). waiting, if not nil, is called on the stream's
-// goroutine with the ticket of a waiting Acquire. The error is an *Error that the service
+// notices are what a call hears beside its answer, on the stream's goroutine: they must not block.
+type notices struct {
+	// waiting is told the ticket of an Acquire that waits.
+	waiting func(ticket int64)
+	// settled, if set, has the call end as soon as its Release is ordered, and is told what becomes of that then: nil,
+	// what the service answered, or a *broken if it is not known.
+	settled func(error)
+}
+
+// do makes one attempt of a call at this node, of a cell (nil: of none). The error is an *Error that the service
 // answered, a *broken when the stream ended first, an *unsent, or the cause of ctx's or the
 // session's end.
-func (n *peer) do(ctx context.Context, l *cell, s *Session, req *lockpb.DoRequest, waiting func(int64)) (*lockpb.DoResponse, error) {
-	kind := promptCalls
-	if waiting != nil {
+func (n *peer) do(ctx context.Context, l *cell, s *Session, req *lockpb.DoRequest, hear notices) (*lockpb.DoResponse, error) {
+	kind, waits := promptCalls, hear.waiting != nil
+	if waits {
 		kind = waitingCalls
 	}
 	stream, err := n.stream(ctx, kind)
 	if err != nil {
 		return nil, &unsent{err}
 	}
-	p := &pendingCall{answer: make(chan *lockpb.DoResponse, 1), waiting: waiting}
+	p := &pendingCall{answer: make(chan *lockpb.DoResponse, 1), cell: l, notices: hear}
 	id, err := stream.send(req, p)
 	if err != nil {
 		return nil, &unsent{err}
 	}
 	var stalled <-chan time.Time
-	if l != nil && waiting == nil {
+	if l != nil && !waits {
 		t := time.NewTicker(stallAfter)
 		defer t.Stop()
 		stalled = t.C
@@ -214,10 +222,10 @@ func (n *peer) do(ctx context.Context, l *cell, s *Session, req *lockpb.DoReques
 				return nil, &broken{stream.err}
 			}
 		case <-ctx.Done():
-			stream.giveUp(id, waiting != nil)
+			stream.giveUp(id, waits)
 			return nil, context.Cause(ctx)
 		case <-s.ended():
-			stream.giveUp(id, waiting != nil)
+			stream.giveUp(id, waits)
 			return nil, s.why()
 		case <-stalled:
 			if now := l.leader.Load(); now != nil && now != n {
@@ -252,8 +260,10 @@ type callStream struct {
 }
 
 type pendingCall struct {
-	answer  chan *lockpb.DoResponse // has room for it
-	waiting func(ticket int64)
+	answer chan *lockpb.DoResponse // has room for it
+	cell   *cell
+	notices
+	ordered time.Time // a Release is, and its caller gone, since then; zero: not. Guarded by the stream's mutex
 }
 
 func (s *callStream) isBroken() bool {
@@ -267,14 +277,69 @@ func (s *callStream) isBroken() bool {
 
 func (s *callStream) fail(err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.pending == nil {
+		s.mu.Unlock()
 		return
 	}
+	owed := s.owedLocked(nil)
 	s.pending, s.out = nil, nil
 	s.err = err
 	close(s.down)
 	s.cancel(err)
+	s.mu.Unlock()
+	for _, p := range owed {
+		p.settled(&broken{err})
+	}
+}
+
+// owedLocked takes out the calls of a cell (nil: of all) whose callers have gone on before their answer.
+func (s *callStream) owedLocked(l *cell) (owed []*pendingCall) {
+	for id, p := range s.pending {
+		if !p.ordered.IsZero() && (l == nil || p.cell == l) {
+			owed = append(owed, p)
+			delete(s.pending, id)
+		}
+	}
+	return owed
+}
+
+// overdue reports that such a call has not been answered for so long.
+func (s *callStream) overdue(after time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pending {
+		if !p.ordered.IsZero() && time.Since(p.ordered) >= after {
+			return true
+		}
+	}
+	return false
+}
+
+// prompt is the stream of prompt calls, nil if there is none.
+func (n *peer) prompt() *callStream {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.calls[promptCalls]
+}
+
+// owes reports that the node has ordered a release and said no more for too long.
+func (n *peer) owes() bool {
+	s := n.prompt()
+	return s != nil && s.overdue(stallAfter)
+}
+
+// dismiss has the node's answers to releases of a cell that it has ordered awaited no longer.
+func (n *peer) dismiss(l *cell) {
+	s := n.prompt()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	owed := s.owedLocked(l)
+	s.mu.Unlock()
+	for _, p := range owed {
+		p.settled(&broken{errSilent})
+	}
 }
 
 // send queues a request, which it numbers.
@@ -341,21 +406,39 @@ func (s *callStream) read() {
 			s.fail(err)
 			return
 		}
-		ticket, isWaiting := resp.Answer.(*lockpb.DoResponse_Waiting)
-		s.mu.Lock()
-		p := s.pending[resp.Id]
-		if p != nil && !isWaiting {
-			delete(s.pending, resp.Id)
-		}
+		s.hear(resp)
+	}
+}
+
+// hear gives an answer, or a notice, to its call.
+func (s *callStream) hear(resp *lockpb.DoResponse) {
+	var settled bool
+	s.mu.Lock()
+	p := s.pending[resp.Id]
+	if p == nil {
 		s.mu.Unlock()
-		switch {
-		case p == nil:
-		case isWaiting:
-			if p.waiting != nil {
-				p.waiting(ticket.Waiting)
-			}
-		default:
-			p.answer <- resp
+		return
+	}
+	switch resp.Answer.(type) {
+	case *lockpb.DoResponse_Waiting:
+	case *lockpb.DoResponse_Ordered:
+		if p.settled == nil || !p.ordered.IsZero() { // not asked for
+			s.mu.Unlock()
+			return
 		}
+		p.ordered = time.Now()
+	default:
+		delete(s.pending, resp.Id)
+		settled = !p.ordered.IsZero()
+	}
+	s.mu.Unlock()
+	switch ticket, isWaiting := resp.Answer.(*lockpb.DoResponse_Waiting); {
+	case settled:
+		_, err := answerOf(resp)
+		p.settled(err)
+	case !isWaiting:
+		p.answer <- resp
+	case p.waiting != nil:
+		p.waiting(ticket.Waiting)
 	}
 }

@@ -106,7 +106,7 @@ func (c *Client) NewSession(ctx context.Context, o SessionOptions) (*Session, er
 	sent := c.clock.Now()
 	resp, err := l.call(ctx, nil, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_CreateSession{CreateSession: req}}
-	}, nil)
+	}, notices{})
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (s *Session) Close(ctx context.Context) error {
 	s.end(ErrClosed)
 	_, err := s.cell.call(ctx, nil, often, func() *lockpb.DoRequest {
 		return &lockpb.DoRequest{Call: &lockpb.DoRequest_CloseSession{CloseSession: &lockpb.CloseSessionRequest{Cell: s.cell.name, Session: s.id}}}
-	}, nil)
+	}, notices{})
 	if errors.Is(err, ErrSessionExpired) {
 		return nil
 	}

@@ -13,10 +13,11 @@ import (
 // waiting. It does not block. False: it has had no effect, and the call is one for Do, being of
 // another kind, refused at once, or about to wait for more than its turn and its command. Otherwise
 // answer is called once, from any goroutine, possibly before Begin returns and with the cell's
-// locks held, so it must neither block nor call the cell; so must waiting. Begin does not watch ctx:
+// locks held, so it must neither block nor call the cell; so must waiting, and ordered, which is called at most
+// once, before answer, when a Release that asks for that is in order. Begin does not watch ctx:
 // when the caller goes, before its answer or after, giveUp has to be called, which is what
 // the end of ctx is to Do.
-func (c *Cell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
+func (c *Cell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), ordered func(), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
 	l, err := c.leading()
 	if err != nil {
 		return nil, false
@@ -27,7 +28,7 @@ func (c *Cell) Begin(ctx context.Context, principal string, req *lockpb.DoReques
 	case *lockpb.DoRequest_TryAcquire:
 		return l.beginAcquire(ctx, principal, req.Id, q.TryAcquire, true, waiting, answer)
 	case *lockpb.DoRequest_Release:
-		return l.beginRelease(principal, req.Id, q.Release, answer)
+		return l.beginRelease(principal, req.Id, q.Release, ordered, answer)
 	}
 	return nil, false
 }
@@ -66,7 +67,7 @@ func (l *leader) beginAcquire(ctx context.Context, principal string, id uint64, 
 }
 
 // beginRelease is release where no promise and no cache stands in the way.
-func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequest, answer func(*lockpb.DoResponse)) (func(), bool) {
+func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequest, ordered func(), answer func(*lockpb.DoResponse)) (func(), bool) {
 	h := q.GetHandle()
 	if h.GetSession() == 0 {
 		return nil, false
@@ -76,6 +77,7 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		return nil, false
 	}
 	e := &ending{session: cmd.Session, handle: cmd.Handle}
+	f := &flight{cmd: cmd, end: e}
 	tight := l.c.group.Tight() // see endChanging
 	l.mu.Lock()
 	if _, err := l.presentLocked(cmd.Session, principal); err != nil {
@@ -89,12 +91,14 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		l.mu.Unlock()
 		return nil, false
 	}
+	fs := appendFlight(nil, l.departLocked(lk))
 	held, next := l.cancelQueuedLocked(cmd)
+	fs = appendFlight(fs, next)
 	if !held && cmd.Attempt == 0 {
 		l.concludeLocked(e)
 		l.tidyLocked(lk)
 		l.mu.Unlock()
-		l.launch(appendFlight(nil, next))
+		l.launch(fs)
 		if err := l.valid(); err != nil {
 			answer(l.c.failed(id, err))
 		} else {
@@ -102,15 +106,9 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		}
 		return func() {}, true
 	}
-	f := &flight{cmd: cmd, locks: e.locks}
-	if !tight {
-		l.boardLocked(f, lk, e)
-	}
-	lk.flights++
-	l.mu.Unlock()
-	l.launch(appendFlight(nil, next))
+	f.locks = e.locks
 	var answered atomic.Bool
-	tell := func(res *state.Result, err error) {
+	f.then = func(res *state.Result, err error) {
 		if !answered.CompareAndSwap(false, true) {
 			return
 		}
@@ -123,11 +121,22 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 			answer(released(id, res.Ended))
 		}
 	}
-	l.propose(cmd, 0, func(res *state.Result, err error) {
-		l.land(f, res, err, func() { l.concludeLocked(e) })
-		tell(res, err)
-	})
-	return func() { tell(nil, errInFlight) }, true
+	if q.GetEarly() && cmd.Attempt != 0 && l.valid() == nil {
+		e.told = true
+		ordered()
+	}
+	if e.told && held && !tight && len(lk.queue) == 0 && lk.flights == 0 && !l.ended {
+		l.lingerLocked(lk, f)
+	} else {
+		if !tight {
+			l.boardLocked(f, lk, e)
+		}
+		lk.flights++
+		fs = append(fs, f)
+	}
+	l.mu.Unlock()
+	l.launch(fs)
+	return func() { f.then(nil, errInFlight) }, true
 }
 
 func (c *Cell) failed(id uint64, err error) *lockpb.DoResponse {

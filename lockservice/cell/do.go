@@ -420,6 +420,9 @@ func (r *request) getSequencer(q *lockpb.GetSequencerRequest) (*lockpb.DoRespons
 	if _, err := r.caller(h, true); err != nil {
 		return nil, err
 	}
+	if err := r.l.awaitOrdered(r.ctx, h.GetPath()); err != nil {
+		return nil, err
+	}
 	c := r.l.c
 	c.mu.RLock()
 	hold, ok := c.st.HoldOf(state.SessionID(h.GetSession()), state.HandleID(h.GetHandle()), h.GetPath())

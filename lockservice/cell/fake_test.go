@@ -359,7 +359,7 @@ var viaBegin bool
 // begin carries a call out as a server does that keeps no goroutine waiting; nil: it is one for Do.
 func (w *world) begin(ctx context.Context, q *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse {
 	answers := make(chan *lockpb.DoResponse, 2)
-	giveUp, begun := w.lead().Begin(ctx, "", q, waiting, func(resp *lockpb.DoResponse) {
+	giveUp, begun := w.lead().Begin(ctx, "", q, waiting, func() {}, func(resp *lockpb.DoResponse) {
 		select {
 		case answers <- resp:
 		default:

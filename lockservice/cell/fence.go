@@ -66,6 +66,7 @@ type ending struct {
 	all     bool               // the session's holds through any handle
 	maxTS   truetime.Timestamp // bound of the command's timestamp, 0: none
 	locks   []*lock
+	told    bool               // its caller knows that it is in order (early.go)
 	done    chan struct{}      // closed with the outcome; nil: nobody waits
 	wake    context.CancelFunc // ends a wait for promises
 }
@@ -86,6 +87,9 @@ type fenced struct {
 func (l *leader) checkSequencer(ctx context.Context, q state.Sequencer, ahead time.Duration) (fenced, error) {
 	if ahead > 0 {
 		ahead = max(ahead, minPromise)
+	}
+	if err := l.awaitOrdered(ctx, q.Path); err != nil {
+		return fenced{}, err
 	}
 	for {
 		var end truetime.Timestamp
@@ -367,6 +371,9 @@ func (l *leader) refusal(ctx context.Context, cmd *state.Command, maxTS truetime
 // deleteNode carries out a Delete. Caches are waited for before the end of the holds of the
 // node's lock is announced: they may take as long as a lease, and checks wait from then on.
 func (l *leader) deleteNode(ctx context.Context, cmd *state.Command, maxTS truetime.Timestamp) (*state.Result, error) {
+	if err := l.awaitOrdered(ctx, cmd.Path); err != nil {
+		return nil, err
+	}
 	for {
 		if res, err := l.refusal(ctx, cmd, maxTS); res != nil || err != nil {
 			return res, err

@@ -27,18 +27,19 @@ type leader struct {
 	waiting  atomic.Int64 // Acquires in queues
 	beats    atomic.Int64 // since the load was last looked at
 
-	mu       sync.Mutex // guards all below; before c.mu
-	ended    bool
-	sessions map[state.SessionID]*session
-	leases   leases
-	locks    map[string]*lock
-	ticket   int64 // last one given
-	checks   checks
-	cache    caches
-	subs     map[string][]*subscription
-	wheel    wheel
-	streams  map[*Stream]struct{}
-	opening  map[handleKey][]*opening
+	mu        sync.Mutex // guards all below; before c.mu
+	ended     bool
+	sessions  map[state.SessionID]*session
+	leases    leases
+	locks     map[string]*lock
+	ticket    int64 // last one given
+	checks    checks
+	cache     caches
+	subs      map[string][]*subscription
+	wheel     wheel
+	lingerers lingerers
+	streams   map[*Stream]struct{}
+	opening   map[handleKey][]*opening
 	// giving is the factor that beats' leases get: at most the one logged.
 	giving uint32
 }
@@ -84,10 +85,12 @@ func (l *leader) start() {
 // end stops everything that leads on: goroutines, streams, waiters. What is in flight is
 // answered by the group.
 func (l *leader) end() {
+	var stranded []*flight
 	l.mu.Lock()
 	l.ended = true
 	for _, lk := range l.locks {
 		lk.drain(l, granted{err: l.c.notLeader()})
+		stranded = appendFlight(stranded, lk.strandLocked())
 	}
 	l.wheel.stop()
 	streams := l.streams
@@ -96,6 +99,9 @@ func (l *leader) end() {
 	l.stop()
 	for st := range streams {
 		st.finish()
+	}
+	for _, f := range stranded {
+		l.arrive(f, nil, l.c.notLeader())
 	}
 }
 

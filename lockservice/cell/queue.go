@@ -3,6 +3,7 @@ package cell
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/truetime"
@@ -21,6 +22,8 @@ type lock struct {
 	// theirs; they must not wait behind those who wait for them.
 	rejoins int
 	flyers  []*waiter // whose grants are under way
+	// lingering is a release that waits for the next acquire (early.go); then nobody is in the queue.
+	lingering *flight
 	// unheard are those who were given the lock when their caller had gone, until the hold has been
 	// given back.
 	unheard []*waiter
@@ -169,6 +172,11 @@ type flight struct {
 	cmd     *state.Command
 	locks   []*lock // each counts it
 	waiters []*waiter
+
+	// Of a Release that was begun.
+	end   *ending
+	since time.Time                  // it lingers
+	then  func(*state.Result, error) // is told its outcome
 }
 
 func appendFlight(fs []*flight, f *flight) []*flight {
@@ -191,6 +199,9 @@ func (f *flight) take(w *waiter) {
 
 // pumpLocked takes out of the queue those who can have the lock now; nil: nobody can.
 func (l *leader) pumpLocked(lk *lock) *flight {
+	if lk.lingering != nil && len(lk.queue) > 0 {
+		return l.departLocked(lk)
+	}
 	if lk.flights > 0 || l.ended {
 		return nil
 	}
@@ -370,7 +381,19 @@ func (l *leader) launch(fs []*flight) {
 }
 
 func (l *leader) fly(f *flight) {
-	l.propose(f.cmd, 0, func(res *state.Result, err error) { l.land(f, res, err, nil) })
+	l.propose(f.cmd, 0, func(res *state.Result, err error) { l.arrive(f, res, err) })
+}
+
+// arrive ends a flight that was launched.
+func (l *leader) arrive(f *flight, res *state.Result, err error) {
+	var also func()
+	if f.end != nil {
+		also = func() { l.concludeLocked(f.end) }
+	}
+	l.land(f, res, err, also)
+	if f.then != nil {
+		f.then(res, err)
+	}
 }
 
 // land answers those whom a command was to give the lock, and sends the next on their way.

@@ -48,6 +48,9 @@ func (c *Cell) AddCell(ctx context.Context, n state.Cell) error {
 
 func (r *request) listSessions(q *lockpb.ListSessionsRequest) (*lockpb.DoResponse_ListSessions, error) {
 	l := r.l
+	if err := l.awaitAllOrdered(r.ctx); err != nil {
+		return nil, err
+	}
 	l.c.mu.RLock()
 	list, more := l.c.st.Sessions(state.SessionID(q.GetAfter()), listLimit(q.GetLimit()))
 	l.c.mu.RUnlock()
@@ -102,6 +105,9 @@ func (r *request) listLocks(q *lockpb.ListLocksRequest) (*lockpb.DoResponse_List
 		return nil, err
 	}
 	l := r.l
+	if err := l.awaitAllOrdered(r.ctx); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
 	l.c.mu.RLock()
 	a := l.listLocked(after, listLimit(q.GetLimit()))
@@ -180,6 +186,9 @@ list:
 }
 
 func (r *request) lockHistory(q *lockpb.LockHistoryRequest) (*lockpb.DoResponse_LockHistory, error) {
+	if err := r.l.awaitAllOrdered(r.ctx); err != nil {
+		return nil, err
+	}
 	c := r.l.c
 	c.mu.RLock()
 	list, more := c.st.History(q.GetPath(), q.GetAfter(), listLimit(q.GetLimit()))

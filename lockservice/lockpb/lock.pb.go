@@ -2503,9 +2503,12 @@ func (x *AcquireResponse) GetAlready() bool {
 }
 
 type ReleaseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
-	Attempt       uint64                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Handle  *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Attempt uint64                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Over Do, of the leader, with an attempt: say DoResponse.ordered as soon as the release has its place before
+	// all that others ask, and the answer when it is on disk at a majority, which may be milliseconds later.
+	Early         bool `protobuf:"varint,3,opt,name=early,proto3" json:"early,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2552,6 +2555,13 @@ func (x *ReleaseRequest) GetAttempt() uint64 {
 		return x.Attempt
 	}
 	return 0
+}
+
+func (x *ReleaseRequest) GetEarly() bool {
+	if x != nil {
+		return x.Early
+	}
+	return false
 }
 
 type ReleaseResponse struct {
@@ -3556,6 +3566,7 @@ type DoResponse struct {
 	//	*DoResponse_ListLocks
 	//	*DoResponse_LockHistory
 	//	*DoResponse_Waiting
+	//	*DoResponse_Ordered
 	Answer        isDoResponse_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3830,6 +3841,15 @@ func (x *DoResponse) GetWaiting() int64 {
 	return 0
 }
 
+func (x *DoResponse) GetOrdered() bool {
+	if x != nil {
+		if x, ok := x.Answer.(*DoResponse_Ordered); ok {
+			return x.Ordered
+		}
+	}
+	return false
+}
+
 type isDoResponse_Answer interface {
 	isDoResponse_Answer()
 }
@@ -3935,6 +3955,12 @@ type DoResponse_Waiting struct {
 	Waiting int64 `protobuf:"varint,26,opt,name=waiting,proto3,oneof"`
 }
 
+type DoResponse_Ordered struct {
+	// Not an answer yet: whatever this leader is asked from now on finds the lock released
+	// (ReleaseRequest.early). Should the leader fail before the answer, the release may be lost, and is to be sent again.
+	Ordered bool `protobuf:"varint,27,opt,name=ordered,proto3,oneof"`
+}
+
 func (*DoResponse_Failure) isDoResponse_Answer() {}
 
 func (*DoResponse_CreateSession) isDoResponse_Answer() {}
@@ -3984,6 +4010,8 @@ func (*DoResponse_ListLocks) isDoResponse_Answer() {}
 func (*DoResponse_LockHistory) isDoResponse_Answer() {}
 
 func (*DoResponse_Waiting) isDoResponse_Answer() {}
+
+func (*DoResponse_Ordered) isDoResponse_Answer() {}
 
 // Failure is an error status in a stream of answers.
 type Failure struct {
@@ -5225,10 +5253,11 @@ const file_lock_proto_rawDesc = "" +
 	"\x06ticket\x18\x05 \x01(\x03R\x06ticket\"c\n" +
 	"\x0fAcquireResponse\x126\n" +
 	"\tsequencer\x18\x01 \x01(\v2\x18.spand.lock.v1.SequencerR\tsequencer\x12\x18\n" +
-	"\aalready\x18\x02 \x01(\bR\aalready\"Y\n" +
+	"\aalready\x18\x02 \x01(\bR\aalready\"o\n" +
 	"\x0eReleaseRequest\x12-\n" +
 	"\x06handle\x18\x01 \x01(\v2\x15.spand.lock.v1.HandleR\x06handle\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\x04R\aattempt\"-\n" +
+	"\aattempt\x18\x02 \x01(\x04R\aattempt\x12\x14\n" +
+	"\x05early\x18\x03 \x01(\bR\x05early\"-\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\bR\breleased\"\x90\x01\n" +
 	"\tSequencer\x12\x12\n" +
@@ -5292,7 +5321,7 @@ const file_lock_proto_rawDesc = "" +
 	"list_locks\x18\x18 \x01(\v2\x1f.spand.lock.v1.ListLocksRequestH\x00R\tlistLocks\x12F\n" +
 	"\flock_history\x18\x19 \x01(\v2!.spand.lock.v1.LockHistoryRequestH\x00R\vlockHistory\x12\x18\n" +
 	"\x06cancel\x18\x1a \x01(\x04H\x00R\x06cancelB\x06\n" +
-	"\x04call\"\x90\r\n" +
+	"\x04call\"\xac\r\n" +
 	"\n" +
 	"DoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x122\n" +
@@ -5324,7 +5353,8 @@ const file_lock_proto_rawDesc = "" +
 	"\n" +
 	"list_locks\x18\x18 \x01(\v2 .spand.lock.v1.ListLocksResponseH\x00R\tlistLocks\x12G\n" +
 	"\flock_history\x18\x19 \x01(\v2\".spand.lock.v1.LockHistoryResponseH\x00R\vlockHistory\x12\x1a\n" +
-	"\awaiting\x18\x1a \x01(\x03H\x00R\awaitingB\b\n" +
+	"\awaiting\x18\x1a \x01(\x03H\x00R\awaiting\x12\x1a\n" +
+	"\aordered\x18\x1b \x01(\bH\x00R\aorderedB\b\n" +
 	"\x06answer\"e\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
@@ -5754,6 +5784,7 @@ func file_lock_proto_init() {
 		(*DoResponse_ListLocks)(nil),
 		(*DoResponse_LockHistory)(nil),
 		(*DoResponse_Waiting)(nil),
+		(*DoResponse_Ordered)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

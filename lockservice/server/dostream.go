@@ -178,7 +178,8 @@ func (d *doStream) start(req *lockpb.DoRequest) *lockpb.Failure {
 	if f := d.enter(req); f != nil {
 		return f
 	}
-	giveUp, begun := d.s.begin(d.ctx, d.principal, req, func(ticket int64) { d.waiting(id, ticket) }, func(resp *lockpb.DoResponse) { d.begunDone(req, resp) })
+	giveUp, begun := d.s.begin(d.ctx, d.principal, req, func(ticket int64) { d.waiting(id, ticket) }, func() { d.ordered(id) },
+		func(resp *lockpb.DoResponse) { d.begunDone(req, resp) })
 	d.mu.Lock()
 	if begun {
 		_, open := d.cancels[id]
@@ -257,6 +258,10 @@ func (d *doStream) end(id uint64, resp *lockpb.DoResponse) {
 
 func (d *doStream) waiting(id uint64, ticket int64) {
 	d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Waiting{Waiting: ticket}})
+}
+
+func (d *doStream) ordered(id uint64) {
+	d.answer(&lockpb.DoResponse{Id: id, Answer: &lockpb.DoResponse_Ordered{Ordered: true}})
 }
 
 // run carries out c, then calls to come; it ends with the stream.

@@ -70,7 +70,7 @@ func (c *fakeCell) Do(ctx context.Context, principal string, req *lockpb.DoReque
 }
 
 // Begin leaves calls to Do unless there is a function begin.
-func (c *fakeCell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64), answer func(*lockpb.DoResponse)) (func(), bool) {
+func (c *fakeCell) Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64), ordered func(), answer func(*lockpb.DoResponse)) (func(), bool) {
 	c.mu.Lock()
 	leads := c.leads
 	c.mu.Unlock()

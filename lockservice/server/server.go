@@ -30,7 +30,7 @@ type Cell interface {
 	// once, from any goroutine, possibly before Begin returns, or not begun, and the
 	// call is one for Do. answer and waiting do not block. giveUp is called when the caller goes:
 	// an answer that is still due comes then.
-	Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool)
+	Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), ordered func(), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool)
 	// OpenStream begins to answer beats, ErrNotLeader where the replica does not lead. send
 	// is called from any goroutine and does not block.
 	OpenStream(send func(*lockpb.Lease)) (Stream, error)
@@ -274,7 +274,7 @@ func (s *Server) evicted(resp *lockpb.DoResponse) bool {
 }
 
 // begin begins a call at this node's replica; false: it is one for answer.
-func (s *Server) begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
+func (s *Server) begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), ordered func(), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool) {
 	switch req.GetCall().(type) {
 	case *lockpb.DoRequest_Acquire, *lockpb.DoRequest_TryAcquire, *lockpb.DoRequest_Release:
 	default:
@@ -288,7 +288,7 @@ func (s *Server) begin(ctx context.Context, principal string, req *lockpb.DoRequ
 	if c == nil {
 		return nil, false
 	}
-	return c.Begin(ctx, principal, req, waiting, answer)
+	return c.Begin(ctx, principal, req, waiting, ordered, answer)
 }
 
 // directs reports that the answer to a call that was begun does not say enough: redirected, which
