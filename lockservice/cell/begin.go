@@ -121,12 +121,9 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 			answer(released(id, res.Ended))
 		}
 	}
-	if q.GetEarly() && cmd.Attempt != 0 && l.valid() == nil {
-		e.told = true
-		ordered()
-	}
-	if e.told && held && !tight && len(lk.queue) == 0 && lk.flights == 0 && !l.ended {
+	if q.GetEarly() && cmd.Attempt != 0 && held && !tight && len(lk.queue) == 0 && lk.flights == 0 && !l.ended && l.valid() == nil {
 		l.lingerLocked(lk, f)
+		ordered()
 	} else {
 		if !tight {
 			l.boardLocked(f, lk, e)

@@ -26,6 +26,7 @@ type lingerers struct {
 
 func (l *leader) lingerLocked(lk *lock, f *flight) {
 	f.since = time.Now()
+	f.end.told = true
 	lk.lingering = f
 	l.lingerers.list = append(l.lingerers.list, f)
 	l.armLocked(linger)
