@@ -40,6 +40,7 @@ type fakeCluster struct {
 	calls    []*lockpb.DoRequest
 	// answer answers a call; nil: not at all.
 	answer  func(*lockpb.DoRequest) *lockpb.DoResponse
+	after   func(*lockpb.DoRequest) *lockpb.DoResponse   // what follows what answer said; nil: nothing
 	breaks  func(*lockpb.DoRequest) error                // what a call breaks its stream with; nil: nothing
 	located func()                                       // is called when a node says who leads
 	opens   func(*lockpb.OpenRequest) *lockpb.DoResponse // answers Open; nil: it is open
@@ -282,10 +283,18 @@ func (n *fakeNode) Do(stream lockpb.LockService_DoServer) error {
 			if resp == nil {
 				return
 			}
-			resp.Id = req.Id
-			send.Lock()
-			defer send.Unlock()
-			stream.Send(resp)
+			n.c.mu.Lock()
+			after := n.c.after
+			n.c.mu.Unlock()
+			for resp != nil {
+				resp.Id = req.Id
+				send.Lock()
+				stream.Send(resp)
+				send.Unlock()
+				if resp = nil; after != nil {
+					resp, after = after(req), nil
+				}
+			}
 		}()
 	}
 }

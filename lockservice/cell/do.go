@@ -411,6 +411,9 @@ func (r *request) release(q *lockpb.ReleaseRequest) (*lockpb.DoResponse_Release,
 	if _, err := r.caller(h, true); err != nil {
 		return nil, err
 	}
+	if err := r.l.awaitOrdered(r.ctx, h.GetPath()); err != nil {
+		return nil, err
+	}
 	ended, err := r.l.release(r.ctx, releasing(h, q.GetAttempt(), r.principal))
 	return &lockpb.DoResponse_Release{Release: &lockpb.ReleaseResponse{Released: ended}}, err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/spandb/spand/lockservice/cell/state"
 )
 
 // Releases that are answered early (ReleaseRequest.early). Their callers hear that a release is ordered as
@@ -81,6 +83,19 @@ func (l *leader) departLocked(lk *lock) *flight {
 	}
 	lk.flights++
 	return f
+}
+
+// departOf sends a session's releases on their way.
+func (l *leader) departOf(s state.SessionID) {
+	var fs []*flight
+	l.mu.Lock()
+	for _, f := range l.lingerers.list {
+		if lk := f.locks[0]; f.end.session == s && lk.lingering == f {
+			fs = appendFlight(fs, l.departLocked(lk))
+		}
+	}
+	l.mu.Unlock()
+	l.launch(fs)
 }
 
 // strandLocked takes a release that waits out of a leader that has ended.
