@@ -101,6 +101,7 @@ func TestPaper2_9_OrderedReleasesAreNotForgotten(t *testing.T) {
 			c.set(func() { c.paused = map[int]bool{0: true} })
 			c.lead(1)
 		}, 3 * time.Second, true},
+		{"another leads, and it says so to beats only", nil, func(c *fakeCluster) { c.lead(1) }, 6 * time.Second, true},
 		{"it leads no more", func(c *fakeCluster) { refusal("NOT_LEADER", codes.FailedPrecondition)(c) }, func(c *fakeCluster) { c.lead(1) }, time.Second, true},
 		{"the disks are full", func(c *fakeCluster) { refusal("DISK_FULL", codes.ResourceExhausted)(c) }, nil, time.Second, true},
 		{"it is not known", func(c *fakeCluster) { refusal("AMBIGUOUS", codes.Unknown)(c) }, nil, time.Second, true},
