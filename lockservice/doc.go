@@ -37,7 +37,7 @@
 // context ends or its session does, and takes effect at most once however often it was sent.
 // Changes through a session carry a number by which the cell knows them again; a retried
 // acquire finds its own hold or its place in the queue; a lock that was asked for and given up
-// is given back in the background. Only a change without a session (Client.Node) may fail with
+// is given back in the background, and so is one whose release was in order but may have been lost with the leader. Only a change without a session (Client.Node) may fail with
 // ErrAmbiguous.
 //
 // Errors name what happened to errors.Is (ErrNotFound, ErrLockHeld, …); status.FromError finds the gRPC

@@ -103,7 +103,7 @@ func TestParseStatus(t *testing.T) {
 
 func TestSelectRows(t *testing.T) {
 	for only, want := range map[string]string{
-		"":            "copy,idle,locks/acquire,locks/cached,locks/failover,locks/handover,locks/kept,locks/read,locks/sessions,locks/watch,locks/write,memory,one/N,one/S,one/TPC-B,three/N,three/TPC-B",
+		"":            "copy,idle,locks/acquire,locks/cached,locks/durable,locks/failover,locks/handover,locks/kept,locks/read,locks/sessions,locks/watch,locks/write,memory,one/N,one/S,one/TPC-B,three/N,three/TPC-B",
 		"one":         "one/N,one/S,one/TPC-B",
 		"copy,one/S":  "copy,one/S",
 		"three/TPC-B": "three/TPC-B",

@@ -44,6 +44,8 @@ var lockLines = []lockLine{
 	{"acquire", "acquire 1", "acquire and release, nobody else wants the lock, 1 client", "/s", 0, false, "3.0"},
 	{"acquire", "acquire 16", "the same, 16 clients", "/s", 0, false, "3.0"},
 	{"acquire", "acquire 64", "the same, 64 clients", "/s", 0, false, "3.0"},
+	{"durable", "durable 1", "acquire and release, the release on disk before it returns, 1 client", "/s", 0, false, ""},
+	{"durable", "durable 16", "the same, 16 clients", "/s", 0, false, ""},
 	{"kept", "kept 1", "acquire and release of a lock that the client keeps, 1 client", "/s", 0, false, ""},
 	{"kept", "kept 16", "the same, 16 clients", "/s", 0, false, ""},
 	{"handover", "handover p50", "hand-over of a lock with 8 waiters, median", " ms", 2, true, "3.0"},
@@ -97,7 +99,7 @@ func lockTurn(c config, s selection) time.Duration {
 }
 
 func lockRowTime(c config, row string) time.Duration {
-	rates := map[string]int{"locks/acquire": 3, "locks/kept": 2, "locks/write": 2, "locks/watch": 2, "locks/failover": 0}
+	rates := map[string]int{"locks/acquire": 3, "locks/durable": 2, "locks/kept": 2, "locks/write": 2, "locks/watch": 2, "locks/failover": 0}
 	n, ok := rates[row]
 	if !ok {
 		n = 1

@@ -23,6 +23,11 @@
 //   - 2.4: locks are given in the order of tickets; a shared waiter does not pass an exclusive one. A
 //     command that frees a lock carries the next grants: one entry per acquire that needs not wait,
 //     one per release, and a hand-over costs no more than the release.
+//   - 2.4: a release of which the caller was told that it is in order (early.go) precedes, in the log, whatever ends or
+//     begins a hold of its lock and was asked for later; reads of holds, checks and fences that are asked
+//     for later wait until it is applied. It was announced before the caller was told, under a lease that was valid
+//     afterwards. Nobody is in the queue of a lock whose release lingers. The caller still gets
+//     the outcome; while it has none, the release may be lost with the leader.
 //   - 2.4: an Acquire whose caller goes away leaves no hold that nobody knows of: its waiter leaves the
 //     queue, or its grant, being under way, is released again. That release names the hold, and ends
 //     no later one; and when the handle has asked again, the hold is that call's, which
@@ -85,7 +90,7 @@
 // end (reap, at most maxReapers), lock-delays with waiters pass (awaitDelayLocked), grants
 // that could not be logged are to be tried again (pumpLaterLocked) and
 // grants for callers that are gone are given back; all end with the term, and Close waits for
-// them. The wheel's timer runs turn. Do, Begin and Beat run on their callers'; Proposal.Done on the
+// them. The wheel's timer runs turn, that of lingering releases departDue. Do, Begin and Beat run on their callers'; Proposal.Done on the
 // group's applying goroutine. A call that was begun has no goroutine: it is answered by whoever knows
 // its outcome (Done, as a rule), unless its session is ending, for whose end one waits.
 //

@@ -20,7 +20,7 @@ import (
 // fakeCell answers as a replica of a cell would: calls by the function do while it leads.
 type fakeCell struct {
 	do    func(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(int64)) *lockpb.DoResponse
-	begin func(req *lockpb.DoRequest, answer func(*lockpb.DoResponse)) (giveUp func())
+	begin func(req *lockpb.DoRequest, ordered func(), answer func(*lockpb.DoResponse)) (giveUp func())
 
 	mu      sync.Mutex
 	leads   bool
@@ -77,7 +77,7 @@ func (c *fakeCell) Begin(ctx context.Context, principal string, req *lockpb.DoRe
 	if !leads || c.begin == nil {
 		return nil, false
 	}
-	return c.begin(req, answer), true
+	return c.begin(req, ordered, answer), true
 }
 
 // follow makes the replica a follower.

@@ -352,12 +352,13 @@ func once(answer func(*lockpb.DoResponse)) func(*lockpb.DoResponse) {
 func TestDoStreamBeginsCalls(t *testing.T) {
 	w := newWorld(t, 2, echo)
 	type begun struct {
-		answer func(*lockpb.DoResponse)
-		gone   chan struct{}
+		ordered func()
+		answer  func(*lockpb.DoResponse)
+		gone    chan struct{}
 	}
 	calls := make(chan begun, 10)
-	w.cells[1].begin = func(req *lockpb.DoRequest, answer func(*lockpb.DoResponse)) func() {
-		b := begun{once(answer), make(chan struct{})}
+	w.cells[1].begin = func(req *lockpb.DoRequest, ordered func(), answer func(*lockpb.DoResponse)) func() {
+		b := begun{ordered, once(answer), make(chan struct{})}
 		calls <- b
 		return sync.OnceFunc(func() {
 			close(b.gone)
@@ -391,6 +392,17 @@ func TestDoStreamBeginsCalls(t *testing.T) {
 	<-three.gone
 	expect(3, reasonCancelled)
 	call(2) // the number is free again
+	release := &lockpb.ReleaseRequest{Handle: handle(), Attempt: 1, Early: true}
+	if err := ss.Send(&lockpb.DoRequest{Id: 5, Call: &lockpb.DoRequest_Release{Release: release}}); err != nil {
+		t.Fatal(err)
+	}
+	five := <-calls
+	five.ordered()
+	if r, err := ss.Recv(); err != nil || r.Id != 5 || !r.GetOrdered() {
+		t.Errorf("call 5: %v, %v, want that it is ordered", r, err)
+	}
+	five.answer(&lockpb.DoResponse{Id: 5, Answer: &lockpb.DoResponse_Release{Release: &lockpb.ReleaseResponse{Released: true}}})
+	expect(5, "")
 	w.believe(1, 2)
 	one.answer(&lockpb.DoResponse{Id: 1, Answer: &lockpb.DoResponse_Failure{Failure: failure(codes.Unavailable, reasonNoLeader, "")}})
 	expect(1, reasonNotLeader)

@@ -69,6 +69,11 @@ func (s *session) KeptLock(ctx context.Context, name string) (lockload.Lock, err
 	return s.Lock(ctx, name)
 }
 
+// DurableLock is Lock: a deletion is always on disk before it is answered.
+func (s *session) DurableLock(ctx context.Context, name string) (lockload.Lock, error) {
+	return s.Lock(ctx, name)
+}
+
 type lock struct{ mutex *concurrency.Mutex }
 
 func (l lock) Acquire(ctx context.Context) error { return l.mutex.Lock(ctx) }

@@ -51,6 +51,9 @@ func (m *memory) Lock(_ context.Context, name string) (Lock, error) {
 	return memoryLock{m, m.locks[name]}, nil
 }
 
+func (m *memory) DurableLock(ctx context.Context, name string) (Lock, error) {
+	return m.Lock(ctx, name)
+}
 func (m *memory) KeptLock(ctx context.Context, name string) (Lock, error) { return m.Lock(ctx, name) }
 
 type memoryLock struct {
@@ -176,6 +179,7 @@ func (a answers) Read(p []byte) (int, error) {
 func TestRows(t *testing.T) {
 	want := map[string]Figures{
 		"acquire":  {"acquire 1": 500, "acquire 16": 8000, "acquire 64": 32000},
+		"durable":  {"durable 1": 500, "durable 16": 8000},
 		"kept":     {"kept 1": 500, "kept 16": 8000},
 		"handover": {"handover p50": 1, "handover p99": 1},
 		"write":    {"write 1": 100, "write 64": 6400},

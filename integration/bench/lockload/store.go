@@ -24,6 +24,8 @@ type Session interface {
 	Lock(ctx context.Context, name string) (Lock, error)
 	// KeptLock is Lock; a store whose clients can keeps it between uses while nobody else wants it.
 	KeptLock(ctx context.Context, name string) (Lock, error)
+	// DurableLock is Lock, whose Release returns only when it is on disk at a majority, if that is not so anyway.
+	DurableLock(ctx context.Context, name string) (Lock, error)
 	// File opens the file of that name, and makes it if it is not there.
 	File(ctx context.Context, name string) (File, error)
 	// CachedFile is File; its reads are served from a cache that stays consistent.

@@ -19,6 +19,7 @@ type run struct {
 // rows by name. A row's figures are named where it is measured.
 var rows = map[string]func(*run, context.Context) (Figures, error){
 	"acquire":  (*run).acquire,
+	"durable":  (*run).durable,
 	"kept":     (*run).kept,
 	"handover": (*run).handOver,
 	"write":    (*run).write,
@@ -48,6 +49,11 @@ func (r *run) toLeader(ctx context.Context) (Client, error) {
 // of 16 clients.
 func (r *run) acquire(ctx context.Context) (Figures, error) {
 	return r.pairs(ctx, "acquire", Session.Lock, 1, 16, 64)
+}
+
+// durable: the same with every release on disk before the next acquire.
+func (r *run) durable(ctx context.Context) (Figures, error) {
+	return r.pairs(ctx, "durable", Session.DurableLock, 1, 16)
 }
 
 // kept: the same of locks that stay with their clients in between, where the store has such.

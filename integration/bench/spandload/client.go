@@ -99,6 +99,11 @@ func (s *session) KeptLock(ctx context.Context, name string) (lockload.Lock, err
 	return &lock{handle: h}, err
 }
 
+func (s *session) DurableLock(ctx context.Context, name string) (lockload.Lock, error) {
+	h, err := s.plain.Open(ctx, "/ls/"+cell+"/"+name, lockservice.OpenOptions{Create: lockservice.CreateIfAbsent, DurableUnlock: true})
+	return &lock{handle: h}, err
+}
+
 type lock struct {
 	handle *lockservice.Handle
 	held   *lockservice.Lock
