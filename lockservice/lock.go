@@ -262,7 +262,7 @@ func (l *Lock) Remaining() time.Duration {
 
 // Unlock gives the lock back. Its Context ends at once; Unlock returns when the release is in order: whatever the
 // cell is asked from then on finds the lock released. It is on disk at a majority a few milliseconds later;
-// if the cell's leader fails before, the client sends it again, in the background. Of a handle with
+// if the cell has another leader before, the client sends it again, in the background. Of a handle with
 // OpenOptions.DurableUnlock it returns when it is on disk. When ctx ends first, or with ErrDiskFull, the
 // client goes on trying while the session lives. The error is ErrLockLost if the lock was lost before. Of a handle with
 // OpenOptions.KeepLock it returns at once, without a call, if nobody else is known to want the lock.

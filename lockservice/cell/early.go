@@ -10,7 +10,7 @@ import (
 
 // Releases that are answered early (ReleaseRequest.early). Their callers hear that a release is ordered as
 // soon as it stands before all that this leader is asked from then on, and its outcome when it is
-// applied. What is lost with the leader in between takes nothing from anybody: the lock is still held,
+// applied. If the leader goes in between, it is lost, and that takes nothing from anybody: the lock is still held,
 // by a session that lives and sends the release again, as if it had been about to.
 //
 // Since nobody waits for its entry, such a release lingers for a moment: the next acquire of its lock
@@ -46,6 +46,13 @@ func (l *leader) armLocked(after time.Duration) {
 		t.timer.Reset(after)
 	}
 	t.armed = true
+}
+
+func (t *lingerers) stop() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.list = nil
 }
 
 // departDue sends those on their way that have waited long enough.

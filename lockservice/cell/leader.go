@@ -93,6 +93,7 @@ func (l *leader) end() {
 		stranded = appendFlight(stranded, lk.strandLocked())
 	}
 	l.wheel.stop()
+	l.lingerers.stop()
 	streams := l.streams
 	l.streams = nil
 	l.mu.Unlock()
