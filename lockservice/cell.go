@@ -93,7 +93,9 @@ func (l *cell) revision(ctx context.Context, s *Session) (uint64, error) {
 		if c := resp.GetGetCell().GetCell(); c.GetEpoch() != 0 {
 			return c.GetRevision(), nil
 		}
-		l.leader.Store(nil)
+		if n := l.leader.Load(); n != nil {
+			l.lost(n)
+		}
 		if err := b.wait(ctx, s); err != nil {
 			return 0, err
 		}
@@ -178,6 +180,9 @@ func (l *cell) call(ctx context.Context, s *Session, rep repeats, build func() *
 				err = &unsent{err}
 			}
 		} else if resp, err = n.do(ctx, l, s, build(), hear); err == nil {
+			if resp.GetOrdered() && l.leader.Load() != n { // it was deposed before this came
+				n.dismiss(l)
+			}
 			return resp, nil
 		}
 		switch {

@@ -139,6 +139,59 @@ func TestPaper2_9_OrderedReleasesAreNotForgotten(t *testing.T) {
 				if _, err := l.Handle().Lock(t.Context()); err != nil {
 					t.Error(err)
 				}
+				asked := c.made(func(r *lockpb.DoRequest) bool { return r.GetAcquire() != nil })
+				if q := asked[len(asked)-1].GetAcquire(); q.Attempt != 2 || q.Released != 1 {
+					t.Errorf("asked again by %v", q)
+				}
+			})
+		})
+	}
+}
+
+// Nor are they when the client learns of the next leader in another way, before or after it hears that they are in order.
+func TestPaper2_9_OrderedByAFormerLeader(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		learn func(*Handle)
+	}{
+		{"before", func(h *Handle) { h.cell.leads("n2") }},
+		{"after, by a subscription", func(h *Handle) { h.cell.revision(context.Background(), h.s) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newFakeCluster(t, 2)
+				say := make(chan struct{})
+				s := c.session(SessionOptions{})
+				l := locked(t, s)
+				c.set(func() {
+					c.answer = func(r *lockpb.DoRequest) *lockpb.DoResponse {
+						if r.GetRelease().GetEarly() {
+							<-say
+							return ordered()
+						}
+						return nil
+					}
+				})
+				unlocked := make(chan error, 1)
+				go func() { unlocked <- l.Unlock(t.Context()) }()
+				synctest.Wait()
+				c.mu.Lock() // nobody is told
+				c.leader, c.epoch = 1, c.epoch+1
+				c.mu.Unlock()
+				if tt.name == "before" {
+					tt.learn(l.Handle())
+				}
+				close(say)
+				if err := <-unlocked; err != nil {
+					t.Fatal(err)
+				}
+				if tt.name != "before" {
+					tt.learn(l.Handle())
+				}
+				time.Sleep(time.Second)
+				if got := c.releases(); len(got) != 2 || got[1].Attempt != 1 || got[1].Early {
+					t.Errorf("released %v", got)
+				}
 			})
 		})
 	}

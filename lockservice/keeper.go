@@ -217,6 +217,7 @@ func (k *keeper) serve(n *peer) (answered bool, err error) {
 			}
 			if k.overdue(min(limit/4, stallAfter)) || n.owes() {
 				if now := k.cell.leader.Load(); now != nil && now != n {
+					n.dismiss(k.cell)
 					cancel(errSilent)
 					return got, <-down
 				}

@@ -7,18 +7,18 @@ import (
 	"github.com/spandb/spand/lockservice/cell/state"
 )
 
-// acquire takes a lock for a handle, waiting in turn. waiting, if set, is told the ticket
+// acquire takes a lock for w's handle, waiting in turn. waiting, if set, is told the ticket
 // when the call begins to wait; it must not block.
-func (l *leader) acquire(ctx context.Context, g state.GrantTo, principal string, ticket int64, try bool, waiting func(int64)) (state.Hold, bool, error) {
-	done := make(chan granted, 1)
-	w := &waiter{ctx: ctx, grant: g, ticket: ticket, try: try, then: func(g granted) { done <- g }}
+func (l *leader) acquire(w *waiter, principal string, waiting func(int64)) (state.Hold, bool, error) {
+	ctx, done := w.ctx, make(chan granted, 1)
+	w.then = func(g granted) { done <- g }
 	for {
 		err := l.enter(w, principal, waiting)
 		if err == nil {
 			break
 		}
 		if err == errEnding {
-			_, err = l.live(ctx, g.Session, principal)
+			_, err = l.live(ctx, w.grant.Session, principal)
 		}
 		if err != nil {
 			return state.Hold{}, false, err
@@ -56,7 +56,7 @@ func (l *leader) enter(w *waiter, principal string, waiting func(int64)) error {
 		return err
 	}
 	lk := l.lockLocked(w.grant.Path)
-	w.s, w.lock = s, lk
+	w.s, w.lock, w.waiting = s, lk, waiting
 	if w.ticket <= 0 {
 		l.ticket = max(l.ticket+1, int64(l.clock.Now().Earliest))
 		w.ticket = l.ticket
@@ -88,7 +88,7 @@ func (l *leader) enterLocked(lk *lock, w *waiter) (*flight, error) {
 	l.c.mu.RLock()
 	h, held := l.c.st.HoldOf(session, handle, lk.path)
 	l.c.mu.RUnlock()
-	if held && !lk.endingOf(session, handle) {
+	if held && !w.gaveBack(&h) && !lk.endingOf(session, handle) {
 		if h.Mode != w.grant.Mode {
 			return nil, otherMode(lk.path)
 		}
@@ -169,6 +169,12 @@ func (l *leader) abandon(w *waiter) {
 
 // release gives a handle's lock back, and cancels acquires of it up to attempt.
 func (l *leader) release(ctx context.Context, cmd *state.Command) (bool, error) {
+	l.mu.Lock()
+	spent := l.spentLocked(cmd)
+	l.mu.Unlock()
+	if spent {
+		return false, l.valid()
+	}
 	held := l.cancelQueued(cmd)
 	if !held && cmd.Attempt == 0 {
 		return false, l.valid()

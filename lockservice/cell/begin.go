@@ -34,11 +34,10 @@ func (c *Cell) Begin(ctx context.Context, principal string, req *lockpb.DoReques
 }
 
 func (l *leader) beginAcquire(ctx context.Context, principal string, id uint64, q *lockpb.AcquireRequest, try bool, waiting func(int64), answer func(*lockpb.DoResponse)) (func(), bool) {
-	g, err := grantTo(q)
+	w, err := waiterFor(ctx, q, try)
 	if err != nil {
 		return nil, false
 	}
-	w := &waiter{ctx: ctx, grant: g, ticket: q.GetTicket(), try: try}
 	w.then = func(g granted) {
 		switch {
 		case g.err == errEnding && l.ended:
@@ -84,6 +83,11 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		l.mu.Unlock()
 		return nil, false
 	}
+	if l.spentLocked(cmd) {
+		l.mu.Unlock()
+		l.answerReleased(id, answer)
+		return func() {}, true
+	}
 	lk := l.announceAtLocked(e, cmd.Path)
 	if !truetime.After(l.clock, l.promisedLocked(e)) {
 		l.concludeLocked(e)
@@ -99,11 +103,7 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 		l.tidyLocked(lk)
 		l.mu.Unlock()
 		l.launch(fs)
-		if err := l.valid(); err != nil {
-			answer(l.c.failed(id, err))
-		} else {
-			answer(released(id, false))
-		}
+		l.answerReleased(id, answer)
 		return func() {}, true
 	}
 	f.locks = e.locks
@@ -121,7 +121,7 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 			answer(released(id, res.Ended))
 		}
 	}
-	if q.GetEarly() && cmd.Attempt != 0 && held && !tight && len(lk.queue) == 0 && lk.flights == 0 && !l.ended && l.valid() == nil {
+	if q.GetEarly() && !tight && lk.flights == 0 && len(lk.queue) == 0 && l.endsLocked(cmd) && !l.ended && l.valid() == nil {
 		l.lingerLocked(lk, f)
 		ordered()
 	} else {
@@ -134,6 +134,15 @@ func (l *leader) beginRelease(principal string, id uint64, q *lockpb.ReleaseRequ
 	l.mu.Unlock()
 	l.launch(fs)
 	return func() { f.then(nil, errInFlight) }, true
+}
+
+// answerReleased says that there was nothing to release.
+func (l *leader) answerReleased(id uint64, answer func(*lockpb.DoResponse)) {
+	if err := l.valid(); err != nil {
+		answer(l.c.failed(id, err))
+	} else {
+		answer(released(id, false))
+	}
 }
 
 func (c *Cell) failed(id uint64, err error) *lockpb.DoResponse {

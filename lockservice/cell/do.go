@@ -371,6 +371,18 @@ func (r *request) setQuota(q *lockpb.SetQuotaRequest) (*lockpb.DoResponse_SetQuo
 	return &lockpb.DoResponse_SetQuota{SetQuota: &lockpb.SetQuotaResponse{Stat: statOf(res.Node)}}, nil
 }
 
+// waiterFor is who makes an Acquire.
+func waiterFor(ctx context.Context, q *lockpb.AcquireRequest, try bool) (*waiter, error) {
+	g, err := grantTo(q)
+	if err != nil {
+		return nil, err
+	}
+	if g.Attempt != 0 && q.GetReleased() >= g.Attempt {
+		return nil, badRequest("attempt %d is among those released, up to %d", g.Attempt, q.GetReleased())
+	}
+	return &waiter{ctx: ctx, grant: g, ticket: q.GetTicket(), released: q.GetReleased(), try: try}, nil
+}
+
 // grantTo is what an Acquire asks for.
 func grantTo(q *lockpb.AcquireRequest) (state.GrantTo, error) {
 	h := q.GetHandle()
@@ -395,11 +407,11 @@ func grantTo(q *lockpb.AcquireRequest) (state.GrantTo, error) {
 }
 
 func (r *request) acquire(q *lockpb.AcquireRequest, try bool) (*lockpb.DoResponse_Acquire, error) {
-	g, err := grantTo(q)
+	w, err := waiterFor(r.ctx, q, try)
 	if err != nil {
 		return nil, err
 	}
-	hold, already, err := r.l.acquire(r.ctx, g, r.principal, q.GetTicket(), try, r.waiting)
+	hold, already, err := r.l.acquire(w, r.principal, r.waiting)
 	if err != nil {
 		return nil, err
 	}

@@ -92,17 +92,63 @@ func (l *leader) departLocked(lk *lock) *flight {
 	return f
 }
 
-// departOf sends a session's releases on their way.
-func (l *leader) departOf(s state.SessionID) {
-	var fs []*flight
+// departLater sends a release on its way again that could not be logged: who was told that it is in order finds it
+// done, sooner or later, as long as this leader leads. False: it does not any more, and the release is over.
+func (l *leader) departLater(f *flight) bool {
 	l.mu.Lock()
-	for _, f := range l.lingerers.list {
-		if lk := f.locks[0]; f.end.session == s && lk.lingering == f {
-			fs = appendFlight(fs, l.departLocked(lk))
-		}
+	defer l.mu.Unlock()
+	if l.ended {
+		l.concludeLocked(f.end)
+		return false
 	}
-	l.mu.Unlock()
-	l.launch(fs)
+	l.c.wg.Go(func() {
+		l.pause(clockPause)
+		lk := f.locks[0]
+		f.cmd.Grants, f.waiters = nil, nil
+		l.mu.Lock()
+		ended := l.ended
+		if !ended && !l.c.group.Tight() {
+			l.boardLocked(f, lk, f.end)
+		}
+		lk.flights++
+		l.mu.Unlock()
+		if ended {
+			l.arrive(f, nil, l.c.notLeader())
+		} else {
+			l.fly(f)
+		}
+	})
+	return true
+}
+
+// endsLocked reports that a release ends the hold that its handle has.
+func (l *leader) endsLocked(cmd *state.Command) bool {
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	h, held := l.c.st.HoldOf(cmd.Session, cmd.Handle, cmd.Path)
+	return held && cmd.Attempt != 0 && h.Attempt <= cmd.Attempt
+}
+
+// spentLocked reports that a release comes late: its handle has the lock by a later attempt, with which
+// nothing must interfere.
+func (l *leader) spentLocked(cmd *state.Command) bool {
+	if lk := l.locks[cmd.Path]; lk != nil && (lk.flying(cmd.Session, cmd.Handle) || len(lk.queuedOf(l.sessions[cmd.Session], cmd.Handle)) > 0) {
+		return false
+	}
+	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
+	h, held := l.c.st.HoldOf(cmd.Session, cmd.Handle, cmd.Path)
+	return held && cmd.Attempt != 0 && h.Attempt > cmd.Attempt
+}
+
+// releaseAgainLocked carries out a release of which its caller was told, by an earlier leader, that it is in order: its
+// handle asks for the lock anew. c.mu may be held.
+func (l *leader) releaseAgainLocked(h state.Hold, attempt uint64) {
+	cmd := &state.Command{
+		Kind: state.Release, Session: h.Session, Handle: h.Handle, Path: h.Path, Instance: h.Instance, Cause: state.Released,
+		Hold: h.Number, Attempt: attempt,
+	}
+	l.releaseSoonLocked(cmd, func() bool { return false }, func() {})
 }
 
 // strandLocked takes a release that waits out of a leader that has ended.

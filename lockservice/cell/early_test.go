@@ -8,6 +8,7 @@ import (
 
 	"github.com/spandb/spand/internal/storage"
 	"github.com/spandb/spand/lockservice/lockpb"
+	"github.com/spandb/spand/paxosgroup"
 )
 
 // early begins a release that wants to hear when it is in order.
@@ -272,44 +273,192 @@ func Test2_9_EarlyReleaseIsLostWithItsLeader(t *testing.T) {
 				}
 				w.wantHeld(1)
 				if again {
-					s.start("1", attempt(1, 2))
+					s.start("1", attempt(1, 2)) // who does not say what it released
 					s.expect("1 already")
-				}
-				s.early("sent again", 1, 1)
-				if again {
-					s.expect("sent again ordered")
-					time.Sleep(linger)
+					s.early("sent again", 1, 1)
 					s.expect("sent again was over")
 					w.wantHeld(1)
+					return
+				}
+				s.early("sent again", 1, 1)
+				time.Sleep(linger)
+				s.expect("sent again ordered", "sent again released")
+				w.wantHeld()
+			})
+		})
+	}
+}
+
+// Whoever asks for a lock says what it has released, and does not find that again when it was lost (2.4): it gets a hold
+// of its own, in its turn.
+func Test2_4_LostReleasesAreNotHolds(t *testing.T) {
+	after := func(n uint64, mode lockpb.Mode) *lockpb.AcquireRequest {
+		return &lockpb.AcquireRequest{Handle: h(1, x), Attempt: n, Released: n - 1, Mode: mode}
+	}
+	for _, c := range []struct {
+		name    string
+		mode    lockpb.Mode
+		try     bool
+		waiter  bool // another waits already
+		promise bool // the hold has not ended for those who check it
+	}{
+		{name: "the same mode"},
+		{name: "the other mode", mode: lockpb.Mode_SHARED},
+		{name: "without waiting", try: true},
+		{name: "without waiting, the other mode", mode: lockpb.Mode_SHARED, try: true},
+		{name: "behind another", waiter: true},
+		{name: "after a promise", promise: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s, _ := holding(t, 2)
+				defer w.close()
+				first := w.must(w.do(&lockpb.GetSequencerRequest{Handle: h(1, x)})).GetGetSequencer().GetSequencer().GetText()
+				s.early("release", 1, 1)
+				w.g.handOver(1)
+				s.expect("release ordered", "release NO_LEADER")
+				time.Sleep(3 * epsilon)
+				if c.waiter {
+					s.start("2", attempt(2, 1))
+					s.expect("2 waits")
+				}
+				if c.promise {
+					w.must(w.do(&lockpb.CheckSequencerRequest{Sequencer: first, HoldNs: 1e8}))
+				}
+				if c.try {
+					w.must(w.lead().Do(t.Context(), "", try(after(2, c.mode)), nil))
 				} else {
-					time.Sleep(linger)
-					s.expect("sent again ordered", "sent again released")
-					w.wantHeld()
+					s.start("1", after(2, c.mode))
+				}
+				switch {
+				case c.waiter:
+					s.expect("1 waits", "2 ok")
+					w.must(w.do(&lockpb.ReleaseRequest{Handle: h(2, x), Attempt: 1}))
+					s.expect("1 ok")
+				case c.promise:
+					s.expect("1 waits")
+					time.Sleep(time.Second)
+					s.expect("1 ok")
+				case !c.try:
+					time.Sleep(time.Millisecond)
+					synctest.Wait()
+					for len(s.ch) > 0 {
+						if got := <-s.ch; got != "1 ok" && got != "1 waits" {
+							t.Errorf("%s", got)
+						}
+					}
+				}
+				second := w.must(w.do(&lockpb.GetSequencerRequest{Handle: h(1, x)})).GetGetSequencer().GetSequencer()
+				if second.GetGeneration() < 2 {
+					t.Errorf("L1: generation %d again", second.GetGeneration())
+				}
+				if w.must(w.do(&lockpb.CheckSequencerRequest{Sequencer: first})).GetCheckSequencer().GetValid() {
+					t.Error("L2: the sequencer of what was released is valid in the next section")
+				}
+				if got := why(w.do(&lockpb.AcquireRequest{Handle: h(1, x), Attempt: 5, Released: 5})); got != "BAD_REQUEST" {
+					t.Errorf("an attempt that was released before it was made: %q", got)
 				}
 			})
 		})
 	}
 }
 
-// A session that ends meanwhile takes the hold with it, and everybody is answered.
-func Test2_8_SessionsEndBesideEarlyReleases(t *testing.T) {
-	for _, closed := range []bool{true, false} {
-		t.Run(fmt.Sprint("closed: ", closed), func(t *testing.T) {
+// A release that was ordered and cannot be logged is tried until it is, as long as the leader leads: whoever asks waits.
+func Test2_4_EarlyReleaseIsKept(t *testing.T) {
+	for _, cause := range []error{paxosgroup.ErrOverloaded, paxosgroup.ErrDiskFull} {
+		t.Run(cause.Error(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, s, _ := holding(t, 2)
 				defer w.close()
-				if closed {
-					s.early("release", 1, 1)
-					w.must(w.do(&lockpb.CloseSessionRequest{Session: 1}))
-					s.start("2", attempt(2, 1))
-					time.Sleep(linger)
-					s.expect("release ordered", "release released", "2 ok")
+				s.early("release", 1, 1)
+				s.expect("release ordered")
+				w.g.fail(cause)
+				time.Sleep(2 * linger)
+				s.start("the sequencer", &lockpb.GetSequencerRequest{Handle: h(1, x)})
+				s.start("2", attempt(2, 1))
+				time.Sleep(time.Minute / 2)
+				s.expect("2 waits")
+				w.g.fail(nil)
+				time.Sleep(time.Second)
+				s.expect("release released", "2 ok", "the sequencer LOCK_NOT_HELD")
+				// One that boarded a release in vain is in the queue like others, and knows it.
+				s.early("release 2", 2, 1)
+				w.g.fail(cause)
+				s.start("3", attempt(3, 1))
+				s.expect("release 2 ordered", "3 waits")
+				w.g.depose(false)
+				s.expect("release 2 NO_LEADER", "3 NO_LEADER")
+				w.g.fail(nil)
+				w.g.elect(1)
+				w.wantHeld(2)
+			})
+		})
+	}
+}
+
+// Ends that come after a release that is in order come after it: nothing is delayed, and history says who released.
+func Test2_4_EarlyReleaseBeforeOtherEnds(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(*world)
+	}{
+		{"Close", func(w *world) { w.must(w.do(&lockpb.CloseRequest{Handle: h(1, x)})) }},
+		{"CloseSession", func(w *world) { w.must(w.do(&lockpb.CloseSessionRequest{Session: 1})) }},
+		{"expiry", func(*world) { time.Sleep(linger) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s := lockWorld(t, 1, 3)
+				defer w.close()
+				w.session(1, time.Minute) // renewed
+				began := time.Now()
+				q := attempt(1, 1)
+				q.LockDelayNs = int64(30 * time.Second)
+				w.must(w.do(q))
+				if c.name == "expiry" {
+					time.Sleep(time.Until(began.Add(time.Minute - linger/2))) // its lease is about to end
+				}
+				s.early("release", 1, 1)
+				s.expect("release ordered")
+				c.end(w)
+				s.expect("release released")
+				w.session(9, time.Minute)
+				s.start("9", attempt(9, 1))
+				s.expect("9 ok")
+				if list := w.must(w.do(&lockpb.LockHistoryRequest{Path: x})).GetLockHistory().GetHolds(); len(list) != 1 || list[0].GetEnded() != "released" {
+					t.Errorf("history: %v", list)
+				}
+			})
+		})
+	}
+}
+
+// A release that comes late, when its handle has the lock by a later attempt, neither lingers nor disturbs.
+func Test2_4_StaleReleases(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		t.Run(fmt.Sprint("early: ", early), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, s, _ := holding(t, 1)
+				defer w.close()
+				w.must(w.do(&lockpb.ReleaseRequest{Handle: h(1, x), Attempt: 1}))
+				q := w.must(w.do(attempt(1, 2))).GetAcquire().GetSequencer().GetText()
+				w.must(w.do(&lockpb.CheckSequencerRequest{Sequencer: q, HoldNs: 1e8}))
+				entries := w.g.entries
+				if early {
+					s.early("stale", 1, 1)
 				} else {
-					time.Sleep(time.Minute - linger/2) // of the lease, from its last beat
-					s.early("release", 1, 1)
-					time.Sleep(linger)
-					s.expect("release ordered", "release released")
-					w.wantHeld()
+					s.start("stale", &lockpb.ReleaseRequest{Handle: h(1, x), Attempt: 1})
+				}
+				want := "stale was over"
+				if !early {
+					want = "stale ok"
+				}
+				s.expect(want)
+				if w.g.entries != entries {
+					t.Error("it was logged")
+				}
+				if got := w.holders(x); len(got) != 1 {
+					t.Errorf("held by %v", got)
 				}
 			})
 		})

@@ -306,7 +306,12 @@ func (l *leader) endAnnounced(ctx context.Context, e *ending, cmd *state.Command
 	l.mu.Lock()
 	ch := l.changeLocked(l.removes(cmd), &out)
 	out.sendLocked(l)
+	var earlier []*flight // releases that are in order
+	for _, lk := range e.locks {
+		earlier = appendFlight(earlier, l.departLocked(lk))
+	}
 	l.mu.Unlock()
+	l.launch(earlier)
 	return l.endChanging(ctx, e, cmd, ch)
 }
 

@@ -46,9 +46,18 @@ func (l *leader) giveBackLocked(w *waiter, g *granted) {
 		Kind: state.Release, Session: hold.Session, Handle: hold.Handle, Path: hold.Path, Instance: hold.Instance, Cause: state.Released,
 		Hold: hold.Number, Attempt: w.grant.Attempt,
 	}
+	l.releaseSoonLocked(cmd, func() bool { return w.superseded }, func() {
+		w.lock.taken(w)
+		l.tidyLocked(w.lock)
+	})
+}
+
+// releaseSoonLocked carries out a release for nobody who waits, trying again while it cannot be logged and is not
+// moot. after runs with l.mu held, as moot does.
+func (l *leader) releaseSoonLocked(cmd *state.Command, moot func() bool, after func()) {
 	announce := func() *ending {
-		e := &ending{session: hold.Session, handle: hold.Handle}
-		l.announceLocked(e, []string{hold.Path})
+		e := &ending{session: cmd.Session, handle: cmd.Handle}
+		l.announceLocked(e, []string{cmd.Path})
 		return e
 	}
 	// Announced in this same step, so that the handle's next Acquire does not count on the hold.
@@ -61,9 +70,8 @@ func (l *leader) giveBackLocked(w *waiter, g *granted) {
 				l.pause(clockPause)
 			}
 			l.mu.Lock()
-			if !again || w.superseded || l.ended {
-				w.lock.taken(w)
-				l.tidyLocked(w.lock)
+			if !again || moot() || l.ended {
+				after()
 				l.mu.Unlock()
 				return
 			}

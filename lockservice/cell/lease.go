@@ -247,7 +247,6 @@ func (l *leader) bury(s *session) {
 				return
 			}
 		}
-		l.departOf(s.id) // what it gave back in time is not lost to it
 		_, err := l.endHolds(l.ctx, &ending{session: s.id, all: true}, &state.Command{Kind: state.EndSession, Session: s.id, Cause: cause})
 		if err == nil || errors.Is(err, paxosgroup.ErrAmbiguous) {
 			return

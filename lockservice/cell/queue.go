@@ -48,18 +48,21 @@ func (l *leader) tidyLocked(lk *lock) {
 
 // waiter is an Acquire. Guarded by l.mu.
 type waiter struct {
-	ctx     context.Context // its caller's
-	lock    *lock
-	s       *session
-	grant   state.GrantTo
-	ticket  int64
-	try     bool
-	rejoin  bool
-	queued  bool // its caller was told that it waits
-	flying  bool // its grant is in the log, or on the way there
-	adrift  bool // its caller has gone
-	held    bool // it was refused what others hold
-	settled bool // then was called
+	ctx    context.Context // its caller's
+	lock   *lock
+	s      *session
+	grant  state.GrantTo
+	ticket int64
+	// released: what its handle got by attempts up to this one it has given back.
+	released uint64
+	waiting  func(int64) // is told the ticket; nil: nobody is
+	try      bool
+	rejoin   bool
+	queued   bool // its caller was told that it waits
+	flying   bool // its grant is in the log, or on the way there
+	adrift   bool // its caller has gone
+	held     bool // it was refused what others hold
+	settled  bool // then was called
 	// superseded: its handle has asked again. Then the hold is the later call's to give back.
 	superseded bool
 	// heir: an earlier call of its handle, which it supersedes, was being given the lock, or had
@@ -216,14 +219,11 @@ func (l *leader) pumpLocked(lk *lock) *flight {
 	l.rejoinLocked(f, lk)
 	for len(lk.queue) > 0 && len(f.waiters) < maxGrants {
 		w := lk.queue[0]
-		if len(f.waiters) > 0 && w.grant.Mode != state.Shared {
+		if len(f.waiters) > 0 && w.grant.Mode != state.Shared || l.losesLocked(lk, w) {
 			break
 		}
 		err := l.c.st.Admits(w.grant, now)
 		if err == nil {
-			if w.rejoin && l.losesLocked(lk, w) {
-				break
-			}
 			lk.leave(l, w)
 			w.known = false // its handle gets a hold of its own: see rejoinLocked
 			if f.take(w); w.grant.Mode != state.Shared {
@@ -260,15 +260,18 @@ func (l *leader) waitsOn(lk *lock, w *waiter, err *state.Error) bool {
 }
 
 // losesLocked reports whether w's handle has the lock, but a command is announced that may
-// end this hold: w must not be told that it is held. c.mu is held.
+// end this hold, or is about to be: w must not be told that it is held. c.mu is held.
 func (l *leader) losesLocked(lk *lock, w *waiter) bool {
-	session, handle := w.handle()
-	if !lk.endingOf(session, handle) {
+	if !w.rejoin {
 		return false
 	}
-	_, held := l.c.st.HoldOf(session, handle, lk.path)
-	return held
+	session, handle := w.handle()
+	h, held := l.c.st.HoldOf(session, handle, lk.path)
+	return held && (w.gaveBack(&h) || lk.endingOf(session, handle))
 }
+
+// gaveBack reports that w's handle has released h, its hold, before it asked.
+func (w *waiter) gaveBack(h *state.Hold) bool { return h.Attempt != 0 && h.Attempt <= w.released }
 
 func (lk *lock) endingOf(session state.SessionID, handle state.HandleID) bool {
 	return slices.ContainsFunc(lk.ends, func(e *ending) bool { return e.covers(session, handle) })
@@ -281,6 +284,10 @@ func (l *leader) rejoinLocked(f *flight, lk *lock) {
 		h, ok := state.Hold{}, false
 		if w.rejoin && !lk.endingOf(w.grant.Session, w.grant.Handle) {
 			h, ok = l.c.st.HoldOf(w.grant.Session, w.grant.Handle, lk.path)
+		}
+		if ok && w.gaveBack(&h) {
+			l.releaseAgainLocked(h, w.released)
+			ok = false
 		}
 		switch {
 		case !ok:
@@ -305,7 +312,7 @@ func (l *leader) refuseTriesLocked(lk *lock, now truetime.Timestamp) {
 		return
 	}
 	for _, w := range slices.Clone(lk.queue) {
-		if !w.try {
+		if !w.try || l.losesLocked(lk, w) {
 			continue
 		}
 		err := l.c.st.Admits(w.grant, now)
@@ -343,8 +350,8 @@ func (l *leader) boardLocked(f *flight, lk *lock, e *ending) {
 		return
 	}
 	l.c.mu.RLock()
+	defer l.c.mu.RUnlock()
 	holds := l.c.st.Holds(lk.path)
-	l.c.mu.RUnlock()
 	shared := false
 	for i := range holds {
 		h := &holds[i]
@@ -361,7 +368,7 @@ func (l *leader) boardLocked(f *flight, lk *lock, e *ending) {
 	first := true
 	for len(lk.queue) > 0 && len(f.waiters) < maxGrants {
 		w := lk.queue[0]
-		if w.grant.Mode != state.Shared && (shared || !first) {
+		if w.grant.Mode != state.Shared && (shared || !first) || !e.covers(w.handle()) && l.losesLocked(lk, w) {
 			return
 		}
 		lk.leave(l, w)
@@ -386,14 +393,19 @@ func (l *leader) fly(f *flight) {
 
 // arrive ends a flight that was launched.
 func (l *leader) arrive(f *flight, res *state.Result, err error) {
-	var also func()
-	if f.end != nil {
-		also = func() { l.concludeLocked(f.end) }
+	if f.end == nil {
+		l.land(f, res, err, nil)
+		return
 	}
-	l.land(f, res, err, also)
-	if f.then != nil {
-		f.then(res, err)
+	if f.end.told && retryable(err) {
+		l.land(f, res, err, nil)
+		if l.departLater(f) {
+			return
+		}
+	} else {
+		l.land(f, res, err, func() { l.concludeLocked(f.end) })
 	}
+	f.then(res, err)
 }
 
 // land answers those whom a command was to give the lock, and sends the next on their way.
@@ -413,7 +425,7 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 		l.arrivedLocked(w.s)
 		g := granted{err: err}
 		if retryable(err) && (f.cmd.Kind != state.Grant || w.queued) && !w.adrift && !w.s.ending && !l.ended {
-			w.lock.join(l, w) // back in its place, unless its own call came too early
+			l.backLocked(w) // unless its own call came too early
 			continue
 		}
 		if err == nil {
@@ -422,7 +434,7 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 				g.err = r.Err
 			}
 			if r.Err != nil && !w.adrift && !w.s.ending && (r.Err.Reason == state.LockHeld || r.Err.Reason == state.LockDelayed) && !l.ended {
-				w.lock.join(l, w) // back in its place
+				l.backLocked(w)
 				continue
 			}
 		}
@@ -471,6 +483,19 @@ func (l *leader) land(f *flight, res *state.Result, err error, also func()) {
 	}
 	l.mu.Unlock()
 	l.launch(next)
+}
+
+// backLocked puts a waiter that was not given the lock back into its place in the queue.
+func (l *leader) backLocked(w *waiter) {
+	w.lock.join(l, w)
+	if w.queued || w.try {
+		return
+	}
+	w.queued = true
+	if w.waiting != nil {
+		w.waiting(w.ticket)
+	}
+	l.conflictLocked(w.lock.path, w.conflicts)
 }
 
 // pumpLaterLocked has a lock's queue looked at again after a pause: its grants could not be logged.

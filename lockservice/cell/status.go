@@ -186,7 +186,13 @@ list:
 }
 
 func (r *request) lockHistory(q *lockpb.LockHistoryRequest) (*lockpb.DoResponse_LockHistory, error) {
-	if err := r.l.awaitAllOrdered(r.ctx); err != nil {
+	var err error
+	if path := q.GetPath(); path != "" {
+		err = r.l.awaitOrdered(r.ctx, path)
+	} else {
+		err = r.l.awaitAllOrdered(r.ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	c := r.l.c

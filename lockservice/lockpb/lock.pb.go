@@ -2380,7 +2380,10 @@ type AcquireRequest struct {
 	// After an unclean loss nobody else gets the lock for this long, at most 60 s.
 	LockDelayNs int64 `protobuf:"varint,4,opt,name=lock_delay_ns,json=lockDelayNs,proto3" json:"lock_delay_ns,omitempty"`
 	// Place in the queue that an earlier leader gave; 0: at the end.
-	Ticket        int64 `protobuf:"varint,5,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Ticket int64 `protobuf:"varint,5,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The highest attempt of the handle that was given back, 0: none. What the handle holds by it, because the release was
+	// ordered and then lost (ReleaseRequest.early), is released first, instead of being found again.
+	Released      uint64 `protobuf:"varint,6,opt,name=released,proto3" json:"released,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2446,6 +2449,13 @@ func (x *AcquireRequest) GetLockDelayNs() int64 {
 func (x *AcquireRequest) GetTicket() int64 {
 	if x != nil {
 		return x.Ticket
+	}
+	return 0
+}
+
+func (x *AcquireRequest) GetReleased() uint64 {
+	if x != nil {
+		return x.Released
 	}
 	return 0
 }
@@ -3957,7 +3967,7 @@ type DoResponse_Waiting struct {
 
 type DoResponse_Ordered struct {
 	// Not an answer yet: whatever this leader is asked from now on finds the lock released
-	// (ReleaseRequest.early). Should the leader fail before the answer, the release may be lost, and is to be sent again.
+	// (ReleaseRequest.early). Should it cease to lead before the answer, the release may be lost, and is to be sent again.
 	Ordered bool `protobuf:"varint,27,opt,name=ordered,proto3,oneof"`
 }
 
@@ -5244,13 +5254,14 @@ const file_lock_proto_rawDesc = "" +
 	"\x06handle\x18\x01 \x01(\v2\x15.spand.lock.v1.HandleR\x06handle\x12*\n" +
 	"\x05quota\x18\x02 \x01(\v2\x14.spand.lock.v1.QuotaR\x05quota\";\n" +
 	"\x10SetQuotaResponse\x12'\n" +
-	"\x04stat\x18\x01 \x01(\v2\x13.spand.lock.v1.StatR\x04stat\"\xbe\x01\n" +
+	"\x04stat\x18\x01 \x01(\v2\x13.spand.lock.v1.StatR\x04stat\"\xda\x01\n" +
 	"\x0eAcquireRequest\x12-\n" +
 	"\x06handle\x18\x01 \x01(\v2\x15.spand.lock.v1.HandleR\x06handle\x12'\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x13.spand.lock.v1.ModeR\x04mode\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x04R\aattempt\x12\"\n" +
 	"\rlock_delay_ns\x18\x04 \x01(\x03R\vlockDelayNs\x12\x16\n" +
-	"\x06ticket\x18\x05 \x01(\x03R\x06ticket\"c\n" +
+	"\x06ticket\x18\x05 \x01(\x03R\x06ticket\x12\x1a\n" +
+	"\breleased\x18\x06 \x01(\x04R\breleased\"c\n" +
 	"\x0fAcquireResponse\x126\n" +
 	"\tsequencer\x18\x01 \x01(\v2\x18.spand.lock.v1.SequencerR\tsequencer\x12\x18\n" +
 	"\aalready\x18\x02 \x01(\bR\aalready\"o\n" +
