@@ -344,6 +344,43 @@ func TestPaper2_5_ResubscribingOutlivesItsStream(t *testing.T) {
 	})
 }
 
+// ReadDir goes on while there is more, however few come at a time, and keeps nothing of a list in parts.
+func TestReadDirGoesOnWhileThereIsMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{Cache: true})
+		c.set(func() {
+			c.answer = func(r *lockpb.DoRequest) *lockpb.DoResponse {
+				q := r.GetReadDir()
+				if q == nil {
+					return closed(r)
+				}
+				a := &lockpb.ReadDirResponse{Cacheable: true}
+				for name := 'a'; name <= 'e' && len(a.Children) < 2; name++ {
+					if string(name) > q.After {
+						a.Children = append(a.Children, &lockpb.Stat{Path: q.Handle.Path + "/" + string(name)})
+						a.More = name < 'e'
+					}
+				}
+				return &lockpb.DoResponse{Answer: &lockpb.DoResponse_ReadDir{ReadDir: a}}
+			}
+		})
+		for range 2 {
+			list, err := s.Node("/ls/local/d").ReadDir(t.Context())
+			names := ""
+			for _, st := range list {
+				names += st.Name()
+			}
+			if names != "abcde" || err != nil {
+				t.Errorf("listed %s, %v", names, err)
+			}
+		}
+		if r := c.made(func(r *lockpb.DoRequest) bool { return r.GetReadDir() != nil }); len(r) != 6 {
+			t.Errorf("%d calls, not three twice", len(r))
+		}
+	})
+}
+
 // A participant is one however often it tries to enter.
 func TestDoubleBarrierEntersOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -189,11 +189,11 @@ func (n *Node) Stat(ctx context.Context) (*Stat, error) {
 	return statOf(resp.GetGetStat().GetStat()), nil
 }
 
-// page is how many children one call of ReadDir fetches.
+// page is how many children one call of ReadDir asks for; fewer come where they are large.
 const page = 1000
 
 // ReadDir returns the Stats of a directory's children, by name; see Contents about sharing.
-// Of more than a thousand children, every thousand are as of a moment of their own.
+// Of more than a thousand children, or 1 MiB of them, every such part is as of a moment of its own.
 // ErrNotDirectory.
 func (n *Node) ReadDir(ctx context.Context) ([]Stat, error) {
 	if e := n.cached(); e != nil {
@@ -222,7 +222,7 @@ func (n *Node) ReadDir(ctx context.Context) ([]Stat, error) {
 		}
 		r := resp.GetReadDir()
 		all = append(all, statsOf(r.GetChildren())...)
-		if !r.GetMore() || len(all) == 0 {
+		if !r.GetMore() || len(r.GetChildren()) == 0 {
 			return all, nil
 		}
 		after = all[len(all)-1].Name()

@@ -182,12 +182,19 @@ func (l *Locks) epoch(ctx context.Context) (epoch uint64, err error) {
 
 func (l *Locks) listSessions(ctx context.Context) (there map[uint64]bool, err error) {
 	err = l.ask(ctx, func(ctx context.Context, c lockpb.LockServiceClient) error {
-		resp, err := c.ListSessions(ctx, &lockpb.ListSessionsRequest{Cell: "local", Limit: 10_000})
 		there = map[uint64]bool{}
-		for _, s := range resp.GetSessions() {
-			there[s.Session] = true
+		for after, more := uint64(0), true; more; {
+			resp, err := c.ListSessions(ctx, &lockpb.ListSessionsRequest{Cell: "local", After: after, Limit: 10_000})
+			if err != nil {
+				return err
+			}
+			for _, s := range resp.GetSessions() {
+				after = s.Session
+				there[after] = true
+			}
+			more = resp.GetMore() && len(resp.GetSessions()) > 0
 		}
-		return err
+		return nil
 	})
 	return there, err
 }

@@ -1,6 +1,10 @@
 package cell
 
 import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
 	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
@@ -96,10 +100,12 @@ func (r *request) getStat(q *lockpb.GetRequest) (*lockpb.DoResponse_GetStat, err
 	return &lockpb.DoResponse_GetStat{GetStat: a}, err
 }
 
-// Bounds of lists.
+// Bounds of lists: entries, and the bytes of an answer, but for its last entry. A client need not be ready for more
+// than gRPC's default of 4 MiB.
 const (
 	defaultList = 1000
 	maxList     = 10_000
+	maxPage     = 1 << 20
 )
 
 func listLimit(n uint32) int {
@@ -107,6 +113,21 @@ func listLimit(n uint32) int {
 		return defaultList
 	}
 	return int(min(n, maxList))
+}
+
+// fit makes the entries of an answer of as much of a list as it may carry, and reports whether that is not all.
+func fit[T any, E proto.Message](list []T, entry func(T) E) (page []E, cut bool) {
+	page = make([]E, 0, len(list))
+	size := 0
+	for _, x := range list {
+		if size >= maxPage {
+			return page, true
+		}
+		e := entry(x)
+		size += proto.Size(e)
+		page = append(page, e)
+	}
+	return page, false
 }
 
 func (r *request) readDir(q *lockpb.ReadDirRequest) (*lockpb.DoResponse_ReadDir, error) {
@@ -124,12 +145,9 @@ func (r *request) readDir(q *lockpb.ReadDirRequest) (*lockpb.DoResponse_ReadDir,
 		if serr != nil {
 			return serr
 		}
-		a.More = more
-		a.Children = make([]*lockpb.Stat, len(list))
-		for i, info := range list {
-			a.Children[i] = statOf(info)
-			quotas = quotas || a.Children[i].Quota != nil
-		}
+		children, cut := fit(list, statOf)
+		a.Children, a.More = children, more || cut
+		quotas = slices.ContainsFunc(children, func(c *lockpb.Stat) bool { return c.Quota != nil })
 		return nil
 	})
 	a.Cacheable = a.Cacheable && !quotas

@@ -54,10 +54,9 @@ func (r *request) listSessions(q *lockpb.ListSessionsRequest) (*lockpb.DoRespons
 	l.c.mu.RLock()
 	list, more := l.c.st.Sessions(state.SessionID(q.GetAfter()), listLimit(q.GetLimit()))
 	l.c.mu.RUnlock()
-	a := &lockpb.ListSessionsResponse{More: more, Sessions: make([]*lockpb.SessionInfo, 0, len(list))}
 	now := l.clock.Now()
 	l.mu.Lock()
-	for _, d := range list {
+	infos, cut := fit(list, func(d *state.Session) *lockpb.SessionInfo {
 		i := &lockpb.SessionInfo{
 			Session: uint64(d.ID), Client: d.Client, Principal: d.Principal, TtlNs: d.TTL, Created: int64(d.Created),
 			Locks: d.Locks, Ephemerals: d.Ephemerals, Caches: d.Caches,
@@ -65,15 +64,12 @@ func (r *request) listSessions(q *lockpb.ListSessionsRequest) (*lockpb.DoRespons
 		if s := l.sessions[d.ID]; s != nil && !s.ending {
 			i.LeaseNs = int64(max(0, s.end.Sub(now.Latest)))
 		}
-		a.Sessions = append(a.Sessions, i)
-	}
+		return i
+	})
 	l.mu.Unlock()
+	a := &lockpb.ListSessionsResponse{Sessions: infos, More: more || cut}
 	return &lockpb.DoResponse_ListSessions{ListSessions: a}, l.valid()
 }
-
-// maxPage bounds the bytes of a list's answer, but for its last entry; a client need not be ready for more
-// than gRPC's default of 4 MiB.
-const maxPage = 1 << 20
 
 // placeText writes where a list of locks goes on: behind a path, or, since no path contains
 // "//", behind one hold of its lock.
@@ -199,13 +195,12 @@ func (r *request) lockHistory(q *lockpb.LockHistoryRequest) (*lockpb.DoResponse_
 	c.mu.RLock()
 	list, more := c.st.History(q.GetPath(), q.GetAfter(), listLimit(q.GetLimit()))
 	c.mu.RUnlock()
-	a := &lockpb.LockHistoryResponse{More: more, Holds: make([]*lockpb.HoldRecord, len(list))}
-	for i := range list {
-		e := &list[i]
-		a.Holds[i] = &lockpb.HoldRecord{
+	holds, cut := fit(list, func(e state.Ended) *lockpb.HoldRecord {
+		return &lockpb.HoldRecord{
 			Entry: e.Entry, Sequencer: sequencerOf(&e.Hold), Session: uint64(e.Session), Client: e.Client,
 			From: int64(e.Since), Until: int64(e.Until), Ended: e.Cause.String(),
 		}
-	}
+	})
+	a := &lockpb.LockHistoryResponse{Holds: holds, More: more || cut}
 	return &lockpb.DoResponse_LockHistory{LockHistory: a}, r.l.valid()
 }

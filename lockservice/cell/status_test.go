@@ -2,9 +2,11 @@ package cell
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -119,5 +121,150 @@ func TestLocksThatAreWaitedForAreListed(t *testing.T) {
 		}
 		w.g.letGo()
 		s.expect("b ok", "x ok")
+	})
+}
+
+// page is a page of a list: the names of its entries, its bytes, whether there are more, and what the next one
+// comes behind.
+type page struct {
+	names []string
+	bytes int
+	more  bool
+	after any
+}
+
+// allPages reads a list page by page and checks that it has what is wanted, in order, in pages of bounded size.
+func allPages(t *testing.T, limit uint32, want []string, ask func(after any) page) {
+	t.Helper()
+	var got []string
+	pages := 0
+	for p := (page{more: true}); p.more; pages++ {
+		p = ask(p.after)
+		if p.bytes > maxPage+16<<10 || len(p.names) == 0 || len(p.names) > listLimit(limit) {
+			t.Fatalf("limit %d: a page of %d entries, %d bytes", limit, len(p.names), p.bytes)
+		}
+		if short := len(p.names) < listLimit(limit); p.more && short && p.bytes < maxPage {
+			t.Errorf("limit %d: a page of %d entries and %d bytes, and there are more", limit, len(p.names), p.bytes)
+		}
+		got = append(got, p.names...)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("limit %d: %d entries of %d in %d pages", limit, len(got), len(want), pages)
+	}
+	if limit > 1 && pages < 2 {
+		t.Errorf("limit %d: %d entries in one page", limit, len(got))
+	}
+}
+
+// longest makes directories down to where the names of their children make paths of nearly 4,096 bytes.
+func (w *world) longest() string {
+	w.t.Helper()
+	path := "/ls/local"
+	for range 15 {
+		path += "/" + strings.Repeat("d", 255)
+		w.must(w.do(&lockpb.OpenRequest{Handle: h(0, path), Create: lockpb.Create_CREATE_IF_ABSENT, Directory: true}))
+	}
+	return path
+}
+
+var pageLimits = []uint32{0, 1, 7, 300, 10_000}
+
+// A list of sessions comes in pages of bounded size.
+func TestSessionsAreListedInPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 0)
+		defer w.close()
+		principal := strings.Repeat("p", 4000)
+		var want []string
+		for id := uint64(1); id <= 700; id++ {
+			w.must(w.lead().Do(t.Context(), principal, request1(&lockpb.CreateSessionRequest{Session: id, TtlNs: 60e9}), nil))
+			want = append(want, fmt.Sprint(id))
+		}
+		for _, limit := range pageLimits {
+			allPages(t, limit, want, func(after any) (p page) {
+				id, _ := after.(uint64)
+				r := w.must(w.do(&lockpb.ListSessionsRequest{After: id, Limit: limit})).GetListSessions()
+				for _, s := range r.Sessions {
+					if s.Principal != principal || s.LeaseNs <= 0 {
+						t.Fatalf("session %d of %.10q..., lease %d", s.Session, s.Principal, s.LeaseNs)
+					}
+					p.names, p.after = append(p.names, fmt.Sprint(s.Session)), s.Session
+				}
+				p.bytes, p.more = proto.Size(r), r.More
+				return p
+			})
+		}
+	})
+}
+
+// The history of locks comes in pages of bounded size, of all locks and of one.
+func TestLockHistoryComesInPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 1)
+		defer w.close()
+		long := w.longest() + "/f"
+		w.file(long, "")
+		var all, ofLong []string
+		for i := range 300 {
+			w.must(w.do(acquire(1, long)))
+			w.must(w.do(release(1, long)))
+			all = append(all, fmt.Sprint(len(all)+1))
+			ofLong = append(ofLong, all[len(all)-1])
+			if i%3 == 0 {
+				w.must(w.do(acquire(1, x)))
+				w.must(w.do(release(1, x)))
+				all = append(all, fmt.Sprint(len(all)+1))
+			}
+		}
+		for path, want := range map[string][]string{"": all, long: ofLong} {
+			for _, limit := range pageLimits {
+				allPages(t, limit, want, func(after any) (p page) {
+					entry, _ := after.(uint64)
+					r := w.must(w.do(&lockpb.LockHistoryRequest{Path: path, After: entry, Limit: limit})).GetLockHistory()
+					for _, e := range r.Holds {
+						p.names, p.after = append(p.names, fmt.Sprint(e.Entry)), e.Entry
+					}
+					p.bytes, p.more = proto.Size(r), r.More
+					return p
+				})
+			}
+		}
+	})
+}
+
+// A directory is listed in pages of bounded size, which may be cached like whole ones: a change in it invalidates them.
+func TestDirectoriesAreListedInPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 0)
+		defer w.close()
+		w.caching(1, time.Minute)
+		p := w.keep(1)
+		defer p.stop()
+		dir := w.longest()
+		var want []string
+		for i := range 400 {
+			name := fmt.Sprintf("%03d", i)
+			want = append(want, name)
+			w.file(dir+"/"+name, "")
+		}
+		for _, limit := range pageLimits {
+			allPages(t, limit, want, func(after any) (p page) {
+				last, _ := after.(string)
+				r := w.must(w.do(&lockpb.ReadDirRequest{Handle: h(1, dir), Cache: true, After: last, Limit: limit})).GetReadDir()
+				if !r.Cacheable {
+					t.Error("not cacheable")
+				}
+				for _, c := range r.Children {
+					name := c.Path[len(dir)+1:]
+					p.names, p.after = append(p.names, name), name
+				}
+				p.bytes, p.more = proto.Size(r), r.More
+				return p
+			})
+		}
+		w.set(dir+"/399", "new")
+		if got := p.told(); !slices.Contains(got, dir) {
+			t.Errorf("told to forget %d paths, not the directory", len(got))
+		}
 	})
 }

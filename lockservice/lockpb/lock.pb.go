@@ -1797,6 +1797,8 @@ func (x *GetStatResponse) GetCacheable() bool {
 	return false
 }
 
+// Lists have at most limit entries, and about 1 MiB. While an answer says more, the rest is to be had
+// with after of its last entry.
 type ReadDirRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
@@ -4451,7 +4453,7 @@ func (x *Cell) GetQuota() *Quota {
 type ListSessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
-	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"` // only ids above
 	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // 0: 1,000; at most 10,000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4728,8 +4730,8 @@ func (x *ListLocksRequest) GetLimit() uint32 {
 	return 0
 }
 
-// ListLocksResponse lists locks by path, and a lock's holds by session and handle. It has at most limit
-// entries, and about 1 MiB: it may end in the middle of a lock with many holders.
+// ListLocksResponse lists locks by path, and a lock's holds by session and handle. It may end in the
+// middle of a lock with many holders.
 type ListLocksResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Locks         []*LockInfo            `protobuf:"bytes,1,rep,name=locks,proto3" json:"locks,omitempty"` // one per hold, and one per path that is only waited for or delayed
@@ -4886,8 +4888,8 @@ type LockHistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
 	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`    // "": all
-	After         uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"` // entry number
-	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	After         uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"` // only entries above
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // 0: 1,000; at most 10,000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
