@@ -116,6 +116,11 @@ func (u *subscriptions) init(s *Session) { u.s, u.groups = s, map[nodeID]*group{
 // Subscribe was called. The subscription ends with Close or the session. A session watches at most
 // 4,096 nodes, each with any number of subscriptions (QUOTA_EXCEEDED). The node must be one
 // of a session; on a Handle it means the node that was opened, on Session.Node whatever is there.
+//
+// ContentsChanged and the events of children take the right to read the node (ACL.Read). A subscription to any of
+// these kinds, so also to all, ends when the session's principal has not that right, or loses it: behind what
+// is queued, Next fails with ErrPermission. When the right has come back, Subscribe again, with After if what
+// happened meanwhile matters. HandleInvalid, LockAcquired and ConflictingRequest take no right.
 func (n *Node) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
 	if n.bad != nil {
 		return nil, n.bad
@@ -176,7 +181,7 @@ func (n *Node) Events(ctx context.Context, kinds ...EventKind) iter.Seq2[Event, 
 }
 
 // Next waits for the next event. The error is ctx's cause, or why the subscription or its
-// session ended.
+// session ended: ErrPermission, see Subscribe, among others.
 func (u *Subscription) Next(ctx context.Context) (Event, error) {
 	for {
 		if e, ok, err := u.take(); ok || err != nil {
@@ -326,6 +331,10 @@ func (g *group) wireLocked(beat uint64) *lockpb.Subscription {
 
 // deliverLocked queues an event, of a lease that answers a beat, for those whom that has listed.
 func (u *subscriptions) deliverLocked(w *lockpb.Event, beat uint64) {
+	if w.Kind == lockpb.EventKind_EVENTS_DENIED {
+		u.deniedLocked(nodeID{w.Path, w.Instance}, beat)
+		return
+	}
 	e := Event{Kind: EventKind(w.Kind), Path: w.Path, Child: w.Child, Instance: w.Instance, Generation: w.Generation, Revision: w.Revision}
 	if e.Kind == CellFailedOver {
 		return // the epoch tells, once
@@ -347,6 +356,31 @@ func (u *subscriptions) deliverLocked(w *lockpb.Event, beat uint64) {
 			break
 		}
 	}
+}
+
+// deniedLocked ends the subscriptions that a beat has listed and that ask for what takes the right to read the node.
+func (u *subscriptions) deniedLocked(id nodeID, beat uint64) {
+	g := u.groups[id]
+	if g == nil {
+		return
+	}
+	why := &Error{Code: codes.PermissionDenied, Reason: "PERMISSION", Path: id.path, Message: fmt.Sprintf("no events of the contents of %s: the session may not read it", id.path)}
+	before := len(g.members)
+	g.members = slices.DeleteFunc(g.members, func(m *Subscription) bool {
+		denied := m.from != 0 && m.from <= beat && (len(m.kinds) == 0 || slices.ContainsFunc(m.kinds, ofContents))
+		if denied {
+			m.endLocked(why)
+		}
+		return denied
+	})
+	if len(g.members) < before {
+		u.leftLocked(g)
+	}
+}
+
+// ofContents reports whether events of a kind take the right to read.
+func ofContents(k EventKind) bool {
+	return k == ContentsChanged || k == ChildAdded || k == ChildRemoved || k == ChildModified
 }
 
 // failedOverLocked tells every subscription of another leader.

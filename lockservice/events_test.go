@@ -232,3 +232,81 @@ func TestPaper2_5_RefusedSubscriptions(t *testing.T) {
 		}
 	})
 }
+
+// A denial ends the subscriptions that ask for what takes the right to read, and none that was made after the cell said
+// so; the cell is not asked for it any more (2.3, 2.5).
+func TestPaper2_5_DeniedSubscriptionsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster(t, 1)
+		s := c.session(SessionOptions{})
+		n := s.Node("/ls/local/x")
+		subscribe := func(kinds ...EventKind) *Subscription {
+			sub, err := n.Subscribe(t.Context(), SubscribeOptions{Kinds: kinds})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return sub
+		}
+		h, err := s.Open(t.Context(), "/ls/local/x", OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ofHandle, err := h.Subscribe(t.Context(), SubscribeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, contents, locks := subscribe(), subscribe(ContentsChanged, LockAcquired), subscribe(LockAcquired, ConflictingRequest)
+		time.Sleep(time.Second)
+		denied := &lockpb.Event{Kind: lockpb.EventKind_EVENTS_DENIED, Path: "/ls/local/x"}
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(101), denied}})
+		synctest.Wait()
+		for _, sub := range []*Subscription{all, contents} {
+			if e, err := sub.Next(t.Context()); err != nil || e.Revision != 101 {
+				t.Errorf("what came before: %v, %v", e, err)
+			}
+			if e, err := sub.Next(t.Context()); !errors.Is(err, ErrPermission) {
+				t.Errorf("event %v, %v", e, err)
+			}
+			sub.Close()
+		}
+		var kinds []lockpb.EventKind
+		for _, w := range c.subscriptions() {
+			if w.Instance == 0 {
+				kinds = w.Kinds
+			}
+		}
+		if len(kinds) != 2 || len(c.subscriptions()) != 2 {
+			t.Errorf("subscribed to %v", c.subscriptions())
+		}
+		// An answer to a beat before the new list is about the old one.
+		again := subscribe()
+		s.mu.Lock()
+		s.events.deniedLocked(nodeID{"/ls/local/x", 0}, again.from-1)
+		s.mu.Unlock()
+		lock := changed(103)
+		lock.Kind = lockpb.EventKind_LOCK_ACQUIRED
+		time.Sleep(time.Second)
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{changed(102), lock}})
+		synctest.Wait()
+		for want, sub := range map[uint64]*Subscription{101: ofHandle, 102: again, 103: locks} {
+			if e, err := sub.Next(t.Context()); err != nil || e.Revision != want {
+				t.Errorf("event %v, %v, not of revision %d", e, err, want)
+			}
+		}
+		if e, err := again.Next(t.Context()); err != nil || e.Revision != 103 {
+			t.Errorf("event %v, %v", e, err)
+		}
+		c.tell(s, &lockpb.Lease{Events: []*lockpb.Event{denied}})
+		synctest.Wait()
+		if _, err := again.Next(t.Context()); !errors.Is(err, ErrPermission) {
+			t.Errorf("denied again: %v", err)
+		}
+		locks.Close()
+		ofHandle.Close()
+		synctest.Wait()
+		if got := c.subscriptions(); len(got) != 0 {
+			t.Errorf("subscribed to %v", got)
+		}
+	})
+}

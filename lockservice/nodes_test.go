@@ -107,6 +107,7 @@ func TestNodes(t *testing.T) {
 		{"Paper2.6_LockAndSequencer", lockAndSequencer},
 		{"DialAnyNode", dialAnyNode},
 		{"Paper2.6_AbandonedAcquires", abandonedAcquires},
+		{"Paper2.5_EventsTakeTheRightToRead", eventsTakeTheRightToRead},
 		{"Paper2.7_Cache", cacheIsConsistent},
 		{"Paper2.7_LocksAreKept", locksAreKept},
 		{"Cells", cells},
@@ -133,6 +134,67 @@ func TestNodes(t *testing.T) {
 	})
 	killed := test{"Paper2.9_LeaderKilled", leaderKilled}
 	t.Run(killed.name, func(t *testing.T) { killed.run(in(t, killed)) })
+}
+
+func eventsTakeTheRightToRead(w world) {
+	ctx := w.Context()
+	s := w.session(lockservice.SessionOptions{Cache: true})
+	h := w.open(s, "f", file)
+	readers := s.Node("/ls/local/acl/events-test")
+	members := func(list string) {
+		w.Helper()
+		_, err := readers.SetContents(ctx, []byte(list), lockservice.OrCreate())
+		w.must(err)
+	}
+	members("*")
+	st, err := h.SetACL(ctx, lockservice.ACL{Read: "events-test"})
+	w.must(err)
+	contents, err := h.Subscribe(ctx, lockservice.SubscribeOptions{})
+	w.must(err)
+	locks, err := s.Node(h.Path()).Subscribe(ctx, lockservice.SubscribeOptions{Kinds: []lockservice.EventKind{lockservice.LockAcquired}})
+	w.must(err)
+	next := func(when string, sub *lockservice.Subscription, want lockservice.EventKind, denied bool) {
+		w.Helper()
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		e, err := sub.Next(ctx)
+		for err == nil && e.Kind == lockservice.CellFailedOver {
+			e, err = sub.Next(ctx)
+		}
+		if denied && !errors.Is(err, lockservice.ErrPermission) || !denied && (err != nil || e.Kind != want) {
+			w.Errorf("%s: %v, %v", when, e, err)
+		}
+	}
+	write := func(text string) {
+		w.Helper()
+		_, err := h.SetContents(ctx, []byte(text))
+		w.must(err)
+	}
+	write("one")
+	next("with the right", contents, lockservice.ContentsChanged, false)
+	if _, _, err := h.Contents(ctx); err != nil {
+		w.Error(err)
+	}
+	members("somebody")
+	next("without it", contents, 0, true)
+	if _, _, err := h.Contents(ctx); !errors.Is(err, lockservice.ErrPermission) {
+		w.Errorf("read what was cached: %v", err)
+	}
+	write("two")
+	again, err := h.Subscribe(ctx, lockservice.SubscribeOptions{After: st.Revision})
+	w.must(err)
+	next("asked for again", again, 0, true)
+	l, err := h.Lock(ctx)
+	w.must(err)
+	w.must(l.Unlock(ctx))
+	next("the lock", locks, lockservice.LockAcquired, false)
+	members("*")
+	again, err = h.Subscribe(ctx, lockservice.SubscribeOptions{After: st.Revision, Kinds: []lockservice.EventKind{lockservice.ContentsChanged}})
+	w.must(err)
+	next("of the past", again, lockservice.ContentsChanged, false)
+	next("of the past", again, lockservice.ContentsChanged, false)
+	write("three")
+	next("with the right again", again, lockservice.ContentsChanged, false)
 }
 
 func filesAndDirectories(w world) {

@@ -236,6 +236,13 @@ func (l *leader) registerLocked(s *session, path string) bool {
 	if _, ok := b.cached[path]; ok {
 		return true
 	}
+	// Who may not read is not told of changes by invalidations either (denied.go).
+	l.c.mu.RLock()
+	may := l.c.st.MayHear(s.principal, path, 0)
+	l.c.mu.RUnlock()
+	if !may {
+		return false
+	}
 	if b.cached == nil {
 		b.cached = make(map[string]struct{})
 	}

@@ -38,6 +38,9 @@
 //   - 2.5: a subscriber gets each event at least once, in the order of revisions; unacknowledged ones
 //     go again over a new stream. Queues and subscriptions are bounded: who is slow, or goes on from
 //     long ago, is served from what the state remembers, or told EVENTS_LOST.
+//   - 2.3, 2.5: who may not read a node hears nothing of changes to its contents, neither by events, remembered ones
+//     included, nor by invalidations. He is told that a subscription is denied when that is listed, or when his
+//     right goes, and so not by the next change (denied.go).
 //   - 2.5, 2.7: a holder that subscribes to conflicting requests hears of everybody who waits for what
 //     it holds, whichever came first, the waiter, the grant or the subscription, and under
 //     every leader (conflict.go); of a TryAcquire or Delete, unless it is refused in the moments in which

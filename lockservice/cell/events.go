@@ -23,7 +23,8 @@ type outbox struct {
 	filled uint64
 	// notices have no revision: kept until the beat after the one that they answered.
 	notices []*lockpb.Event
-	noticed int // sent over the present stream
+	noticed int  // sent over the present stream
+	untold  bool // of some subscriptions it may not have been told over the present stream that they are denied
 
 	// Cache.
 	cached   map[string]struct{}
@@ -47,6 +48,8 @@ type subscription struct {
 	path     string
 	instance uint64
 	kinds    uint32 // by bit, and anyKind; 0: all
+	denied   bool   // the session might not read the node at some moment since it was last listed (denied.go)
+	told     bool   // that, over the present stream
 	after    uint64 // it is about events above this revision
 	upTo     uint64 // those up to this one are in the queue already
 	place    int    // among its path's
@@ -59,7 +62,9 @@ func (u *subscription) compare(o *subscription) int {
 	return cmp.Or(cmp.Compare(u.path, o.path), cmp.Compare(u.instance, o.instance))
 }
 
-func (u *subscription) wants(e *state.Event) bool { return u.matches(e.Instance, uint32(e.Kind)) }
+func (u *subscription) wants(e *state.Event) bool {
+	return u.matches(e.Instance, uint32(e.Kind)) && !(u.denied && e.Kind.OfContents())
+}
 
 func (u *subscription) matches(instance uint64, kind uint32) bool {
 	return (u.instance == 0 || u.instance == instance) && (u.kinds == 0 || u.kinds&(1<<kind) != 0)
@@ -87,6 +92,7 @@ func (l *leader) publishLocked(e *state.Event, out *outgoing) {
 	if l.cache.changing[e.Path] == 0 && e.Kind != state.LockAcquired {
 		l.invalidateLocked(e.Path, nil, out)
 	}
+	l.guardLocked(e, out)
 	var msg *lockpb.Event
 	for _, u := range l.subs[e.Path] {
 		if e.Revision <= u.upTo || !u.wants(e) {
@@ -169,6 +175,9 @@ func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription, moved 
 		if len(old) > 0 && old[0].compare(u) == 0 {
 			told = !moved && old[0].matches(old[0].instance, conflict)
 			old[0].kinds = u.kinds
+			if old[0].denied && l.relistedLocked(old[0], u.after, now) {
+				resumed = append(resumed, old[0])
+			}
 			subs[i], old = old[0], old[1:]
 		}
 		if !told {
@@ -182,6 +191,7 @@ func (l *leader) subscribeLocked(s *session, list []*lockpb.Subscription, moved 
 			continue
 		}
 		u.s, u.upTo = s, now
+		l.judgeLocked(u)
 		u.place = len(l.subs[u.path])
 		l.subs[u.path] = append(l.subs[u.path], u)
 		if u.after == 0 {
@@ -284,11 +294,13 @@ func (l *leader) rememberedLocked(subs []*subscription, from, now uint64) (found
 	for _, u := range subs {
 		events, complete := l.c.st.EventsAfter(max(u.after, from), u.path)
 		if !complete {
-			found = append(found, remembered{revision: now, u: u})
+			if !u.mute() {
+				found = append(found, remembered{revision: now, u: u})
+			}
 			continue
 		}
 		for i := range events {
-			if u.wants(&events[i]) {
+			if u.wants(&events[i]) && l.c.st.MayHearOf(u.s.principal, &events[i]) {
 				found = append(found, remembered{events[i].Revision, &events[i], u})
 			}
 		}
@@ -388,6 +400,9 @@ func (l *leader) duesLocked(s *session, lease *lockpb.Lease) {
 	}
 	lease.Events = append(lease.Events, b.notices[b.noticed:]...)
 	b.noticed = len(b.notices)
+	if b.untold {
+		lease.Events = append(lease.Events, b.denials()...)
+	}
 	for _, v := range b.stale {
 		if v.number > b.staleTop {
 			lease.Invalidate = append(lease.Invalidate, v.path)
@@ -401,7 +416,7 @@ func (l *leader) duesLocked(s *session, lease *lockpb.Lease) {
 
 // due reports whether there is anything to tell.
 func (b *outbox) due() bool {
-	return b != nil && (len(b.notices) > b.noticed ||
+	return b != nil && (b.untold || len(b.notices) > b.noticed ||
 		len(b.queue) > 0 && b.queue[len(b.queue)-1].Revision > b.sent ||
 		len(b.stale) > 0 && b.stale[len(b.stale)-1].number > b.staleTop)
 }
@@ -409,4 +424,9 @@ func (b *outbox) due() bool {
 // restream forgets what was sent: it goes again over another stream.
 func (b *outbox) restream() {
 	b.sent, b.noticed, b.staleTop = 0, 0, 0
+	for _, u := range b.subs {
+		if u.denied && u.asks() {
+			u.told, b.untold = false, true
+		}
+	}
 }

@@ -400,6 +400,8 @@ func request1(call any) *lockpb.DoRequest {
 		q.Call = &lockpb.DoRequest_ReadDir{ReadDir: c}
 	case *lockpb.SetContentsRequest:
 		q.Call = &lockpb.DoRequest_SetContents{SetContents: c}
+	case *lockpb.SetACLRequest:
+		q.Call = &lockpb.DoRequest_SetAcl{SetAcl: c}
 	case *lockpb.DeleteRequest:
 		q.Call = &lockpb.DoRequest_Delete{Delete: c}
 	case *lockpb.AcquireRequest:

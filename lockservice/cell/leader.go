@@ -15,13 +15,14 @@ import (
 // leader is what a replica has while it leads in one term. Nothing of it is replicated:
 // the next leader begins with every session renewed, no queue and no cache known.
 type leader struct {
-	c     *Cell
-	clock truetime.Clock
-	term  uint64             // also the epoch that clients see
-	floor truetime.Timestamp // earlier leaders' promises lie below it
-	born  truetime.Timestamp // when it began
-	ctx   context.Context    // ends with the term
-	stop  context.CancelFunc
+	c        *Cell
+	clock    truetime.Clock
+	term     uint64             // also the epoch that clients see
+	aclFiles string             // path of the directory of the cell's ACL files
+	floor    truetime.Timestamp // earlier leaders' promises lie below it
+	born     truetime.Timestamp // when it began
+	ctx      context.Context    // ends with the term
+	stop     context.CancelFunc
 
 	promised atomic.Int64 // highest E of a fence check (L2); see Promised
 	waiting  atomic.Int64 // Acquires in queues
@@ -59,6 +60,7 @@ func newLeader(c *Cell, lease paxosgroup.Lease) *leader {
 	defer c.mu.RUnlock()
 	l.born = l.momentLocked()
 	l.giving = c.st.LeaseFactor()
+	l.aclFiles = c.st.ACLFiles()
 	l.sessions = make(map[state.SessionID]*session, c.st.SessionCount())
 	after, more := state.SessionID(0), true
 	for more {
@@ -108,7 +110,7 @@ func (l *leader) end() {
 
 // applied follows a command: what it changed is visible. Runs on the applying goroutine.
 func (l *leader) applied(cmd *state.Command, res *state.Result, ch *state.Changes) {
-	if cmd.Kind != state.CreateSession && len(ch.Ended)+len(ch.Events)+len(ch.Freed) == 0 {
+	if cmd.Kind != state.CreateSession && cmd.Kind != state.SetACL && len(ch.Ended)+len(ch.Events)+len(ch.Freed) == 0 {
 		return
 	}
 	var out outgoing
@@ -120,6 +122,9 @@ func (l *leader) applied(cmd *state.Command, res *state.Result, ch *state.Change
 		l.c.mu.RUnlock()
 		l.addLocked(res.Session, from)
 		l.wakeLeasesLocked()
+	}
+	if cmd.Kind == state.SetACL {
+		l.rejudgeLocked(cmd.Path, &out)
 	}
 	for i := range ch.Events {
 		l.publishLocked(&ch.Events[i], &out)

@@ -81,26 +81,28 @@ const (
 	EventKind_CHILD_ADDED         EventKind = 2
 	EventKind_CHILD_REMOVED       EventKind = 3
 	EventKind_CHILD_MODIFIED      EventKind = 4
-	EventKind_CELL_FAILED_OVER    EventKind = 5 // events may not have been lost: subscriptions resume
-	EventKind_HANDLE_INVALID      EventKind = 6 // the node is gone
-	EventKind_LOCK_ACQUIRED       EventKind = 7 // the lock has got a holder: a leader was elected
-	EventKind_CONFLICTING_REQUEST EventKind = 8 // to the holder: another wants the lock in a mode that conflicts, or to delete the node
-	EventKind_EVENTS_LOST         EventKind = 9 // the subscription begins anew: read again what it is about
+	EventKind_CELL_FAILED_OVER    EventKind = 5  // events may not have been lost: subscriptions resume
+	EventKind_HANDLE_INVALID      EventKind = 6  // the node is gone
+	EventKind_LOCK_ACQUIRED       EventKind = 7  // the lock has got a holder: a leader was elected
+	EventKind_CONFLICTING_REQUEST EventKind = 8  // to the holder: another wants the lock in a mode that conflicts, or to delete the node
+	EventKind_EVENTS_LOST         EventKind = 9  // the subscription begins anew: read again what it is about
+	EventKind_EVENTS_DENIED       EventKind = 10 // of a path and instance that are listed, once per list and stream: see Subscription
 )
 
 // Enum value maps for EventKind.
 var (
 	EventKind_name = map[int32]string{
-		0: "EVENT_UNSPECIFIED",
-		1: "CONTENTS_CHANGED",
-		2: "CHILD_ADDED",
-		3: "CHILD_REMOVED",
-		4: "CHILD_MODIFIED",
-		5: "CELL_FAILED_OVER",
-		6: "HANDLE_INVALID",
-		7: "LOCK_ACQUIRED",
-		8: "CONFLICTING_REQUEST",
-		9: "EVENTS_LOST",
+		0:  "EVENT_UNSPECIFIED",
+		1:  "CONTENTS_CHANGED",
+		2:  "CHILD_ADDED",
+		3:  "CHILD_REMOVED",
+		4:  "CHILD_MODIFIED",
+		5:  "CELL_FAILED_OVER",
+		6:  "HANDLE_INVALID",
+		7:  "LOCK_ACQUIRED",
+		8:  "CONFLICTING_REQUEST",
+		9:  "EVENTS_LOST",
+		10: "EVENTS_DENIED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_UNSPECIFIED":   0,
@@ -113,6 +115,7 @@ var (
 		"LOCK_ACQUIRED":       7,
 		"CONFLICTING_REQUEST": 8,
 		"EVENTS_LOST":         9,
+		"EVENTS_DENIED":       10,
 	}
 )
 
@@ -666,6 +669,14 @@ func (x *Subscriptions) GetList() []*Subscription {
 // Subscription asks for the events of one node, or, without an instance, of whatever is at the path,
 // also if nothing is there yet. Events of revisions above after that the cell still
 // remembers are delivered first; if it has forgotten some, an EVENTS_LOST.
+//
+// CONTENTS_CHANGED and the CHILD_ events take the right to read the node. A subscription that asks for
+// any of them is denied when the session's principal has not that right as it is listed, or loses it later: by
+// SetACL, by a change of the ACL file, or because a node is made there that it may not read. It gets
+// EVENTS_DENIED at once, and none of these events any more, also when the right comes back, until the session lists
+// it again, under this leader or another: then it is judged anew, and goes on behind after. What it hears of a
+// node that is gone is what it might read then. The other kinds take no right: that a node is gone and who holds its
+// lock anybody may ask (GetStat, ListLocks), and a holder that may not read hears that others want its lock.
 type Subscription struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -5450,7 +5461,7 @@ const file_lock_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tEXCLUSIVE\x10\x01\x12\n" +
 	"\n" +
-	"\x06SHARED\x10\x02*\xd7\x01\n" +
+	"\x06SHARED\x10\x02*\xea\x01\n" +
 	"\tEventKind\x12\x15\n" +
 	"\x11EVENT_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CONTENTS_CHANGED\x10\x01\x12\x0f\n" +
@@ -5461,7 +5472,9 @@ const file_lock_proto_rawDesc = "" +
 	"\x0eHANDLE_INVALID\x10\x06\x12\x11\n" +
 	"\rLOCK_ACQUIRED\x10\a\x12\x17\n" +
 	"\x13CONFLICTING_REQUEST\x10\b\x12\x0f\n" +
-	"\vEVENTS_LOST\x10\t*E\n" +
+	"\vEVENTS_LOST\x10\t\x12\x11\n" +
+	"\rEVENTS_DENIED\x10\n" +
+	"*E\n" +
 	"\x06Create\x12\x0f\n" +
 	"\vCREATE_NONE\x10\x00\x12\x14\n" +
 	"\x10CREATE_IF_ABSENT\x10\x01\x12\x14\n" +

@@ -43,14 +43,52 @@ func (s *State) permit(principal string, n *node, r Right) *Error {
 	case Change:
 		name, verb = n.acl.Change, "change the ACL or quota of"
 	}
-	if name == "" {
-		return nil
-	}
-	if f, ok := s.aclNode.dir.children.Get(name); ok && f.members != nil && f.members.have(principal) {
+	if s.lists(name, principal) {
 		return nil
 	}
 	return refuse(Permission, n.path, "%q may not %s %s: not listed in %s/%s", principal, verb, n.path, s.aclNode.path, name)
 }
+
+// lists reports whether an ACL file has a principal, "" everybody.
+func (s *State) lists(name, principal string) bool {
+	if name == "" {
+		return true
+	}
+	f, ok := s.aclNode.dir.children.Get(name)
+	return ok && f.members != nil && f.members.have(principal)
+}
+
+// MayHear reports whether a principal may be told of changes to the contents of the node at path, which must be
+// instance unless that is 0. Of what is not there anybody may.
+func (s *State) MayHear(principal, path string, instance uint64) bool {
+	n := s.nodes[path]
+	return n == nil || instance != 0 && instance != n.instance || s.lists(n.acl.Read, principal)
+}
+
+// MayHearOf reports whether a principal may be told of an event that the state remembers: by the ACL that the
+// node has, or, if it is gone, had at the event.
+func (s *State) MayHearOf(principal string, e *Event) bool {
+	if !e.Kind.OfContents() {
+		return true
+	}
+	readers := e.Readers
+	if n := s.nodes[e.Path]; n != nil && n.instance == e.Instance {
+		readers = n.acl.Read
+	}
+	return s.lists(readers, principal)
+}
+
+// ReadersOf returns the name of the ACL file of those who may read the node at path, "" if everybody may, or
+// nothing is there.
+func (s *State) ReadersOf(path string) string {
+	if n := s.nodes[path]; n != nil {
+		return n.acl.Read
+	}
+	return ""
+}
+
+// ACLFiles is the path of the directory of the ACL files.
+func (s *State) ACLFiles() string { return s.aclNode.path }
 
 // checkACL refuses an ACL that names files that are not there: a misspelt one would lock
 // everybody out.

@@ -230,6 +230,10 @@ const (
 	LockAcquired    EventKind = 7
 )
 
+// OfContents reports whether events of this kind tell of what takes the Read right to see: a file's contents, a
+// directory's children. That a node is gone, or its lock held, anybody may ask.
+func (k EventKind) OfContents() bool { return k == ContentsChanged || k.ofChild() }
+
 // Event is a change that the cell remembers for subscribers. Immutable.
 type Event struct {
 	Revision   uint64 // no other event has it
@@ -238,6 +242,9 @@ type Event struct {
 	Child      string // name, of Child events
 	Instance   uint64 // of the node at Path
 	Generation uint64 // of the contents (for Child events, the child's) or of the lock
+	// Readers is the file that listed who might read the node (ACL.Read), "" everybody: of events that only
+	// they may hear of.
+	Readers string
 }
 
 // Changes are what a command did, for whoever serves the cell: events to deliver, locks

@@ -47,6 +47,9 @@ func (l *eventLog) append(b []byte) []byte {
 		}
 		b = binary.AppendUvarint(b, e.Instance)
 		b = binary.AppendUvarint(b, e.Generation)
+		if e.Kind.OfContents() {
+			b = appendString(b, e.Readers)
+		}
 		revision, path = e.Revision, e.Path
 	}
 	return b
@@ -78,6 +81,9 @@ func (d *decoder) events(s *State) {
 			e.Child = d.string()
 		}
 		e.Instance, e.Generation = d.uvarint(), d.uvarint()
+		if d.v > 2 && e.Kind.OfContents() {
+			e.Readers = d.string()
+		}
 		if d.err == nil {
 			s.events.add(e)
 		}

@@ -11,10 +11,11 @@ import (
 // decodes encodes to the same bytes again, if it is of the newest version.
 //
 // States of version 1 do not say what was forgotten of each node's events, nor which of a session's
-// answers and cancellations is the oldest: there it is the lowest.
+// answers and cancellations is the oldest: there it is the lowest. Those of version 2 and below do not say who might read
+// what an event is about: everybody.
 const (
 	commandVersion = 1
-	stateVersion   = 2
+	stateVersion   = 3
 )
 
 var (

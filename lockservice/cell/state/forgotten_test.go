@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"slices"
@@ -55,30 +56,32 @@ func Test2_5_CompleteIsComplete(t *testing.T) {
 	}
 }
 
-// A state that was written before states said what was forgotten of each node can be read.
-func TestStateOfVersion1(t *testing.T) {
-	b, err := os.ReadFile("testdata/encodings/state_v1")
-	if err != nil {
-		t.Fatal(err)
+// States of earlier versions can be read.
+func TestStatesOfEarlierVersions(t *testing.T) {
+	for v := 1; v < stateVersion; v++ {
+		b, err := os.ReadFile(fmt.Sprintf("testdata/encodings/state_v%d", v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := Decode(b)
+		if err != nil {
+			t.Fatalf("version %d: %v", v, err)
+		}
+		audit(t, s)
+		again := s.Encode()
+		if int(b[0]) != v || again[0] != stateVersion || bytes.Equal(again, b) {
+			t.Errorf("version %d: encoded again it is of version %d", b[0], again[0])
+		}
+		restored(t, s)
+		if len(s.nodes) < 4 || s.events.list.len() < 10 || s.SessionCount() < 2 {
+			t.Errorf("version %d: %d nodes, %d events, %d sessions", v, len(s.nodes), s.events.list.len(), s.SessionCount())
+		}
 	}
-	s, err := Decode(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	audit(t, s)
-	again := s.Encode()
-	if again[0] != stateVersion || bytes.Equal(again, b) {
-		t.Errorf("encoded again it is of version %d", again[0])
-	}
-	restored(t, s)
-	if len(s.nodes) < 4 || s.events.list.len() < 10 || s.SessionCount() < 2 {
-		t.Errorf("%d nodes, %d events, %d sessions", len(s.nodes), s.events.list.len(), s.SessionCount())
-	}
-	// As such a state does not say what was forgotten of a node, it may be all that was.
-	s = New(FirstCell)
+	// As one of version 1 does not say what was forgotten of a node, it may be all that was.
+	s := New(FirstCell)
 	must(t, s, &Command{Kind: Open, Path: "/ls/local/x", Create: CreateIfAbsent, Dir: true}, second)
 	s.events = eventLog{forgotten: s.Revision()}
-	b = s.Encode()
+	b := s.Encode()
 	b[0] = 1
 	binary.BigEndian.PutUint32(b[len(b)-4:], crc32.Checksum(b[:len(b)-4], castagnoli))
 	old, err := Decode(b)

@@ -65,9 +65,11 @@ func FuzzDecodeState(f *testing.F) {
 		s, _, _ := someState(int64(i), 40*i)
 		f.Add(s.Encode(), int64(i))
 	}
-	if old, err := os.ReadFile("testdata/encodings/state_v1"); err != nil {
-		f.Error(err)
-	} else {
+	for _, v := range []string{"v1", "v2"} {
+		old, err := os.ReadFile("testdata/encodings/state_" + v)
+		if err != nil {
+			f.Error(err)
+		}
 		f.Add(old, int64(1))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, seed int64) {

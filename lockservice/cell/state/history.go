@@ -55,6 +55,9 @@ func (a *change) emit(k EventKind, n, child *node, generation uint64) uint64 {
 	if child != nil {
 		e.Child = child.name()
 	}
+	if k.OfContents() {
+		e.Readers = n.acl.Read
+	}
 	if a.events.list.len() == maxEvents {
 		if old := a.nodes[a.events.forget()]; old != nil {
 			old.forgotten = a.events.forgotten
