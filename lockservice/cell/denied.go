@@ -108,13 +108,15 @@ func (l *leader) rejudgeLocked(path string, out *outgoing) {
 
 // denials are the events that tell of subscriptions that are denied, as many as an answer carries.
 func (b *outbox) denials() (list []*lockpb.Event) {
+	room := maxDues
 	for _, u := range b.subs {
 		if !u.denied || u.told || !u.asks() {
 			continue
 		}
-		if len(list) == maxAnswer {
+		if room <= 0 {
 			return list
 		}
+		room -= len(u.path)
 		u.told = true
 		list = append(list, &lockpb.Event{Kind: lockpb.EventKind_EVENTS_DENIED, Path: u.path, Instance: u.instance})
 	}

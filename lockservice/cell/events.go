@@ -70,14 +70,18 @@ func (u *subscription) matches(instance uint64, kind uint32) bool {
 	return (u.instance == 0 || u.instance == instance) && (u.kinds == 0 || u.kinds&(1<<kind) != 0)
 }
 
-// Bounds of a session's queue, of the notices it keeps, of what one answer carries, and of
-// its subscriptions.
+// Bounds of a session's queue, of the notices it keeps, of what one answer carries (maxDues is bytes, of each of
+// events, notices, denials and invalidations, but for the last), and of its subscriptions.
 const (
+	maxDues     = 512 << 10
 	maxQueued   = 1024
 	maxNotices  = 1024
 	maxAnswer   = 256
 	maxWatching = 4096
 )
+
+// mostBytes bounds what an event takes in an answer, at less than the price of its size.
+func mostBytes(e *lockpb.Event) int { return 48 + len(e.Path) + len(e.Child) }
 
 func eventOf(e *state.Event) *lockpb.Event {
 	return &lockpb.Event{
@@ -387,24 +391,27 @@ func (l *leader) duesLocked(s *session, lease *lockpb.Lease) {
 		return 1
 	})
 	todo := b.queue[first:]
-	if n := maxAnswer; len(todo) > n {
-		for n < len(todo) && todo[n].Revision == todo[n-1].Revision {
-			n++
-		}
-		todo = todo[:n]
+	n := 0
+	for room := maxDues; n < len(todo) && (n < maxAnswer && room > 0 || n > 0 && todo[n].Revision == todo[n-1].Revision); n++ {
+		room -= mostBytes(todo[n])
 	}
-	if len(todo) > 0 {
+	if todo = todo[:n]; n > 0 {
 		lease.Events = append(lease.Events, todo...)
-		b.sent = todo[len(todo)-1].Revision
+		b.sent = todo[n-1].Revision
 		b.told = max(b.told, b.sent)
 	}
-	lease.Events = append(lease.Events, b.notices[b.noticed:]...)
-	b.noticed = len(b.notices)
+	for room := maxDues; b.noticed < len(b.notices) && room > 0; b.noticed++ {
+		e := b.notices[b.noticed]
+		room -= mostBytes(e)
+		lease.Events = append(lease.Events, e)
+	}
 	if b.untold {
 		lease.Events = append(lease.Events, b.denials()...)
 	}
+	room := maxDues
 	for _, v := range b.stale {
-		if v.number > b.staleTop {
+		if v.number > b.staleTop && room > 0 {
+			room -= len(v.path)
 			lease.Invalidate = append(lease.Invalidate, v.path)
 			lease.Invalidation = v.number
 		}
