@@ -69,11 +69,11 @@ func (n *Node) newLocks() *server.Server {
 // servedCell is a cell as the server wants it.
 type servedCell struct{ *cell.Cell }
 
-func (c servedCell) OpenStream(send func(*lockpb.Lease)) (server.Stream, error) {
+func (c servedCell) OpenStream(principal string, send func(*lockpb.Lease)) (server.Stream, error) {
 	if c.Leading() != nil {
 		return nil, server.ErrNotLeader
 	}
-	return c.Cell.OpenStream(send), nil
+	return c.Cell.OpenStream(principal, send), nil
 }
 
 // mdPrincipal is the metadata key by which a client of the lock service says who it is.

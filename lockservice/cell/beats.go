@@ -13,19 +13,20 @@ import (
 // Stream carries sessions' beats to a leader, and its answers back. It belongs to the
 // leader that served when it was opened; Done closes when that ends.
 type Stream struct {
-	l      *leader // nil: this replica did not lead
-	send   func(*lockpb.Lease)
-	closed atomic.Bool
-	once   sync.Once
-	done   chan struct{}
+	l         *leader // nil: this replica did not lead
+	principal string  // whose sessions it keeps alive
+	send      func(*lockpb.Lease)
+	closed    atomic.Bool
+	once      sync.Once
+	done      chan struct{}
 }
 
-// OpenStream opens a stream. send is called from any goroutine, of one stream one lease after the
+// OpenStream opens a stream for a principal's sessions. send is called from any goroutine, of one stream one lease after the
 // other, in the order in which they are meant, and not after Close; it must put the lease into a
 // queue that keeps this order, and neither wait for anything but a leaf mutex, nor call the cell. When
 // this replica does not lead, the stream is done from the start.
-func (c *Cell) OpenStream(send func(*lockpb.Lease)) *Stream {
-	st := &Stream{send: send, done: make(chan struct{})}
+func (c *Cell) OpenStream(principal string, send func(*lockpb.Lease)) *Stream {
+	st := &Stream{principal: principal, send: send, done: make(chan struct{})}
 	l, err := c.leading()
 	if err != nil {
 		st.finish()
@@ -83,7 +84,7 @@ func (st *Stream) Beat(b *lockpb.Beat) {
 	s := l.sessions[state.SessionID(b.Session)]
 	switch {
 	case l.ended:
-	case s == nil:
+	case s == nil, s.principal != st.principal: // a session that is another's is none to who asks
 		out.add(st, l.overLease(state.SessionID(b.Session), b.Number))
 	case b.Number <= s.beat && s.beat != 0:
 		// Late, by another way: a newer one has been received.

@@ -102,7 +102,7 @@ func BenchmarkBeat(b *testing.B) {
 		w.session(uint64(i+1), time.Minute)
 	}
 	after := heap()
-	st := w.lead().OpenStream(func(*lockpb.Lease) {})
+	st := w.lead().OpenStream("", func(*lockpb.Lease) {})
 	defer st.Close()
 	b.ReportAllocs()
 	beat := &lockpb.Beat{Epoch: w.g.term}

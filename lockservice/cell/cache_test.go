@@ -189,7 +189,7 @@ func Test2_7_WhoDoesNotAcknowledgeExpires(t *testing.T) {
 				// It beats on, as one whose answers are all acted on but for this.
 				for n := range 45 {
 					if failOver && n == 0 {
-						p.st = w.lead().OpenStream(func(*lockpb.Lease) {})
+						p.st = w.lead().OpenStream("", func(*lockpb.Lease) {})
 					}
 					p.beat(nil)
 					time.Sleep(500 * time.Millisecond)

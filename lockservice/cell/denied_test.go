@@ -334,3 +334,29 @@ func Test2_7_InvalidationsTakeTheRightToRead(t *testing.T) {
 		}
 	})
 }
+
+// A session is kept alive, and hears, by its own principal only: to others it is not there.
+func Test2_3_BeatsAreThePrincipals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := lockWorld(t, 1, 0)
+		defer w.close()
+		w.must(w.as("ann", &lockpb.CreateSessionRequest{Session: 1, TtlNs: int64(10 * time.Second)}))
+		w.must(w.as("ann", acquire(1, x)))
+		leases := make(chan *lockpb.Lease, 10)
+		st := w.lead().OpenStream("eve", func(l *lockpb.Lease) { leases <- l })
+		defer st.Close()
+		time.Sleep(9 * time.Second)
+		st.Beat(&lockpb.Beat{Session: 1, Number: 1000, Subscriptions: &lockpb.Subscriptions{List: []*lockpb.Subscription{{Path: x}}}})
+		if l := <-leases; l.Session != 1 || l.Number != 1000 || l.TtlNs != 0 || len(l.Events) != 0 {
+			t.Errorf("told %v", l)
+		}
+		if n := w.subscriptions()[x]; n != 0 {
+			t.Errorf("%d subscriptions", n)
+		}
+		time.Sleep(time.Second + 3*epsilon)
+		synctest.Wait()
+		if h := w.holders(x); len(h) != 0 {
+			t.Errorf("kept alive by another: %v", h)
+		}
+	})
+}

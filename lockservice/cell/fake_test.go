@@ -10,6 +10,7 @@ import (
 
 	"github.com/spandb/spand/internal/keys"
 	"github.com/spandb/spand/internal/storage"
+	"github.com/spandb/spand/lockservice/cell/state"
 	"github.com/spandb/spand/lockservice/lockpb"
 	"github.com/spandb/spand/paxosgroup"
 	"github.com/spandb/spand/truetime"
@@ -511,7 +512,7 @@ func (w *world) keep(id uint64) *peer {
 func (p *peer) connect() {
 	c := p.w.lead()
 	in := make(chan *lockpb.Lease, 4096)
-	st := c.OpenStream(func(l *lockpb.Lease) {
+	st := c.OpenStream(p.owner(c), func(l *lockpb.Lease) {
 		if l.Session == p.id {
 			in <- l
 		}
@@ -529,6 +530,17 @@ func (p *peer) connect() {
 			}
 		}
 	}()
+}
+
+// owner is the principal of the peer's session.
+func (p *peer) owner(c *Cell) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s, ok := c.st.Session(state.SessionID(p.id))
+	if !ok {
+		return ""
+	}
+	return s.Principal
 }
 
 func (p *peer) receive(st *Stream, l *lockpb.Lease) {

@@ -19,7 +19,7 @@ func Test2_7_NoLeaseOvertakesAnother(t *testing.T) {
 	l := w.lead().leader.Load()
 	var mu sync.Mutex
 	var sent, invalidation, revision uint64
-	st := w.lead().OpenStream(func(lease *lockpb.Lease) {
+	st := w.lead().OpenStream("", func(lease *lockpb.Lease) {
 		if l.mu.TryLock() {
 			l.mu.Unlock()
 			t.Error("another lease can be made before this one is queued")

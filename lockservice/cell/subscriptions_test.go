@@ -238,7 +238,7 @@ func BenchmarkResubscribe(b *testing.B) {
 	w := newWorld(b, 1)
 	defer w.close()
 	w.file(x, "")
-	st := w.lead().OpenStream(func(*lockpb.Lease) {})
+	st := w.lead().OpenStream("", func(*lockpb.Lease) {})
 	defer st.Close()
 	number := uint64(0)
 	list := func(id int, subs ...*lockpb.Subscription) {

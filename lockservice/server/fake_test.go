@@ -104,7 +104,7 @@ type fakeStream struct {
 	done chan struct{}
 }
 
-func (c *fakeCell) OpenStream(send func(*lockpb.Lease)) (Stream, error) {
+func (c *fakeCell) OpenStream(_ string, send func(*lockpb.Lease)) (Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.leads {

@@ -48,7 +48,7 @@ func (v *service) keepAlive(ctx context.Context, ss grpc.BidiStreamingServer[loc
 		return statusOf(v.s.absent(name))
 	}
 	out := newOutbox[*lockpb.Lease](maxLeases)
-	stream, err := c.OpenStream(func(l *lockpb.Lease) { out.put(l, proto.Size(l)) })
+	stream, err := c.OpenStream(v.s.cfg.Principal(ss.Context()), func(l *lockpb.Lease) { out.put(l, proto.Size(l)) })
 	if err != nil {
 		return statusOf(v.s.notLeading(name))
 	}

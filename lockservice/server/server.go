@@ -33,7 +33,7 @@ type Cell interface {
 	Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), ordered func(), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool)
 	// OpenStream begins to answer beats, ErrNotLeader where the replica does not lead. send
 	// is called from any goroutine and does not block.
-	OpenStream(send func(*lockpb.Lease)) (Stream, error)
+	OpenStream(principal string, send func(*lockpb.Lease)) (Stream, error)
 }
 
 // Stream is a cell's end of a KeepAlive stream.
