@@ -2,6 +2,7 @@ package paxosgroup
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spandb/spand/internal/keys"
@@ -46,6 +47,8 @@ func (t *tail) InitialState() (*pb.HardState, *pb.ConfState, error) {
 
 func (t *tail) last() uint64 { return t.prev + uint64(len(t.entries)) }
 
+// Entries copies: Raft keeps what it gets in messages that it hands out with the next Ready, and before
+// that the tail may be trimmed, or its end replaced.
 func (t *tail) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 	if lo <= t.prev {
 		return nil, raft.ErrCompacted
@@ -62,7 +65,7 @@ func (t *tail) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 			break
 		}
 	}
-	return es[:len(es):len(es)], nil
+	return slices.Clone(es), nil
 }
 
 func (t *tail) Term(i uint64) (uint64, error) {

@@ -160,19 +160,49 @@ func FuzzControlFrames(f *testing.F) {
 	})
 }
 
-func TestTail(t *testing.T) {
-	ents := func(term uint64, lo, hi uint64, size int) []*pb.Entry {
-		var es []*pb.Entry
-		for i := lo; i <= hi; i++ {
-			es = append(es, new(entBox).set(pb.EntryNormal, term, i, make([]byte, size)))
-		}
-		return es
+func tailEntries(term uint64, lo, hi uint64, size int) []*pb.Entry {
+	var es []*pb.Entry
+	for i := lo; i <= hi; i++ {
+		es = append(es, new(entBox).set(pb.EntryNormal, term, i, make([]byte, size)))
 	}
+	return es
+}
+
+// What Raft has read of the tail it may hand out later, in a message: by then the tail may have been trimmed, or
+// its end replaced (R1: a message of a term carries that term's entries).
+func TestTailLendsNothing(t *testing.T) {
 	var total atomic.Int64
 	tl := tail{total: &total}
 	tl.reset(10, 5)
-	tl.append(ents(6, 11, 300, 10))
-	tl.append(ents(7, 200, 210, 10)) // a conflict cuts the rest
+	tl.append(tailEntries(6, 11, 30, 10))
+	oldest, err := tl.Entries(11, 21, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	latest, err := tl.Entries(25, 31, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tl.count(20, 20)
+	tl.trim(20, 20, 0)
+	tl.append(tailEntries(7, 25, 40, 10))
+	for i, e := range append(oldest, latest...) {
+		want := uint64(11 + i)
+		if i >= len(oldest) {
+			want = uint64(25 + i - len(oldest))
+		}
+		if e == nil || e.GetIndex() != want || e.GetTerm() != 6 {
+			t.Fatalf("entry %d became %v", want, e)
+		}
+	}
+}
+
+func TestTail(t *testing.T) {
+	var total atomic.Int64
+	tl := tail{total: &total}
+	tl.reset(10, 5)
+	tl.append(tailEntries(6, 11, 300, 10))
+	tl.append(tailEntries(7, 200, 210, 10)) // a conflict cuts the rest
 	if tl.last() != 210 {
 		t.Fatalf("last %d", tl.last())
 	}
@@ -203,7 +233,7 @@ func TestTail(t *testing.T) {
 	if tl.prev != 140 || total.Load() != 10*size || tl.spare.Load() != 0 {
 		t.Fatalf("trimmed to %d, %d bytes kept, %d spare", tl.prev, total.Load(), tl.spare.Load())
 	}
-	tl.append(ents(7, 211, 400, 64<<10))
+	tl.append(tailEntries(7, 211, 400, 64<<10))
 	tl.count(210, 140)
 	tl.trim(210, 0, 0)
 	if tl.prev != 210 {
