@@ -45,8 +45,9 @@
 //
 // A [LockHistory] is what the clients of the lock service saw; [JudgeLocks] holds it
 // to L1, L2 and the sections of Chubby's paper (Burrows, OSDI 2006) that it names as C2.4 to C2.8: holds
-// in true time, from Lock's return to the end of the lock's Context; sequencers and fenced commits
-// against them; changes, reads and events of files; sessions against the answers to their
+// in true time, from Lock's return to the end of the lock's Context or the call of Unlock, also where
+// a handle takes its hold again; sequencers and fenced commits against them; releases that were
+// forgotten; changes, reads and events of files; sessions against the answers to their
 // beats. Instants are those of the clients' machine, so that no clock of the system under test has a say.
 //
 // # Limits

@@ -13,7 +13,9 @@ type LockKind uint8
 const (
 	// Held: a lock was asked for (Begin), granted (From: Lock returned) and held until End:
 	// the earlier of its Context ending and Unlock being called. An open end: for ever. OK:
-	// Unlock was called, whatever came of it; Unknown: it was lost, or its client died.
+	// Unlock was called, whatever came of it; Unknown: it was lost, or its client died. A hold at the
+	// cell may be several here, one after the other: jeopardy lay between, its handle kept it, or
+	// its early release was lost with a leader.
 	Held LockKind = iota
 	// Checked: the cell was asked whether a sequencer is valid.
 	Checked
@@ -38,14 +40,18 @@ const (
 	Seen
 	// Silent: the client of the session died; no beat left it after Begin.
 	Silent
-	// Led: somebody saw, for the first time, another leader of the cell.
+	// Led: somebody saw, for the first time (Begin), another leader of the cell, of epoch Generation. It led
+	// at End still.
 	Led
 	// Ledger: what the fenced commits have left in the store was read, in the end.
 	Ledger
+	// Stuck: in a healthy cluster, where nobody was at work, a lock could not be had from Begin to End. Session,
+	// Generation and Hold say who had it then; 0: nobody.
+	Stuck
 )
 
 var lockKindNames = [...]string{
-	"held", "checked", "fenced", "changed", "looked", "watched", "heard", "beat", "closed", "gone", "seen", "silent", "led", "ledger",
+	"held", "checked", "fenced", "changed", "looked", "watched", "heard", "beat", "closed", "gone", "seen", "silent", "led", "ledger", "stuck",
 }
 
 func (k LockKind) String() string { return lockKindNames[k] }
@@ -100,9 +106,12 @@ type LockOp struct {
 	Generation uint64
 
 	Shared  bool          // Held
-	Hold    uint64        // Held, Checked, Fenced: the sequencer's hold number
+	Hold    uint64        // Held, Checked, Fenced, Stuck: the sequencer's hold number
+	Handle  uint64        // Held: names the handle among the session's
+	Keep    time.Duration // Held: for how long the handle keeps the hold after Unlock
 	From    Instant       // Held: the lock was granted
-	Freed   Instant       // Held: Unlock had returned
+	Freed   Instant       // Held: it had been given back, as Unlock of a handle that does not keep it, or Close, said
+	Early   bool          // Held: Unlock said so when the release was in order, not yet on disk
 	Delay   time.Duration // Held: lock-delay asked for
 	Refused bool          // Checked, Fenced: the sequencer was called stale
 

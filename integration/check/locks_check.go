@@ -48,8 +48,9 @@ type LockReport struct {
 	// What there was to judge: records by kind; of them the sequencers refused, the
 	// fenced commits, acknowledged and seen (committed, whatever their client heard), and
 	// holds that a later one followed.
-	Ops                            [Ledger + 1]int
+	Ops                            [Stuck + 1]int
 	Refused, Committed, Handovers  int
+	Again, Early                   int // holds that were taken over again; released early
 	SharedTogether, LostUncleanly  int
 	CachedReads, EventsOwed, Gones int
 }
@@ -61,14 +62,15 @@ func (r *LockReport) Add(o *LockReport) {
 		r.Ops[k] += n
 	}
 	r.Refused, r.Committed, r.Handovers = r.Refused+o.Refused, r.Committed+o.Committed, r.Handovers+o.Handovers
+	r.Again, r.Early = r.Again+o.Again, r.Early+o.Early
 	r.SharedTogether, r.LostUncleanly = r.SharedTogether+o.SharedTogether, r.LostUncleanly+o.LostUncleanly
 	r.CachedReads, r.EventsOwed, r.Gones = r.CachedReads+o.CachedReads, r.EventsOwed+o.EventsOwed, r.Gones+o.Gones
 }
 
 func (r *LockReport) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d holds (%d handed over, %d lost, %d pairs shared), %d checks and fenced commits refused, %d of %d fenced commits committed, %d changes, %d reads (%d cached), %d events for %d owed, %d beats, %d sessions dead, %d told so, %d terms; %d violations",
-		r.Ops[Held], r.Handovers, r.LostUncleanly, r.SharedTogether, r.Refused, r.Committed, r.Ops[Fenced], r.Ops[Changed], r.Ops[Looked], r.CachedReads,
+	fmt.Fprintf(&b, "%d holds (%d handed over, %d taken over again, %d released early, %d lost, %d pairs shared), %d checks and fenced commits refused, %d of %d fenced commits committed, %d changes, %d reads (%d cached), %d events for %d owed, %d beats, %d sessions dead, %d told so, %d terms; %d violations",
+		r.Ops[Held], r.Handovers, r.Again, r.Early, r.LostUncleanly, r.SharedTogether, r.Refused, r.Committed, r.Ops[Fenced], r.Ops[Changed], r.Ops[Looked], r.CachedReads,
 		r.Ops[Heard], r.EventsOwed, r.Ops[Beat], r.Ops[Silent], r.Gones, r.Ops[Led], len(r.Violations)+r.Suppressed)
 	for _, v := range r.Violations {
 		b.WriteString("\n" + v.String())
@@ -90,10 +92,12 @@ func JudgeLocks(h *LockHistory, o LockOptions) *LockReport {
 	for _, name := range sortedKeys(c.paths) {
 		p := c.paths[name]
 		c.holders(p)
+		c.tenures(p)
 		c.generations(p)
 		c.sequencers(p)
 		c.fences(p)
 		c.lockDelays(p)
+		c.stuck(p)
 		c.changes(p)
 		c.looks(p)
 	}
@@ -128,7 +132,9 @@ type lockChecker struct {
 // lockPath is what was done with one path.
 type lockPath struct {
 	name    string
-	held    []*LockOp // granted ones, by From
+	held    []*LockOp                // granted ones, by From
+	holds   map[holdNumber][]*LockOp // the same, by hold
+	stuck   []*LockOp
 	checked []*LockOp // answered
 	fenced  []*LockOp
 	changed []*LockOp
@@ -207,10 +213,16 @@ func (c *lockChecker) index() {
 			c.terms = append(c.terms, op)
 		case Ledger:
 			p.ledger = op
+		case Stuck:
+			p.stuck = append(p.stuck, op)
 		}
 	}
 	for _, p := range c.paths {
 		sort.SliceStable(p.held, func(i, j int) bool { return p.held[i].From.Before(p.held[j].From) })
+		p.holds = map[holdNumber][]*LockOp{}
+		for _, h := range p.held {
+			p.holds[h.number()] = append(p.holds[h.number()], h)
+		}
 	}
 	sort.SliceStable(c.terms, func(i, j int) bool { return c.terms[i].Begin.Before(c.terms[j].Begin) })
 }
@@ -239,7 +251,7 @@ func (c *lockChecker) holders(p *lockPath) {
 	for _, b := range p.held {
 		live = slices.DeleteFunc(live, func(a *LockOp) bool { return !b.From.Before(a.End.orNever()) })
 		for _, a := range live {
-			if a.Shared && b.Shared {
+			if a.Shared && b.Shared && a.number() != b.number() {
 				c.report.SharedTogether++
 				continue
 			}
@@ -267,7 +279,9 @@ func (c *lockChecker) generations(p *lockPath) {
 			if a == b {
 				continue
 			}
-			c.report.Handovers++
+			if a.number() != b.number() {
+				c.report.Handovers++
+			}
 			if high == nil || a.Generation > high.Generation {
 				high = a
 			}
@@ -277,7 +291,7 @@ func (c *lockChecker) generations(p *lockPath) {
 		}
 		a := high
 		if a != nil && a.number() == b.number() {
-			continue // jeopardy lay between, and the hold goes on
+			continue // the hold goes on: tenures judges that
 		}
 		bad := a != nil && a.Generation > b.Generation
 		if !bad && !b.Shared {
@@ -320,12 +334,8 @@ func (op *LockOp) number() holdNumber { return holdNumber{op.Generation, op.Hold
 // been given back, or its session is known to have ended; and not while it is held.
 func (c *lockChecker) sequencers(p *lockPath) {
 	later := p.later()
-	holds := map[holdNumber][]*LockOp{} // several, if jeopardy lay between
-	for _, h := range p.held {
-		holds[h.number()] = append(holds[h.number()], h)
-	}
 	judge := func(op *LockOp, invariant, what string, accepted bool) {
-		mine := holds[op.number()]
+		mine := p.holds[op.number()]
 		if !accepted {
 			if !op.Refused {
 				return
@@ -347,12 +357,14 @@ func (c *lockChecker) sequencers(p *lockPath) {
 		if len(mine) == 0 {
 			return
 		}
-		h := mine[len(mine)-1]
-		if h.Freed != (Instant{}) && h.Freed.Before(op.Begin) {
-			c.violate("stale sequencer accepted", invariant, []*LockOp{h, op}, "%s of generation %d of %s, begun at %s, was accepted, although Unlock had returned at %s",
-				what, op.Generation, p.name, seconds(op.Begin.At), seconds(h.Freed.At))
-			return
+		for _, h := range mine {
+			if h.Freed != (Instant{}) && h.Freed.Before(op.Begin) && c.freed(h, op.End) {
+				c.violate("stale sequencer accepted", invariant, []*LockOp{h, op}, "%s of generation %d of %s, begun at %s, was accepted, although it had been given back at %s",
+					what, op.Generation, p.name, seconds(op.Begin.At), seconds(h.Freed.At))
+				return
+			}
 		}
+		h := mine[len(mine)-1]
 		for _, g := range c.session(h.Session).gone {
 			if g.End.Before(op.Begin) && h.Session != 0 {
 				c.violate("stale sequencer accepted", invariant, []*LockOp{h, g, op}, "%s of generation %d of %s, begun at %s, was accepted, although session %d had been called ended at %s",
@@ -436,49 +448,6 @@ func (c *lockChecker) fenceOrder(p *lockPath, done []*LockOp, by func(*LockOp) i
 			}
 		}
 		end = first
-	}
-}
-
-// lockDelays is section 2.4: after a hold was lost with its session, nobody else gets the
-// lock before the session's lease and then the lock-delay are over.
-func (c *lockChecker) lockDelays(p *lockPath) {
-	goesOn := map[*LockOp]bool{} // after jeopardy, in another record
-	lastOf := map[holdNumber]*LockOp{}
-	for _, a := range p.held {
-		if before := lastOf[a.number()]; before != nil {
-			goesOn[before] = true
-		}
-		lastOf[a.number()] = a
-	}
-	for i, a := range p.held {
-		s := c.session(a.Session)
-		if a.Status == OK || goesOn[a] || s.silent == nil && len(s.gone) == 0 || len(s.closing) > 0 || c.deleted(p, a) {
-			continue
-		}
-		c.report.LostUncleanly++
-		if a.Delay == 0 {
-			continue
-		}
-		var last *LockOp // the last beat that was answered
-		for _, b := range s.beats {
-			if last == nil || last.Begin.Before(b.Begin) {
-				last = b
-			}
-		}
-		if last == nil {
-			continue
-		}
-		least := last.Begin.At + c.shortened(last.TTL+a.Delay)
-		for _, b := range p.held[i+1:] {
-			if b.Session == a.Session || a.Shared && b.Shared {
-				continue
-			}
-			if last.Begin.Before(b.From) && b.From.At < least { // else it was not lost with its session
-				c.violate("lock-delay cut short", "C2.4", []*LockOp{a, last, b}, "session %d got %s at %s; the lease of session %d, which held it and never gave it back, and the lock-delay of %v last until %s",
-					b.Session, p.name, seconds(b.From.At), a.Session, a.Delay, seconds(least))
-			}
-			break
-		}
 	}
 }
 

@@ -49,8 +49,8 @@ func (c *lockChecker) events(s *lockSession) {
 			}
 		case EventLock:
 			for _, op := range p.held {
-				if op.Shared {
-					continue // it may have joined others
+				if op.Shared || p.holds[op.number()][0] != op {
+					continue // it may have joined others, or goes on
 				}
 				owed(op, op.Begin, op.From, EventLock, op.Instance, op.Generation)
 			}
