@@ -40,5 +40,6 @@
 // which closes a broken connection, is waited for too. The locks of shared are leaves.
 //
 // Locks.Run is like it, but for the goroutines that follow holds, events and the list of
-// sessions, which Finale ends. The mutexes of Locks, watcher, gate and recordedStream are leaves.
+// sessions, which Finale ends. The mutexes of watcher, gate and recordedStream are leaves; so is that of Locks, but for
+// the history's.
 package workload

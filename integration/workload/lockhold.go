@@ -13,124 +13,59 @@ import (
 	"github.com/spandb/spand/lockservice"
 )
 
-// hold takes a lock, works under it, and gives it up in one way or another.
-func (m *machine) hold(ctx context.Context, shared, try bool) {
-	i := m.rng.IntN(m.l.o.Locks)
-	within, cancel := context.WithTimeout(ctx, m.l.o.Timeout)
+// hold takes a lock, works under it or, briefly, touches it, and gives it up in one way or another. It reports whether
+// the handle can be used again.
+func (m *machine) hold(ctx context.Context, h *lockHandle, shared, try, brief bool) bool {
+	patience := min(m.between(0, 4*m.l.o.Timeout), m.l.o.Timeout) // some lose it in the queue
+	within, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var delay time.Duration
-	if m.one(3) {
-		delay = m.between(100*time.Millisecond, m.l.o.TTL)
+	t := m.take(within, h, shared, try)
+	if t == nil {
+		return false
 	}
-	h, err := m.s.Open(within, lockPath(i), lockservice.OpenOptions{LockDelay: delay})
-	if err != nil {
-		m.note("opening "+lockPath(i), err)
-		return
-	}
-	if d := m.between(0, 4*m.l.o.Timeout); d < m.l.o.Timeout { // some lose their patience in the queue
-		within, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
-	}
-	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance, Shared: shared, Delay: delay})
-	lock, err := take(within, h, shared, try)
-	if err != nil {
-		m.note("taking "+lockPath(i), err)
-		m.l.History.End(op, check.Failed, err)
-		m.closeHandle(ctx, h)
-		return
-	}
-	t := m.tenure(lock, op)
+	lock := t.lock
 	m.l.publish(lock.Sequencer())
-	m.work(ctx, i, lock)
-	switch m.rng.IntN(12) {
+	ends := 12
+	if brief {
+		m.touch(ctx, h.lock, lock)
+		ends = 40
+	} else {
+		m.work(ctx, h.lock, lock)
+	}
+	switch m.rng.IntN(ends) {
 	case 0:
 		m.die()
 		t.stop(check.Unknown)
-		return
+		return false
 	case 1:
 		t.stop(check.OK)
 		m.leave(ctx)
-		return
+		return false
 	case 2: // closing the handle gives the lock up
-		m.freed(t.stop(check.OK), m.closeHandle(ctx, h))
-		return
+		t.stop(check.OK)
+		m.closeLock(ctx, h)
+		return false
 	case 3, 4: // it does not wait for its last commit
 		early := m.between(0, 3*time.Millisecond)
 		committed := make(chan struct{})
 		m.l.watching.Go(func() {
 			defer close(committed)
-			m.commit(ctx, i, lock.Sequencer(), nil)
+			m.commit(ctx, h.lock, lock.Sequencer(), nil)
 		})
 		pause(ctx, early)
-		last := t.stop(check.OK)
-		within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
 		defer cancel()
-		m.freed(last, lock.Unlock(within))
+		m.unlock(within, t)
 		<-committed
-		m.closeHandle(ctx, h)
-		return
+		return true
 	}
-	last := t.stop(check.OK)
 	within, cancel = context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
 	defer cancel()
-	m.freed(last, lock.Unlock(within))
-	m.closeHandle(ctx, h)
+	m.unlock(within, t)
 	if m.one(4) { // it may not have heard that this is over
-		m.commit(within, i, lock.Sequencer(), nil)
+		m.commit(within, h.lock, lock.Sequencer(), nil)
 	}
-}
-
-// freed notes that a lock was given back, or why not.
-func (m *machine) freed(op *check.LockOp, err error) {
-	if err != nil {
-		op.Err = err.Error()
-		return
-	}
-	op.Freed = m.l.History.Now()
-}
-
-// lastHold takes a lock when everybody else is done with it.
-func (m *machine) lastHold(ctx context.Context, i int) error {
-	h, err := m.s.Open(ctx, lockPath(i), lockservice.OpenOptions{})
-	if err != nil {
-		return err
-	}
-	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance})
-	within, cancel := context.WithTimeout(ctx, 4*m.l.o.TTL+10*time.Second)
-	defer cancel()
-	lock, err := h.Lock(within)
-	if err != nil {
-		m.l.History.End(op, check.Failed, err)
-		held, _ := m.l.listLocks(ctx)
-		return fmt.Errorf("%w: it is held by session %d, and this is session %d", err, held[lockPath(i)], m.s.ID())
-	}
-	t := m.tenure(lock, op)
-	m.commit(ctx, i, lock.Sequencer(), nil)
-	last := t.stop(check.OK)
-	err = lock.Unlock(ctx)
-	if m.freed(last, err); err != nil {
-		return err
-	}
-	m.made[lockPath(i)] = madeValue{op.Instance, op.Generation}
-	return h.Close(ctx)
-}
-
-func take(ctx context.Context, h *lockservice.Handle, shared, try bool) (*lockservice.Lock, error) {
-	switch {
-	case shared && try:
-		return h.TryRLock(ctx)
-	case shared:
-		return h.RLock(ctx)
-	case try:
-		return h.TryLock(ctx)
-	}
-	return h.Lock(ctx)
-}
-
-func (m *machine) closeHandle(ctx context.Context, h *lockservice.Handle) error {
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.l.o.Timeout)
-	defer cancel()
-	return h.Close(within)
+	return true
 }
 
 // work is what a holder does. It looks at its lock now and then, and as every program may
@@ -200,6 +135,7 @@ func (m *machine) bound(ctx context.Context, lock *lockservice.Lock) {
 // tenure follows a hold from the return of Lock on.
 type tenure struct {
 	m       *machine
+	h       *lockHandle
 	lock    *lockservice.Lock
 	op      *check.LockOp // of the present tenure; the last one, when ended
 	stopped chan struct{}
@@ -209,8 +145,8 @@ type tenure struct {
 // seeEvery is how often a hold is seen, where that counts.
 const seeEvery = 2 * time.Millisecond
 
-func (m *machine) tenure(lock *lockservice.Lock, op *check.LockOp) *tenure {
-	t := &tenure{m: m, lock: lock, op: op, stopped: make(chan struct{}), ended: make(chan struct{})}
+func (m *machine) tenure(h *lockHandle, lock *lockservice.Lock, op *check.LockOp) *tenure {
+	t := &tenure{m: m, h: h, lock: lock, op: op, stopped: make(chan struct{}), ended: make(chan struct{})}
 	q := lock.Fields()
 	op.Generation, op.Hold = q.Generation, q.Hold
 	ctx := lock.Context()
@@ -223,7 +159,7 @@ func (m *machine) tenure(lock *lockservice.Lock, op *check.LockOp) *tenure {
 func (t *tenure) stop(s check.Status) *check.LockOp {
 	close(t.stopped)
 	<-t.ended
-	t.op.Status = s
+	t.op.Status, t.h.held = s, t.op
 	return t.op
 }
 
@@ -398,28 +334,25 @@ func (x *row) commit(ctx context.Context, sequencer string) {
 func (m *machine) eager(ctx context.Context) {
 	i := m.rng.IntN(m.l.o.Locks)
 	if fencedBy(i) { // which wants to hear of the lock first
-		i = (i + 1) % m.l.o.Locks
+		i = max(1, i-1)
 	}
 	within, cancel := context.WithTimeout(ctx, m.l.o.Timeout)
 	defer cancel()
-	h, err := m.s.Open(within, lockPath(i), lockservice.OpenOptions{})
-	if err != nil {
-		m.note("opening "+lockPath(i), err)
+	h := m.openLock(within, i, lockservice.OpenOptions{})
+	if h == nil {
 		return
 	}
-	defer m.closeHandle(ctx, h)
+	defer m.closeLock(ctx, h)
 	x := m.write(within, i, "", true)
 	if x == nil {
 		return
 	}
-	op := m.l.History.Begin(check.LockOp{Kind: check.Held, Client: m.id, Session: m.s.ID(), Path: lockPath(i), Instance: h.Opened().Instance})
-	lock, err := h.Lock(within)
-	if err != nil {
-		m.l.History.End(op, check.Failed, err)
+	t := m.take(within, h, false, false)
+	if t == nil {
 		m.recover(ctx)
 		return
 	}
-	t := m.tenure(lock, op)
+	lock := t.lock
 	m.l.publish(lock.Sequencer())
 	pause(ctx, m.between(0, 10*time.Millisecond))
 	early := m.between(0, 2*time.Millisecond)
@@ -432,8 +365,7 @@ func (m *machine) eager(ctx context.Context) {
 		x.commit(ctx, lock.Sequencer())
 	})
 	pause(ctx, early)
-	last := t.stop(check.OK)
-	m.freed(last, lock.Unlock(within))
+	m.unlock(within, t)
 	<-committed
 }
 

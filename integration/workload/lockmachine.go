@@ -30,12 +30,14 @@ type machine struct {
 	ctx      context.Context // ends with it
 	cancel   context.CancelFunc
 	watchers []*watcher
+	standing map[standing]*lockHandle
 
 	conn *pgx.Conn // SQL; nil: none
 	node int
 
-	n    int64                // values made
-	made map[string]madeValue // by path: the last contents that were set
+	n       int64                // values made
+	handles uint64               // of locks, opened
+	made    map[string]madeValue // by path: the last contents that were set
 }
 
 type madeValue struct{ instance, generation uint64 }
@@ -43,7 +45,7 @@ type madeValue struct{ instance, generation uint64 }
 func newMachine(l *Locks, id int) *machine {
 	return &machine{
 		l: l, id: id, rng: rand.New(rand.NewPCG(l.o.Seed, 1<<32+uint64(id))), gate: newGate(l.target.DialLocks),
-		made: map[string]madeValue{},
+		made: map[string]madeValue{}, standing: map[standing]*lockHandle{},
 	}
 }
 
@@ -64,7 +66,7 @@ func (m *machine) next() int64 {
 
 // DefaultLockSteps are what clients do when nothing else is asked for.
 func DefaultLockSteps() []string {
-	return []string{"lock", "lock", "lock", "eager", "share", "try", "set", "set", "swap", "look", "look", "look", "check", "check", "bare", "delete", "rest"}
+	return []string{"lock", "lock", "lock", "again", "burst", "keep", "keep", "eager", "share", "try", "set", "set", "swap", "look", "look", "look", "check", "check", "bare", "delete", "rest"}
 }
 
 // run makes steps until ctx ends.
@@ -163,6 +165,7 @@ func (m *machine) leave(ctx context.Context) error {
 func (m *machine) forget() {
 	m.cancel()
 	m.client, m.s, m.watchers = nil, nil, nil
+	clear(m.standing)
 }
 
 // end gives up everything.
@@ -207,7 +210,9 @@ func (m *machine) step(ctx context.Context) {
 	defer cancel()
 	switch step := m.l.o.Steps[m.rng.IntN(len(m.l.o.Steps))]; step {
 	case "lock", "share", "try":
-		m.hold(ctx, step == "share", step == "try")
+		m.holdOnce(ctx, step == "share", step == "try")
+	case "again", "burst", "keep":
+		m.holdAgain(ctx, step == "keep", step != "again")
 	case "eager":
 		m.eager(ctx)
 	case "set":

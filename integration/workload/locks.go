@@ -32,7 +32,7 @@ type LockOptions struct {
 	Clients int
 	// First is the number of the first client, where others run elsewhere.
 	First int
-	// Locks and Files are how many there are; 2 and 3 by default.
+	// Locks and Files are how many there are, at least two locks; 3 each by default.
 	Locks, Files int
 	// TTL of sessions; 2 s by default. Jeopardy lasts twice as long at most.
 	TTL time.Duration
@@ -59,7 +59,7 @@ func (o LockOptions) withDefaults() LockOptions {
 		o.Clients = 6
 	}
 	if o.Locks == 0 {
-		o.Locks = 2
+		o.Locks = 3
 	}
 	if o.Files == 0 {
 		o.Files = 3
@@ -101,7 +101,8 @@ func fencedBy(i int) bool { return i%2 == 0 }
 
 // Locks are clients of the lock service, and what they saw.
 //
-// A client has one session at a time. It takes locks, exclusively or shared, and while it
+// A client has one session at a time. It takes locks, exclusively or shared, by handles that it closes or uses again,
+// keeps some after Unlock and takes them over, and while it
 // holds one commits to a table under its sequencer, asks whether
 // its sequencer and others' are valid, and writes files through handles bound to it. It
 // changes, reads (from its cache), deletes and watches files. Its machine is cut off or
@@ -115,10 +116,10 @@ type Locks struct {
 	machines []*machine
 	watching sync.WaitGroup // watchers and the census
 
-	mu     sync.Mutex // a leaf
-	recent []string   // sequencers
-	epochs map[uint64]bool
-	known  map[uint64]*known // sessions of this workload
+	mu     sync.Mutex               // below it: the history's
+	recent []string                 // sequencers
+	epochs map[uint64]*check.LockOp // Led
+	known  map[uint64]*known        // sessions of this workload
 }
 
 // known is what is known of a session.
@@ -128,7 +129,7 @@ type known struct {
 
 // NewLocks returns clients that have not begun. h collects what they see.
 func NewLocks(t LockTarget, o LockOptions, h *check.LockHistory) *Locks {
-	l := &Locks{o: o.withDefaults(), target: t, History: h, epochs: map[uint64]bool{}, known: map[uint64]*known{}}
+	l := &Locks{o: o.withDefaults(), target: t, History: h, epochs: map[uint64]*check.LockOp{}, known: map[uint64]*known{}}
 	for i := range l.o.Clients {
 		l.machines = append(l.machines, newMachine(l, l.o.First+i))
 	}
@@ -313,9 +314,9 @@ func (l *Locks) left(ctx context.Context, last *machine) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for path, session := range held {
-		if l.knows(session) {
-			return fmt.Sprintf("%s held by session %d", path, session), nil
+	for path, by := range held {
+		if l.knows(by.session) {
+			return fmt.Sprintf("%s held by session %d", path, by.session), nil
 		}
 	}
 	return "", nil
@@ -380,14 +381,21 @@ func (l *Locks) aSequencer(rng *rand.Rand) string {
 	return recent[rng.IntN(len(recent))]
 }
 
-// led notes an epoch that nobody has seen before.
-func (l *Locks) led(client int, epoch uint64) {
+// led notes what somebody heard who asked at an instant: that the leader of an epoch led then.
+func (l *Locks) led(client int, epoch uint64, asked check.Instant) {
+	if epoch == 0 {
+		return
+	}
 	l.mu.Lock()
-	seen := l.epochs[epoch]
-	l.epochs[epoch] = true
-	l.mu.Unlock()
-	if !seen && epoch != 0 {
-		l.History.Note(check.LockOp{Kind: check.Led, Client: client, Generation: epoch})
+	defer l.mu.Unlock()
+	op := l.epochs[epoch]
+	if op == nil {
+		op = l.History.Begin(check.LockOp{Kind: check.Led, Client: client, Generation: epoch, Status: check.OK})
+		op.End = op.Begin
+		l.epochs[epoch] = op
+	}
+	if op.End.Before(asked) {
+		op.End = asked
 	}
 }
 

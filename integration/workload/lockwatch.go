@@ -109,11 +109,12 @@ func (w *watcher) finish() {
 func (l *Locks) census(ctx context.Context) {
 	for pause(ctx, 150*time.Millisecond+13) {
 		// A change of leader that nobody has noticed yet counts before what the leader says.
+		asked := l.History.Now()
 		epoch, err := l.epoch(ctx)
 		if err != nil || epoch == 0 {
 			continue
 		}
-		l.led(-1, epoch)
+		l.led(-1, epoch, asked)
 		begun := l.History.Now()
 		l.mu.Lock()
 		ask := map[uint64]*known{}
@@ -199,18 +200,21 @@ func (l *Locks) listSessions(ctx context.Context) (there map[uint64]bool, err er
 	return there, err
 }
 
+// holder of a lock.
+type holder struct{ session, generation, hold uint64 }
+
 // listLocks returns who holds what.
-func (l *Locks) listLocks(ctx context.Context) (held map[string]uint64, err error) {
+func (l *Locks) listLocks(ctx context.Context) (held map[string]holder, err error) {
 	err = l.ask(ctx, func(ctx context.Context, c lockpb.LockServiceClient) error {
-		held = map[string]uint64{}
+		held = map[string]holder{}
 		for after, more := "", true; more; {
 			resp, err := c.ListLocks(ctx, &lockpb.ListLocksRequest{Cell: "local", After: after, Limit: 10_000})
 			if err != nil {
 				return err
 			}
 			for _, x := range resp.GetLocks() {
-				if x.GetSequencer().GetGeneration() != 0 {
-					held[x.GetSequencer().GetPath()] = x.Session
+				if q := x.GetSequencer(); q.GetGeneration() != 0 {
+					held[q.GetPath()] = holder{x.Session, q.GetGeneration(), q.GetHold()}
 				}
 			}
 			after, more = resp.GetNext(), resp.GetMore() && resp.GetNext() != ""

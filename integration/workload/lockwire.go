@@ -225,9 +225,10 @@ func (s *recordedStream) answered(lease *lockpb.Lease) {
 		h.Add(check.LockOp{Kind: check.Gone, Client: s.r.client, Session: lease.Session, Begin: now, End: h.Now(), Status: check.OK})
 		return
 	}
+	var asked check.Instant
 	if op != nil {
-		op.TTL = time.Duration(lease.TtlNs)
+		op.TTL, asked = time.Duration(lease.TtlNs), op.Begin
 		h.End(op, check.OK, nil)
 	}
-	s.r.l.led(s.r.client, lease.Epoch)
+	s.r.l.led(s.r.client, lease.Epoch, asked)
 }
