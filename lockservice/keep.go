@@ -100,7 +100,7 @@ func (s *Session) takeOver(h *Handle, ctx context.Context, mode lockpb.Mode, dro
 		k.idle = nil
 		return nil, g, false
 	}
-	if s.state != Safe {
+	if s.state != Safe && !BreakKept {
 		return nil, nil, true
 	}
 	k.idle = nil

@@ -305,7 +305,7 @@ func (h *Handle) giveBack(ctx context.Context, attempt uint64) (over bool, err e
 // settled is told what became of a release that was ordered. If it may have been lost it is sent again; the
 // handle's next attempt is not kept waiting, as a release ends no hold that a later one was answered with.
 func (h *Handle) settled(attempt uint64, err error) {
-	if err == nil {
+	if err == nil || BreakOrdered {
 		return
 	}
 	if _, f := judge(err); f != final || errors.Is(err, ErrDiskFull) {

@@ -33,7 +33,7 @@ func slowWatches(p *Plan, d draw) {
 // lonelyLeaders cuts the cell's leader off from the other nodes, but not from its clients,
 // for longer than its lease and a session's.
 func lonelyLeaders(p *Plan, _ draw) {
-	p.lockers(6, time.Second, "lock", "lock", "check", "look")
+	p.lockers(9, time.Second, "lock", "lock", "check", "look")
 	p.every(ms(400), ms(5000), func(at time.Duration) {
 		p.fault(Fault{Kind: Isolate, Key: cellKey, At: at, For: 4 * time.Second})
 	})
@@ -70,4 +70,18 @@ func movingCells(p *Plan, d draw) {
 // change them.
 func cutOffReaders(p *Plan, _ draw) {
 	p.lockers(6, 2*time.Second, "look", "look", "look", "set", "rest")
+}
+
+// cutOffKeepers keep their locks, and want them again on machines that are cut off.
+func cutOffKeepers(p *Plan, _ draw) {
+	p.lockers(4, time.Second, "keep")
+}
+
+// lostOrders crashes the cell's leader while a release is in order and not logged, the last time so late that
+// nobody asks for the lock by the same handle again before all heals.
+func lostOrders(p *Plan, d draw) {
+	p.lockers(2, 2*time.Second, "again", "again", "look")
+	for _, at := range []int{300, 5000} {
+		p.fault(Fault{Kind: Ambush, Key: "release", At: ms(at), Amount: d.between(0, ms(4)), For: ms(50)})
+	}
 }

@@ -22,8 +22,8 @@
 //
 // Clients of the lock service (package workload's Locks) use package lockservice over gRPC, in
 // two seeds of three: holders whose machines stand still, are cut off or die, whose clocks run
-// a little fast or slow, who commit to SQL under their sequencers, and go on trying when they have
-// lost their locks. The first cell's leader is then the victim of half of the faults that
+// a little fast or slow, who commit to SQL under their sequencers, keep locks and take them over, and go on
+// trying when they have lost them. The first cell's leader is then the victim of half of the faults that
 // look for one, and crashes in the middle of calls and beats (Ambush).
 //
 // Clients on all nodes transfer between accounts, audit them, read and write

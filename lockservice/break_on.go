@@ -1,0 +1,9 @@
+//go:build spandbreak
+
+package lockservice
+
+// Negative controls; break_off.go says what they break. Set before any client is made.
+var (
+	BreakKept    bool
+	BreakOrdered bool
+)
