@@ -14,8 +14,7 @@ const (
 	// Held: a lock was asked for (Begin), granted (From: Lock returned) and held until End:
 	// the earlier of its Context ending and Unlock being called. An open end: for ever. OK:
 	// Unlock was called, whatever came of it; Unknown: it was lost, or its client died. A hold at the
-	// cell may be several here, one after the other: jeopardy lay between, its handle kept it, or
-	// its early release was lost with a leader.
+	// cell may be several here, one after the other: jeopardy lay between, or its handle kept it.
 	Held LockKind = iota
 	// Checked: the cell was asked whether a sequencer is valid.
 	Checked
@@ -113,7 +112,7 @@ type LockOp struct {
 	Freed   Instant       // Held: it had been given back, as Unlock of a handle that does not keep it, or Close, said
 	Early   bool          // Held: Unlock said so when the release was in order, not yet on disk
 	Delay   time.Duration // Held: lock-delay asked for
-	Refused bool          // Checked, Fenced: the sequencer was called stale
+	Refused bool          // Checked, Fenced: the sequencer was called stale. Held: Lock did not wait, because others hold it.
 
 	TS    int64 // Fenced: commit timestamp, nanoseconds since 1970; 0: not known
 	There bool  // Fenced: the store shows it in the end

@@ -174,6 +174,8 @@ func (c *lockChecker) index() {
 		case Held:
 			if op.From != (Instant{}) {
 				p.held = append(p.held, op)
+			} else if op.Refused {
+				c.violate("does not wait", "C2.4", []*LockOp{op}, "Lock of %s was to wait for its turn, and was refused at %s because the lock is held", op.Path, seconds(op.End.At))
 			}
 		case Checked:
 			if answered {

@@ -3,7 +3,7 @@ package check
 import "slices"
 
 // tenures is L1 and section 2.7: a hold that is taken again, with the same sequencer, is that of one handle, which
-// kept it, or whose release was lost with the leader that had put it in order.
+// kept it. One that was released is not found again, even if the release was lost with the leader that had put it in order.
 func (c *lockChecker) tenures(p *lockPath) {
 	last := map[holdNumber]*LockOp{}
 	for _, b := range p.held {
@@ -17,9 +17,9 @@ func (c *lockChecker) tenures(p *lockPath) {
 		case a.Session != b.Session || a.Handle != b.Handle:
 			c.violate("hold of two handles", "L1", []*LockOp{a, b}, "hold %d of %s was granted to handle %d of session %d, and at %s to handle %d of session %d",
 				b.Hold, p.name, a.Handle, a.Session, seconds(b.From.At), b.Handle, b.Session)
-		case a.Freed != (Instant{}) && a.Freed.Before(b.Begin) && c.freed(a, b.From):
-			c.violate("released hold came back", "L1", []*LockOp{a, b}, "hold %d of %s had been given back at %s, and was granted again at %s",
-				b.Hold, p.name, seconds(a.Freed.At), seconds(b.From.At))
+		case a.Keep == 0 || a.Freed != (Instant{}) && a.Freed.Before(b.Begin):
+			c.violate("released hold came back", "L1", []*LockOp{a, b}, "hold %d of %s had ended at %s, and was granted again at %s",
+				b.Hold, p.name, seconds(a.End.At), seconds(b.From.At))
 		default:
 			c.report.Again++
 		}

@@ -50,6 +50,7 @@ func (m *machine) take(ctx context.Context, h *lockHandle, shared, try bool) *te
 	var lock *lockservice.Lock
 	if lock, h.failed = ask(ctx); h.failed != nil {
 		m.note("taking "+lockPath(h.lock), h.failed)
+		op.Refused = !try && errors.Is(h.failed, lockservice.ErrLockHeld)
 		m.l.History.End(op, check.Failed, h.failed)
 		return nil
 	}
