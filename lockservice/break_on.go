@@ -4,6 +4,7 @@ package lockservice
 
 // Negative controls; break_off.go says what they break. Set before any client is made.
 var (
-	BreakKept    bool
-	BreakOrdered bool
+	BreakKept     bool
+	BreakReleased bool
+	BreakOrdered  bool
 )

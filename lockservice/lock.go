@@ -115,9 +115,13 @@ func (h *Handle) ask(ctx, values context.Context, mode lockpb.Mode, try bool, at
 	if !try {
 		hear.waiting = ticket.Store
 	}
+	released := attempt - 1
+	if BreakReleased {
+		released = 0
+	}
 	h.s.beginAsking(h)
 	resp, err := h.cell.call(ctx, h.s, often, func() *lockpb.DoRequest {
-		req := &lockpb.AcquireRequest{Handle: h.wire(), Mode: mode, Attempt: attempt, Released: attempt - 1, LockDelayNs: int64(h.lockDelay), Ticket: ticket.Load()}
+		req := &lockpb.AcquireRequest{Handle: h.wire(), Mode: mode, Attempt: attempt, Released: released, LockDelayNs: int64(h.lockDelay), Ticket: ticket.Load()}
 		if try {
 			return &lockpb.DoRequest{Call: &lockpb.DoRequest_TryAcquire{TryAcquire: req}}
 		}

@@ -65,6 +65,7 @@ var switches = map[string]*bool{
 	"L1session":   &cell.BreakSession,
 	"L1renew":     &cell.BreakRenew,
 	"L1kept":      &lockservice.BreakKept,
+	"L1released":  &lockservice.BreakReleased,
 	"L2ask":       &txn.BreakFence,
 	"L2fence":     &cell.BreakFence,
 	"L2floor":     &cell.BreakFloor,

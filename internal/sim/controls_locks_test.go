@@ -85,3 +85,11 @@ func lostOrders(p *Plan, d draw) {
 		p.fault(Fault{Kind: Ambush, Key: "release", At: ms(at), Amount: d.between(0, ms(4)), For: ms(50)})
 	}
 }
+
+// lostReleasers want a lock again that they have just released, while the cell's leader crashes in between.
+func lostReleasers(p *Plan, d draw) {
+	p.lockers(2, 2*time.Second, "burst", "burst", "burst", "check")
+	p.every(ms(300), ms(1500), func(at time.Duration) {
+		p.fault(Fault{Kind: Ambush, Key: "release", At: at, Amount: d.between(0, ms(4)), For: ms(50)})
+	})
+}

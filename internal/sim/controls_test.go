@@ -93,13 +93,15 @@ var controls = map[string]control{
 	"L1session": {seeds: 10, finds: []string{"L1", "C2.8"}, options: Options{Adjust: busyLockers}},
 	"L1renew":   {seeds: 60, finds: []string{"L1"}, options: Options{Adjust: lonelyLeaders}},
 	// One who is cut off goes on with a lock that it keeps.
-	"L1kept":    {seeds: 40, finds: []string{"L1"}, options: Options{Adjust: cutOffKeepers}},
-	"L2ask":     {seeds: 10, finds: []string{"L2"}, options: Options{Adjust: busyLockers}},
-	"L2fence":   {seeds: 20, finds: []string{"L2"}, options: Options{Adjust: hastyCommits}},
-	"L2floor":   {seeds: 60, finds: []string{"L2"}, options: Options{Adjust: movingCells}},
-	"C2.7cache": {seeds: 10, finds: []string{"C2.7"}, options: Options{Adjust: cutOffReaders}},
+	"L1kept": {seeds: 40, finds: []string{"L1"}, options: Options{Adjust: cutOffKeepers}},
+	// A hold whose release was lost passes for the next one.
+	"L1released": {seeds: 100, finds: []string{"L1"}, options: Options{Adjust: lostReleasers}},
+	"L2ask":      {seeds: 10, finds: []string{"L2"}, options: Options{Adjust: busyLockers}},
+	"L2fence":    {seeds: 20, finds: []string{"L2"}, options: Options{Adjust: hastyCommits}},
+	"L2floor":    {seeds: 60, finds: []string{"L2"}, options: Options{Adjust: movingCells}},
+	"C2.7cache":  {seeds: 10, finds: []string{"C2.7"}, options: Options{Adjust: cutOffReaders}},
 	// A lock that its holder believes to be free, and nobody else gets.
-	"C2.4ordered": {seeds: 40, finds: []string{"C2.4"}, options: Options{Adjust: lostOrders}},
+	"C2.4ordered": {seeds: 60, finds: []string{"C2.4"}, options: Options{Adjust: lostOrders}},
 
 	"D1": {seeds: 60, finds: []string{"R1", "R4", "F1"}, options: Options{Adjust: tornCrashes}},
 }
