@@ -101,11 +101,10 @@ func fencedBy(i int) bool { return i%2 == 0 }
 
 // Locks are clients of the lock service, and what they saw.
 //
-// A client has one session at a time. It takes locks, exclusively or shared, by handles that it closes or uses again,
-// keeps some after Unlock and takes them over, and while it
-// holds one commits to a table under its sequencer, asks whether
-// its sequencer and others' are valid, and writes files through handles bound to it. It
-// changes, reads (from its cache), deletes and watches files. Its machine is cut off or
+// A client has one session at a time. It takes locks, exclusively or shared, by handles that it
+// closes or uses again, and keeps some after Unlock and takes them over. While it holds one it commits
+// to a table under its sequencer, asks whether its sequencer and others' are valid, and writes files
+// through handles bound to it. It changes, reads (from its cache), deletes and watches files. Its machine is cut off or
 // stands still, for less and for more than a lease, in the middle of all this, and then
 // goes on as if nothing had happened; it dies with locks held, or leaves cleanly.
 type Locks struct {
