@@ -42,7 +42,7 @@
 //
 // Errors name what happened to errors.Is (ErrNotFound, ErrLockHeld, …); status.FromError finds the gRPC
 // status with the service's ErrorInfo. A call that ends with its context returns the context's
-// cause, wrapped.
+// cause, and with it what the last attempt met, if that is known.
 //
 // # Cache
 //

@@ -78,7 +78,7 @@ func (s *Session) Open(ctx context.Context, path string, o OpenOptions) (*Handle
 	h := &Handle{Node: *s.Node(path), lockDelay: o.LockDelay, durable: o.DurableUnlock, keep: keeping{most: o.KeepLock}, turn: make(chan struct{}, 1)}
 	h.number, h.fence = s.handle.Add(1), new(atomic.Pointer[string])
 	h.life, h.end = context.WithCancelCause(context.Background())
-	if err := errors.Join(checkContents(path, o.Contents), o.ACL.check()); err != nil {
+	if err := errors.Join(checkContents(path, o.Contents), o.ACL.check(), checkDelay(path, o.LockDelay)); err != nil {
 		return nil, err
 	}
 	contents := bytes.Clone(o.Contents)

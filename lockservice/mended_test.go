@@ -59,8 +59,12 @@ func TestWhatCannotBeSentIsRefused(t *testing.T) {
 				_, err := s.cell.c.Node("/ls/local/\xff").SetContents(ctx, nil)
 				return err
 			}},
-			"open":      {ErrBadPath, func() error { _, err := s.Open(ctx, "/ls/local/\xff", OpenOptions{}); return err }},
-			"open ACL":  {ErrBadRequest, func() error { _, err := s.Open(ctx, "/ls/local/y", OpenOptions{ACL: &ACL{Read: "\xff"}}); return err }},
+			"open":     {ErrBadPath, func() error { _, err := s.Open(ctx, "/ls/local/\xff", OpenOptions{}); return err }},
+			"open ACL": {ErrBadRequest, func() error { _, err := s.Open(ctx, "/ls/local/y", OpenOptions{ACL: &ACL{Read: "\xff"}}); return err }},
+			"lock-delay": {ErrBadRequest, func() error {
+				_, err := s.Open(ctx, "/ls/local/y", OpenOptions{LockDelay: 2 * time.Minute})
+				return err
+			}},
 			"ACL":       {ErrBadRequest, func() error { _, err := h.SetACL(ctx, ACL{Write: "\xff"}); return err }},
 			"sequencer": {ErrBadRequest, func() error { return h.SetSequencer(ctx, "/ls/local/\xff:exclusive:1:1") }},
 			"check":     {ErrBadRequest, func() error { return s.cell.c.CheckSequencer(ctx, "/ls/local/\xff:exclusive:1:1") }},

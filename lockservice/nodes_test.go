@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/spandb/spand/integration"
 	"github.com/spandb/spand/lockservice"
@@ -890,6 +892,20 @@ func resolver(w world) {
 		stop func()
 	}
 	dir := w.dir + "/svc"
+	// Before the directory is there, calls fail as when a server is down, and wait if they are to.
+	early, err := grpc.NewClient("spandlock://"+dir, grpc.WithResolvers(lockservice.NewResolver(w.client())),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	w.must(err)
+	defer early.Close()
+	_, err = healthpb.NewHealthClient(early).Check(ctx, &healthpb.HealthCheckRequest{})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), dir+" does not exist") {
+		w.Errorf("nobody is there: %v", err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		_, err := healthpb.NewHealthClient(early).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		waited <- err
+	}()
 	serve := func(name string) server {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
 		w.must(err)
@@ -924,6 +940,7 @@ func resolver(w world) {
 		}
 	}
 	until(a.addr, b.addr)
+	w.must(<-waited)
 	c := serve("c")
 	until(a.addr, b.addr, c.addr)
 	a.stop()

@@ -3,6 +3,7 @@ package lockservice
 import (
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -64,6 +65,16 @@ func (a *ACL) check() error {
 		if err := checkText("ACL name", name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// maxLockDelay is the longest lock-delay that the cell grants.
+const maxLockDelay = time.Minute
+
+func checkDelay(path string, d time.Duration) error {
+	if d < 0 || d > maxLockDelay {
+		return &Error{Code: codes.InvalidArgument, Reason: "BAD_REQUEST", Path: path, Message: fmt.Sprintf("a lock-delay is between 0 and %v, not %v", maxLockDelay, d)}
 	}
 	return nil
 }

@@ -322,10 +322,13 @@ func (n *peer) prompt() *callStream {
 	return n.calls[promptCalls]
 }
 
+// owedAfter is when the outcome of a release that was ordered is overdue: it takes milliseconds.
+const owedAfter = stallAfter / 4
+
 // owes reports that the node has ordered a release and said no more for too long.
 func (n *peer) owes() bool {
 	s := n.prompt()
-	return s != nil && s.overdue(stallAfter)
+	return s != nil && s.overdue(owedAfter)
 }
 
 // dismiss has the node's answers to releases of a cell that it has ordered awaited no longer.

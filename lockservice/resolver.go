@@ -83,7 +83,8 @@ func (w *watcher) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.cc.ReportError(err)
+		// Without its status: gRPC holds that to be the call's own, and fails also calls that would wait.
+		w.cc.ReportError(errors.New(err.Error()))
 		// A path that cannot be read is looked at again in a while; a session that ended is
 		// replaced at once, its successor's NewSession waiting for the cell.
 		if !errors.Is(err, ErrSessionExpired) {

@@ -341,7 +341,8 @@ type CreateSessionRequest struct {
 	// chooses.
 	Session uint64 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
 	Client  string `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"` // for people: program, host, process; at most 256 bytes
-	// How long the session outlives silence, 1 s to 60 s; 0: 12 s.
+	// How long the session outlives silence, 1 s to 60 s; 0: 12 s. Beyond these bounds it is the next within, which
+	// the answer says.
 	TtlNs int64 `protobuf:"varint,4,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	// The session caches what it reads (GetRequest.cache) and acknowledges invalidations.
 	Caches        bool `protobuf:"varint,5,opt,name=caches,proto3" json:"caches,omitempty"`

@@ -50,7 +50,7 @@ func cellOf(req *lockpb.DoRequest) (string, *lockpb.Failure) {
 	case *lockpb.DoRequest_SetSequencer:
 		return ofHandle(c.SetSequencer)
 	case *lockpb.DoRequest_CheckSequencer:
-		return ofPath(c.CheckSequencer.GetSequencer())
+		return ofSequencer(c.CheckSequencer.GetSequencer())
 	case *lockpb.DoRequest_EndCheck:
 		return ofPath(c.EndCheck.GetPath())
 	case *lockpb.DoRequest_GetCell:
@@ -78,7 +78,15 @@ func ofHandle(req interface{ GetHandle() *lockpb.Handle }) (string, *lockpb.Fail
 	return ofPath(req.GetHandle().GetPath())
 }
 
-// ofPath returns the cell of a path, or of a sequencer's text, which begins with one.
+// ofSequencer returns the cell of a sequencer, whose text begins with a path.
+func ofSequencer(text string) (string, *lockpb.Failure) {
+	if _, err := state.ParseSequencer(text); err != nil {
+		return "", failure(codes.InvalidArgument, err.Reason, "%s", err.Message)
+	}
+	return ofPath(text)
+}
+
+// ofPath returns the cell of a path, or of a text that goes on with a colon.
 func ofPath(path string) (string, *lockpb.Failure) {
 	if rest, ok := strings.CutPrefix(path, pathPrefix); ok {
 		if end := strings.IndexAny(rest, "/:"); end >= 0 {

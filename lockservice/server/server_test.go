@@ -65,6 +65,12 @@ func TestErrorsCarryTheirReason(t *testing.T) {
 			t.Errorf("path %q: %v", path, err)
 		}
 	}
+	for sequencer, want := range map[string]string{"rubbish": reasonBadRequest, "/ls/local/f": reasonBadRequest, "/ls/other/f:exclusive:1:1": reasonNoSuchCell} {
+		_, err := w.clients[1].CheckSequencer(t.Context(), &lockpb.CheckSequencerRequest{Sequencer: sequencer})
+		if _, i := info(t, err); i.Reason != want {
+			t.Errorf("sequencer %q: %v", sequencer, err)
+		}
+	}
 }
 
 // A call at another node than the leader is forwarded, with who made it; what waits is
