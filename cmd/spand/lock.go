@@ -36,8 +36,8 @@ COMMAND and what it started get SIGTERM, then SIGKILL before another can have th
 is stopped or killed. What COMMAND leaves running in its process group when it ends is killed before the lock is given
 back. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, unless they are ignored (nohup). Ctrl-Z stops COMMAND and this
 process; COMMAND is killed if it is not continued (fg, bg) before the lock is lost, which is --ttl later at most.
-The exit code is COMMAND's, 128 + the signal that ended it, or 1 if the lock was not
-to be had or was lost.
+The exit code is COMMAND's, or 128 + the signal that ended it. It is 1 if the lock was not to be had, or was lost
+while COMMAND ran, whatever ended that; stderr says which.
 
 Flags:
 `

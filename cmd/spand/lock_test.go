@@ -84,6 +84,7 @@ func TestLock(t *testing.T) {
 		{"RunLeavesNothing", lockRunLeavesNothing},
 		{"PutWaitsForStdin", lockPutWaits},
 		{"RunLosesTheLock", func(c cli) { lockRunLoses(c, cluster) }},
+		{"RunTellsTheLoss", func(c cli) { lockRunTells(c, cluster) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(cli{t, integration.Binary(t), cluster.Nodes[0].RPCAddr}) })
 	}
@@ -253,7 +254,7 @@ func lockRunKilled(c cli) {
 
 // A holder that is stopped cannot end its command; its watchdog does, before the lease is over.
 func lockRunStopped(c cli) {
-	cmd, out, _ := c.script(`sh -c 'trap "" TERM; echo $$; exec sleep 100' & wait`, "--ttl", "2s", "/ls/local/jobs/stopped")
+	cmd, out, msg := c.script(`sh -c 'trap "" TERM; echo $$; exec sleep 100' & wait`, "--ttl", "2s", "/ls/local/jobs/stopped")
 	out.Scan()
 	pid, err := strconv.Atoi(out.Text())
 	if err != nil {
@@ -263,8 +264,8 @@ func lockRunStopped(c cli) {
 	c.awaitDead(pid, 2*time.Second)
 	cmd.Process.Signal(syscall.SIGCONT)
 	cmd.Wait()
-	if got := cmd.ProcessState.ExitCode(); got != 128+9 {
-		c.Errorf("exit %d, want 137", got)
+	if got := cmd.ProcessState.ExitCode(); got != 1 || !strings.Contains(msg.String(), "the lock of /ls/local/jobs/stopped was lost: ") {
+		c.Errorf("exit %d, %q; want 1 and that the lock was lost", got, msg)
 	}
 	// And one that is killed takes what its command has started with it.
 	cmd, out, _ = c.script(`sh -c 'echo $$; exec sleep 100' & wait`, "--ttl", "60s", "/ls/local/jobs/stopped2")
@@ -410,8 +411,8 @@ func lockRunLoses(c cli, cluster *integration.Cluster) {
 	termed := out.Scan() && out.Text() == "TERM"
 	cmd.Wait()
 	cluster.Resume(0)
-	if code := cmd.ProcessState.ExitCode(); !termed || code != 128+15 {
-		c.Errorf("SIGTERM seen: %v; exit %d, want 143", termed, code)
+	if code := cmd.ProcessState.ExitCode(); !termed || code != 1 {
+		c.Errorf("SIGTERM seen: %v; exit %d, want 1", termed, code)
 	}
 	if !strings.Contains(msg.String(), "the command was ended") {
 		c.Errorf("stderr %q", msg)
@@ -431,5 +432,22 @@ func lockRunLoses(c cli, cluster *integration.Cluster) {
 	}
 	if !time.Unix(0, last).Before(granted) {
 		c.Errorf("the command worked at %v, the next holder had the lock at %v", time.Unix(0, last), granted)
+	}
+}
+
+// The exit code tells a lost lock, whatever the command makes of its SIGTERM.
+func lockRunTells(c cli, cluster *integration.Cluster) {
+	for i, onTerm := range []string{"", "exit 0", "exit 3"} {
+		path := fmt.Sprintf("/ls/local/jobs/tells%d", i)
+		cmd, out, msg := c.script(`trap "`+onTerm+`" TERM; echo ready; while :; do sleep 0.02; done`, "--ttl", "1s", path)
+		if !out.Scan() || out.Text() != "ready" {
+			c.Fatalf("printed %q, %s", out.Text(), msg)
+		}
+		cluster.Pause(0)
+		cmd.Wait()
+		cluster.Resume(0)
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(msg.String(), "the lock of "+path+" was lost: ") {
+			c.Errorf("on SIGTERM %q: exit %d, %q; want 1 and that the lock was lost", onTerm, code, msg)
+		}
 	}
 }

@@ -69,10 +69,8 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 		var lost error
 		code, lost = attend(child, guard, l, f.ttl, signals, jobs, stderr)
 		if lost != nil {
-			fmt.Fprintf(stderr, "spand lock run: %s; the command was ended\n", lockMessage(lost))
-			if code == exitOK {
-				code = exitFailed
-			}
+			fmt.Fprintf(stderr, "spand lock run: the lock of %s was lost: %s; the command was ended\n", path, lockMessage(lost))
+			code = exitFailed                     // whatever ended it: a script must be able to tell
 			patience = min(patience, time.Second) // the cell does not answer
 		}
 	} else {
@@ -216,9 +214,14 @@ func (c *child) gone() bool { return errors.Is(syscall.Kill(-c.pid, 0), syscall.
 // killMargin is what is left of a lease when what runs under it is killed.
 func killMargin(ttl time.Duration) time.Duration { return max(ttl/20, 100*time.Millisecond) }
 
+// errLate: this process did not run when it had to end the command, as it was stopped, so the watchdog may
+// have. The lease may be renewed by now; that does not bring the command back.
+var errLate = errors.New("the lease was not renewed in time")
+
 // attend waits for the command's end, passes signals on, and ends the command before the lock is
 // lost: SIGTERM when a fifth of the lease is left, SIGKILL when a twentieth is, both at least
-// a tenth of a second apart. Then lost says why. What the command has left in its group when it ends
+// a tenth of a second apart. Then lost says why, and also when the lease that was last seen had run out before the
+// command's end was. What the command has left in its group when it ends
 // is killed: at once, or if the lock is being lost when its time is over, too. So nothing of the group
 // runs when attend returns.
 //
@@ -231,9 +234,13 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 	// Timers stand still in a suspend: so look at the lease's clock every now and then.
 	const every, soon = 250 * time.Millisecond, 10 * time.Millisecond
 	termed, stopped, resumes, done := false, false, false, c.done
+	late, sure := false, time.Now().Add(l.Remaining()-killAt) // sure is when the watchdog kills
 	for {
+		now := time.Now()
+		late = late || now.After(sure)
 		guard.extend(l, killAt)
 		left := l.Remaining()
+		sure = now.Add(left - killAt)
 		if resumes && left > termAt {
 			stopped, resumes = false, false
 			c.term.pass(syscall.Getpgrp(), c.pid)
@@ -268,7 +275,10 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 			code = exitCode(err, stderr)
 			if !termed {
 				t.Stop()
-				return code, nil
+				if late || time.Now().After(sure) || l.Remaining() <= killAt {
+					lost = errLate
+				}
+				return code, lost
 			}
 			done = nil
 		case s := <-signals:
