@@ -19,29 +19,6 @@ import (
 	"github.com/spandb/spand/lockservice"
 )
 
-const lockUsage = `Usage:
-  spand lock run [flags] PATH -- COMMAND [ARGUMENT...]
-                              hold the lock of PATH while COMMAND runs, making the file if need be
-  spand lock ls [flags] DIR   list a directory
-  spand lock cat PATH         print a file's contents
-  spand lock put [flags] PATH [CONTENTS]
-                              replace a file's contents, by stdin if CONTENTS is not given or "-"
-  spand lock stat PATH        show a file or directory
-  spand lock rm PATH          delete a file or an empty directory
-  spand lock watch PATH       print what happens to a file or directory, until interrupted
-
-Paths are /ls/CELL/...; the cell "local" is always there. COMMAND finds the lock's sequencer in
-SPAND_SEQUENCER (for spand.fence in SQL) and its generation in SPAND_LOCK_GENERATION. When the lock is about to be lost,
-COMMAND and what it started get SIGTERM, then SIGKILL before another can have the lock; on Linux also when this process
-is stopped or killed. What COMMAND leaves running in its process group when it ends is killed before the lock is given
-back. SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, unless they are ignored (nohup). Ctrl-Z stops COMMAND and this
-process; COMMAND is killed if it is not continued (fg, bg) before the lock is lost, which is --ttl later at most.
-The exit code is COMMAND's, or 128 + the signal that ended it. It is 1 if the lock was not to be had, or was lost
-while COMMAND ran, whatever ended that; stderr says which.
-
-Flags:
-`
-
 // lockFlags are those of every verb of spand lock.
 type lockFlags struct {
 	addr         string
@@ -57,24 +34,38 @@ type lockFlags struct {
 	given        map[string]bool
 }
 
-// lockVerb is one verb: the flags that it knows beside --addr and --timeout, how many words it takes,
-// and what it does.
+// lockVerb is one verb: how it is called and what it does, the flags that it knows beside --addr and --timeout, how
+// many words it takes, and what does it; of run that is lockRun.
 type lockVerb struct {
-	flags    string
-	min, max int
-	run      func(v *lockCall) error
+	name, usage, does string
+	flags             string
+	min, max          int
+	run               func(v *lockCall) error
 }
 
-var lockVerbs = map[string]lockVerb{
-	"ls":    {"json", 1, 1, (*lockCall).list},
-	"cat":   {"", 1, 1, (*lockCall).cat},
-	"put":   {"if-generation create parents json", 1, 2, (*lockCall).put},
-	"stat":  {"json", 1, 1, (*lockCall).stat},
-	"rm":    {"if-generation", 1, 1, (*lockCall).remove},
-	"watch": {"after json", 1, 1, (*lockCall).watch},
+var lockVerbs = []lockVerb{
+	{"run", "run [flags] PATH -- COMMAND [ARGUMENT...]", "hold the lock of PATH while COMMAND runs, making the file if need be",
+		"shared try ttl wait lock-delay", 1, 1, nil},
+	{"ls", "ls [flags] DIR", "list a directory", "json", 1, 1, (*lockCall).list},
+	{"cat", "cat PATH", "print a file's contents", "", 1, 1, (*lockCall).cat},
+	{"put", "put [flags] PATH [CONTENTS]", `replace a file's contents, by stdin if CONTENTS is not given or "-"`,
+		"if-generation create parents json", 1, 2, (*lockCall).put},
+	{"stat", "stat [flags] PATH", "show a file or directory", "json", 1, 1, (*lockCall).stat},
+	{"rm", "rm [flags] PATH", "delete a file or an empty directory", "if-generation", 1, 1, (*lockCall).remove},
+	{"watch", "watch [flags] PATH", "print what happens to a file or directory, until interrupted", "after json", 1, 1, (*lockCall).watch},
 }
 
-const lockRunFlags = "shared try ttl wait lock-delay"
+// lockVerbOf is nil if there is none of that name.
+func lockVerbOf(name string) *lockVerb {
+	if i := slices.IndexFunc(lockVerbs, func(v lockVerb) bool { return v.name == name }); i >= 0 {
+		return &lockVerbs[i]
+	}
+	return nil
+}
+
+func (v *lockVerb) knows(flag string) bool {
+	return flag == "addr" || flag == "timeout" || slices.Contains(strings.Fields(v.flags), flag)
+}
 
 // lockCall is one call of spand lock.
 type lockCall struct {
@@ -113,32 +104,37 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	fs.BoolVar(&f.create, "create", true, "put: make the file if it is not there")
 	fs.BoolVar(&f.parents, "parents", false, "put: make the directories above it")
 	fs.Uint64Var(&f.after, "after", 0, "watch: begin with what happened after this revision (default: now)")
+	help := false
+	fs.BoolVar(&help, "help", false, "")
+	fs.BoolVar(&help, "h", false, "")
 	words, err := parseMixed(fs, args)
-	if errors.Is(err, flag.ErrHelp) || err == nil && len(words) == 1 && words[0] == "help" {
-		fmt.Fprint(stdout, lockUsage)
-		fs.SetOutput(stdout)
-		fs.PrintDefaults()
-		return exitOK
-	}
 	if err != nil {
 		return usage("%s", node.FlagMessage(err))
+	}
+	if len(words) > 0 && words[0] == "help" {
+		help, words = true, words[1:]
+	}
+	if help && len(words) == 0 {
+		lockHelp(stdout, fs, "")
+		return exitOK
 	}
 	if len(words) == 0 {
 		return usage("want run, ls, cat, put, stat, rm or watch")
 	}
 	name, words := words[0], words[1:]
-	verb, known := lockVerbs[name]
-	if name == "run" {
-		verb, known = lockVerb{lockRunFlags, 1, 1, nil}, true
-	}
-	if !known {
+	verb := lockVerbOf(name)
+	if verb == nil {
 		return usage("no verb %q; there are run, ls, cat, put, stat, rm and watch", name)
+	}
+	if help {
+		lockHelp(stdout, fs, name)
+		return exitOK
 	}
 	f.given = map[string]bool{}
 	strange := ""
 	fs.Visit(func(g *flag.Flag) {
 		f.given[g.Name] = true
-		if g.Name != "addr" && g.Name != "timeout" && !slices.Contains(strings.Fields(verb.flags), g.Name) {
+		if !verb.knows(g.Name) {
 			strange = g.Name
 		}
 	})
@@ -162,14 +158,17 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case name == "run" && (f.delay < 0 || f.delay > time.Minute):
 		return usage("--lock-delay %v: want 0 to 60s", f.delay)
 	}
-	if name == "run" {
-		return lockRun(f, words[0], command, stderr)
-	}
-
 	fail := func(err error) int {
 		fmt.Fprintf(stderr, "spand lock %s: %s\n", name, lockMessage(err))
 		return exitFailed
 	}
+	if err := checkLockPath(words[0]); err != nil {
+		return fail(err) // whether a node answers or not
+	}
+	if name == "run" {
+		return lockRun(f, words[0], command, stderr)
+	}
+
 	var contents []byte
 	if name == "put" { // its writer may take his time
 		if contents, err = putContents(words, stdin); err != nil {
@@ -188,6 +187,18 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	return exitOK
+}
+
+// checkLockPath finds what does not even name a cell; the service checks the rest.
+func checkLockPath(path string) error {
+	rest, ok := strings.CutPrefix(path, "/ls/")
+	switch {
+	case !ok:
+		return fmt.Errorf("path %q does not begin with /ls/", path)
+	case strings.HasPrefix(rest, "/") || rest == "":
+		return fmt.Errorf("path %q names no cell", path)
+	}
+	return nil
 }
 
 // lockMessage is an error for people who know that it is the lock service's.

@@ -77,6 +77,7 @@ func TestLock(t *testing.T) {
 		{"Files", lockFiles},
 		{"Watch", lockWatch},
 		{"Usage", lockUsage},
+		{"PathsRefused", lockPathsRefused},
 		{"Run", lockRun},
 		{"RunSignals", lockRunSignals},
 		{"RunKilled", lockRunKilled},
@@ -124,6 +125,39 @@ func lockUsage(c cli) {
 	for _, args := range [][]string{{}, {"frob"}, {"run", "/ls/local/x"}, {"run", "--", "true"}, {"run", "/ls/local/x", "true"}, {"cat"}, {"ls", "a", "b"},
 		{"cat", "--shared", "/ls/local/x"}, {"run", "--try", "--wait", "1s", "/ls/local/x", "--", "true"}, {"run", "--ttl", "1ms", "/ls/local/x", "--", "true"}, {"--nix"}} {
 		c.want(2, "see spand lock --help", args...)
+	}
+	// Help of one verb is of that verb.
+	for _, args := range [][]string{{"put", "--help"}, {"help", "put"}, {"--json", "put", "-h"}} {
+		out, msg, code := c.run("", args...)
+		if code != 0 || !strings.Contains(out, "spand lock put [flags] PATH") || !strings.Contains(out, "only if the content generation is this") || !strings.Contains(out, "-addr") {
+			c.Errorf("spand lock %q: exit %d, %q, %q", args, code, out, msg)
+		}
+		for _, other := range []string{"spand lock run", "-ttl", "SPAND_SEQUENCER", "put, rm: ", "-help"} {
+			if strings.Contains(out, other) {
+				c.Errorf("spand lock %q tells of %q: %s", args, other, out)
+			}
+		}
+	}
+	c.want(0, "SPAND_SEQUENCER", "run", "--help")
+	c.want(2, `no verb "frob"`, "frob", "--help")
+}
+
+// A path that cannot be one is refused whether a node answers or not.
+func lockPathsRefused(c cli) {
+	node := c.watched()
+	c.addr = node.addr
+	for _, verb := range []string{"run", "ls", "cat", "put", "stat", "rm", "watch"} {
+		for path, why := range map[string]string{"jobs": "does not begin with /ls/", "/": "does not begin with /ls/", "/ls": "does not begin with /ls/",
+			"": "does not begin with /ls/", "/ls/": "names no cell", "/ls//x": "names no cell"} {
+			args := []string{verb, path}
+			if verb == "run" {
+				args = append(args, "--", "true")
+			}
+			c.want(1, fmt.Sprintf("spand lock %s: path %q %s", verb, path, why), args...)
+		}
+	}
+	if n := node.dialled.Load(); n != 0 {
+		c.Errorf("%d connections for paths that cannot be", n)
 	}
 }
 
