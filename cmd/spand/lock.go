@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -100,7 +101,7 @@ func lock(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	fs.DurationVar(&f.ttl, "ttl", 12*time.Second, "run: how long the lock outlives silence, 1s to 60s")
 	fs.DurationVar(&f.wait, "wait", 0, "run: how long to wait for the lock (default: without end)")
 	fs.DurationVar(&f.delay, "lock-delay", 0, "run: how long nobody else gets the lock if this process vanishes, at most 60s")
-	fs.Uint64Var(&f.ifGeneration, "if-generation", 0, "put, rm: only if the content generation is this")
+	fs.Uint64Var(&f.ifGeneration, "if-generation", 0, "put, rm: only if the content generation is this; of put 0 is: only if there is no such file")
 	fs.BoolVar(&f.create, "create", true, "put: make the file if it is not there")
 	fs.BoolVar(&f.parents, "parents", false, "put: make the directories above it")
 	fs.Uint64Var(&f.after, "after", 0, "watch: begin with what happened after this revision (default: now)")
@@ -299,7 +300,7 @@ func (v *lockCall) put() error {
 		}
 	}
 	var conds []lockservice.Condition
-	if v.create && !v.given["if-generation"] {
+	if v.create && v.ifGeneration == 0 { // also where 0 is given: then only if there is no file
 		conds = append(conds, lockservice.OrCreate())
 	}
 	if v.given["if-generation"] {
@@ -323,8 +324,15 @@ func (v *lockCall) stat() error {
 	if err != nil {
 		return err
 	}
+	modified := &st.Modified
+	if modified.UnixNano() == 0 {
+		modified = nil // a cell's root: nobody made it
+	}
 	if v.json {
-		return v.print(st)
+		return v.print(struct {
+			*lockservice.Stat
+			Modified *time.Time `json:"modified,omitempty"`
+		}{st, modified})
 	}
 	w := tabwriter.NewWriter(v.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "path\t%s\nkind\t%s\ninstance\t%d\n", st.Path, kindOf(st), st.Instance)
@@ -333,8 +341,11 @@ func (v *lockCall) stat() error {
 	} else {
 		fmt.Fprintf(w, "bytes\t%d\nchecksum\t%016x\ncontent generation\t%d\n", st.Length, st.Checksum, st.ContentGeneration)
 	}
-	fmt.Fprintf(w, "lock generation\t%d\nacl generation\t%d\nacl\tread %q, write %q, change %q\nrevision\t%d\nmodified\t%s\n",
-		st.LockGeneration, st.ACLGeneration, st.ACL.Read, st.ACL.Write, st.ACL.Change, st.Revision, st.Modified.Format(time.RFC3339Nano))
+	fmt.Fprintf(w, "lock generation\t%d\nacl generation\t%d\nacl\tread %s, write %s, change %s\nrevision\t%d\n",
+		st.LockGeneration, st.ACLGeneration, whoever(st.ACL.Read), whoever(st.ACL.Write), whoever(st.ACL.Change), st.Revision)
+	if modified != nil {
+		fmt.Fprintf(w, "modified\t%s\n", modified.Format(time.RFC3339Nano))
+	}
 	if st.Quota != nil {
 		fmt.Fprintf(w, "quota\t%d bytes, %d nodes\n", st.Quota.Bytes, st.Quota.Nodes)
 	}
@@ -342,6 +353,14 @@ func (v *lockCall) stat() error {
 		fmt.Fprintf(w, "used\t%d bytes, %d nodes\n", st.Used.Bytes, st.Used.Nodes)
 	}
 	return w.Flush()
+}
+
+// whoever is whom an ACL name admits: quoted, those whom that file lists.
+func whoever(name string) string {
+	if name == "" {
+		return "everybody"
+	}
+	return strconv.Quote(name)
 }
 
 func (v *lockCall) remove() error {

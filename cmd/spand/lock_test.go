@@ -75,6 +75,7 @@ func TestLock(t *testing.T) {
 		run  func(cli)
 	}{
 		{"Files", lockFiles},
+		{"Stat", lockStat},
 		{"Watch", lockWatch},
 		{"Usage", lockUsage},
 		{"PathsRefused", lockPathsRefused},
@@ -107,6 +108,12 @@ func lockFiles(c cli) {
 	c.want(1, "of generation", "put", "--if-generation", strconv.FormatUint(st.ContentGeneration-1, 10), "/ls/local/d/f", "x")
 	c.want(0, "", "put", "--if-generation", strconv.FormatUint(st.ContentGeneration, 10), "/ls/local/d/f", "")
 	c.want(1, "", "put", "--create=false", "/ls/local/d/g", "x")
+	// Only if it is not there.
+	c.want(1, "not 0", "put", "--if-generation", "0", "/ls/local/d/f", "x")
+	c.want(0, "", "put", "--if-generation", "0", "/ls/local/d/new", "first")
+	c.want(1, "not 0", "put", "--if-generation", "0", "/ls/local/d/new", "second")
+	c.want(0, "first", "cat", "/ls/local/d/new")
+	c.want(0, "", "rm", "/ls/local/d/new")
 	c.want(0, "f", "ls", "/ls/local/d/")
 	c.want(0, "children", "stat", "/ls/local/d")
 	c.want(1, "", "rm", "/ls/local/d")
@@ -118,6 +125,34 @@ func lockFiles(c cli) {
 	}
 	c.addr = "127.0.0.1:1"
 	c.want(1, "127.0.0.1:1: ", "cat", "--timeout", "300ms", "/ls/local/x")
+}
+
+// stat says whom the ACL admits, and nothing of when a cell's root was made.
+func lockStat(c cli) {
+	s, err := c.client().NewSession(c.Context(), lockservice.SessionOptions{})
+	if err != nil {
+		c.Fatal(err)
+	}
+	h, err := s.Open(c.Context(), "/ls/local/stat", lockservice.OpenOptions{Create: lockservice.CreateExclusive})
+	if err != nil {
+		c.Fatal(err)
+	}
+	if err := s.MkdirAll(c.Context(), "/ls/local/acl"); err != nil {
+		c.Fatal(err)
+	}
+	c.want(0, "", "put", "/ls/local/acl/ops", "*")
+	if _, err := h.SetACL(c.Context(), lockservice.ACL{Write: "ops"}); err != nil {
+		c.Fatal(err)
+	}
+	c.want(0, `read everybody, write "ops", change everybody`, "stat", "/ls/local/stat")
+	for path, has := range map[string]bool{"/ls/local/stat": true, "/ls/local": false} {
+		for _, args := range [][]string{{"stat", path}, {"stat", "--json", path}} {
+			out, msg, code := c.run("", args...)
+			if code != 0 || strings.Contains(out, "modified") != has || !strings.Contains(out, path) || strings.Contains(out, "1970") {
+				c.Errorf("spand lock %q: exit %d, %s%s; want a modified time: %v", args, code, out, msg, has)
+			}
+		}
+	}
 }
 
 func lockUsage(c cli) {
