@@ -70,7 +70,8 @@ func lockRun(f lockFlags, path string, command []string, stderr io.Writer) int {
 		code, lost = attend(child, guard, l, f.ttl, signals, jobs, stderr)
 		if lost != nil {
 			fmt.Fprintf(stderr, "spand lock run: the lock of %s was lost: %s; the command was ended\n", path, lockMessage(lost))
-			code = exitFailed                     // whatever ended it: a script must be able to tell
+			// Whatever ended it: a script must be able to tell.
+			code = exitFailed
 			patience = min(patience, time.Second) // the cell does not answer
 		}
 	} else {
@@ -216,7 +217,7 @@ func killMargin(ttl time.Duration) time.Duration { return max(ttl/20, 100*time.M
 
 // errLate: this process did not run when it had to end the command, as it was stopped, so the watchdog may
 // have. The lease may be renewed by now; that does not bring the command back.
-var errLate = errors.New("the lease was not renewed in time")
+var errLate = errors.New("its lease was not renewed in time")
 
 // attend waits for the command's end, passes signals on, and ends the command before the lock is
 // lost: SIGTERM when a fifth of the lease is left, SIGKILL when a twentieth is, both at least
@@ -248,7 +249,7 @@ func attend(c *child, guard *watchdog, l *lockservice.Lock, ttl time.Duration, s
 		}
 		if left <= termAt && !termed && (!resumes || left <= killAt) {
 			termed = true
-			lost = fmt.Errorf("the lock's lease ends in %v and was not renewed", left.Round(time.Millisecond))
+			lost = fmt.Errorf("its lease ends in %v and was not renewed", left.Round(time.Millisecond))
 			if why := l.Err(); why != nil {
 				lost = why
 			}
