@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -65,20 +64,6 @@ func newOSFile(f *os.File, err error) (File, error) {
 		return nil, err
 	}
 	return &osFile{File: f, fd: int(f.Fd())}, nil
-}
-
-func (f *osFile) Sync() error {
-	for {
-		err := unix.Fdatasync(f.fd)
-		if err == unix.EINTR {
-			continue
-		}
-		runtime.KeepAlive(f.File)
-		if err != nil {
-			return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
-		}
-		return nil
-	}
 }
 
 func (f *osFile) Size() (int64, error) {
