@@ -18,6 +18,16 @@ type outcome struct {
 	err    error
 }
 
+// applyLoad is the size of what applyCommitted will execute. Worker only.
+func (g *Group) applyLoad() (bytes int) {
+	for _, m := range g.w.apply {
+		for _, e := range m.Entries {
+			bytes += 64 + len(e.Data)
+		}
+	}
+	return bytes
+}
+
 // applyCommitted executes what is committed: all of it into one batch, made
 // visible at once, before any proposer hears. Worker only.
 func (g *Group) applyCommitted() {

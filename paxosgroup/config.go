@@ -16,9 +16,13 @@ import (
 // Store is what the host needs of the node's storage; *storage.Store is one.
 type Store interface {
 	storage.Reader
-	// Append makes records durable, in order, and calls done from one goroutine,
-	// in order. It does not wait for I/O and retains recs.
+	// Append makes records durable, in order, and calls done from one goroutine at a
+	// time, in order. It does not wait for I/O and retains recs.
 	Append(recs []storage.GroupRecord, done func(error))
+	// Queue is Append for a caller who calls WriteQueued soon afterwards, which may write
+	// on his goroutine.
+	Queue(recs []storage.GroupRecord, done func(error))
+	WriteQueued()
 	// Apply makes a batch visible together with its applied index.
 	Apply(b *storage.Batch) error
 	// Space says what may be let in, by what is free on the disk.

@@ -37,12 +37,15 @@ func (s *scheduler) init(workers int) {
 	s.cond, s.workers = sync.NewCond(&s.mu), workers
 }
 
-func (s *scheduler) enqueue(g *Group) {
+func (s *scheduler) enqueue(g *Group) { s.enqueueFor(g, nil) }
+
+// enqueueFor wakes nobody while the worker that o belongs to is about to come for more.
+func (s *scheduler) enqueueFor(g *Group, o *outbox) {
 	for {
 		switch st := g.sched.Load(); st {
 		case schedIdle:
 			if g.sched.CompareAndSwap(schedIdle, schedQueued) {
-				s.push(g)
+				s.push(g, o)
 				return
 			}
 		case schedRunning:
@@ -55,17 +58,28 @@ func (s *scheduler) enqueue(g *Group) {
 	}
 }
 
-func (s *scheduler) push(g *Group) {
+func (s *scheduler) push(g *Group, o *outbox) {
 	s.mu.Lock()
 	s.mu.queue = append(s.mu.queue, g)
+	wake := o == nil || !o.lending
 	s.mu.Unlock()
-	s.cond.Signal()
+	if wake {
+		s.cond.Signal()
+	}
+}
+
+// lend says that o's worker writes the log, and pops as soon as it has.
+func (s *scheduler) lend(o *outbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.lending = true
 }
 
 // pop waits for groups; false when the scheduler is closed.
-func (s *scheduler) pop(buf []*Group) ([]*Group, bool) {
+func (s *scheduler) pop(o *outbox, buf []*Group) ([]*Group, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	o.lending = false
 	for len(s.mu.queue) == 0 {
 		if s.mu.closed {
 			return nil, false
@@ -80,13 +94,16 @@ func (s *scheduler) pop(buf []*Group) ([]*Group, bool) {
 	rest := copy(s.mu.queue, s.mu.queue[n:])
 	clear(s.mu.queue[rest:])
 	s.mu.queue = s.mu.queue[:rest]
+	if rest > 0 {
+		s.cond.Signal() // not every push did
+	}
 	return buf, true
 }
 
 func (s *scheduler) done(g *Group) {
 	if !g.sched.CompareAndSwap(schedRunning, schedIdle) {
 		g.sched.Store(schedQueued)
-		s.push(g)
+		s.push(g, nil)
 	}
 }
 
@@ -97,38 +114,56 @@ func (s *scheduler) close() {
 	s.cond.Broadcast()
 }
 
-// work is a worker's life; it ends when the scheduler closes. A round first
-// advances every group (messages out, log records handed over), then applies
-// what is committed while the log syncs.
+// work is a worker's life; it ends when the scheduler closes. A round advances
+// every group (messages out, log records queued) and applies what is committed. While
+// there is much to apply the log's writer works in parallel; else the worker, which has
+// let go of its groups, may write the log itself, and finds the acknowledgements when it
+// comes back.
 func (h *Host) work() {
 	defer h.wg.Done()
 	o := outbox{host: h, frames: make(map[*peer][]byte)}
 	var buf []*Group
 	for {
-		gs, ok := h.sched.pop(buf)
+		gs, ok := h.sched.pop(&o, buf)
 		if !ok {
 			return
 		}
+		load := 0
 		for _, g := range gs {
 			g.sched.Store(schedRunning)
 			g.advance(&o)
+			load += g.applyLoad()
 		}
-		o.flush()
+		o.sendFrames()
+		lend := load <= lightLoad && h.sched.workers > 1
+		written := o.log(lend)
 		for _, g := range gs {
 			g.applyCommitted()
 			h.sched.done(g)
+		}
+		if written && lend {
+			h.sched.lend(&o)
+			h.cfg.Store.WriteQueued()
 		}
 		clear(gs)
 		buf = gs
 	}
 }
 
-// outbox gathers what one round sends: one log append, one frame per peer.
+// lightLoad, in bytes of commands, may be applied before the log is written: some tens of
+// microseconds.
+const lightLoad = 16 << 10
+
+// outbox gathers what one round of a worker sends: one log append, one frame per peer.
 type outbox struct {
 	host   *Host
 	recs   []storage.GroupRecord
 	acks   []*appendAck
 	frames map[*peer][]byte
+	// lending: the worker is in WriteQueued, and comes for more as soon as it returns. While it
+	// waits for the disk there, it is the one who runs the callbacks: so whoever runs one of its
+	// own may leave the group to it. Guarded by the scheduler's mutex.
+	lending bool
 }
 
 // appendAck is delivered to its group when its record is durable.
@@ -154,28 +189,39 @@ func (o *outbox) message(p *peer, g keys.GroupID, stamp uint64, m *pb.Message) {
 	o.frames[p] = b
 }
 
-func (o *outbox) flush() {
+func (o *outbox) sendFrames() {
 	for p, b := range o.frames {
 		if len(b) > 0 {
 			o.host.cfg.Transport.Send(p.node, ClassRaft, b)
 			o.frames[p] = nil
 		}
 	}
+}
+
+// log queues the round's records, and has them written, unless lend says that the
+// worker will; false when there are none.
+func (o *outbox) log(lend bool) bool {
 	if len(o.recs) == 0 {
-		return
+		return false
 	}
 	recs, acks, h := o.recs, o.acks, o.host
 	o.recs, o.acks = nil, nil
-	h.cfg.Store.Append(recs, func(err error) {
+	done := func(err error) {
 		if err != nil {
 			return // fatal to the process (R1); nothing is acknowledged meanwhile
 		}
 		crashpoint.Pass(crashpoint.LogSynced)
 		for _, a := range acks {
 			a.g.in.ack(a)
-			h.sched.enqueue(a.g)
+			h.sched.enqueueFor(a.g, o)
 		}
-	})
+	}
+	if lend {
+		h.cfg.Store.Queue(recs, done)
+	} else {
+		h.cfg.Store.Append(recs, done)
+	}
+	return true
 }
 
 // inbox is a group's input between two rounds.

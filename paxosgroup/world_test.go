@@ -457,9 +457,17 @@ func (s *fakeStore) crash() *fakeStore {
 }
 
 func (s *fakeStore) Append(recs []storage.GroupRecord, done func(error)) {
+	s.Queue(recs, done)
+	s.WriteQueued()
+}
+
+func (s *fakeStore) Queue(recs []storage.GroupRecord, done func(error)) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.queue = append(s.queue, fakeAppend{recs, done})
-	s.mu.Unlock()
+}
+
+func (s *fakeStore) WriteQueued() {
 	select {
 	case s.wake <- struct{}{}:
 	default:

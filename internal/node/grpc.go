@@ -39,9 +39,9 @@ func (n *Node) newGRPC() *grpcNetwork {
 		}),
 		n:      n,
 		addrs:  addrs,
-		server: grpc.NewServer(rpc.ServerOptions(n.cfg.Insecure)...),
 		health: health.NewServer(),
 	}
+	g.server = grpc.NewServer(g.ServerOptions(n.cfg.Insecure)...)
 	g.Register(g.server)
 	adminpb.RegisterAdminServer(g.server, &admin{n: n})
 	n.locks.Register(g.server)

@@ -18,7 +18,7 @@ import (
 )
 
 // protocolVersion of the streams between nodes; another one is refused.
-const protocolVersion = "3"
+const protocolVersion = "4"
 
 // What the header of every stream states.
 const (
@@ -29,29 +29,40 @@ const (
 	mdIncarnation = "spand-incarnation" // of the sender
 	mdVersions    = "spand-versions"    // of the cluster that the sender's program can run
 	mdVersion     = "spand-version"     // of the cluster, as the sender knows it; 0: not yet
+	mdClass       = "spand-class"       // of a lane's frames
 )
 
 // outgoing adds this node's identity to a stream to node to.
 func (n *Network) outgoing(ctx context.Context, to keys.NodeID) context.Context {
-	return metadata.AppendToOutgoingContext(ctx,
+	return metadata.AppendToOutgoingContext(ctx, n.identity(to)...)
+}
+
+// identity is what a stream or a lane to node to states: keys and values.
+func (n *Network) identity(to keys.NodeID) []string {
+	return []string{
 		mdProtocol, protocolVersion,
 		mdCluster, hex.EncodeToString(n.cfg.Cluster[:]),
 		mdFrom, strconv.FormatUint(uint64(n.cfg.Self), 10),
 		mdTo, strconv.FormatUint(uint64(to), 10),
 		mdIncarnation, strconv.FormatUint(n.cfg.Incarnation, 10),
 		mdVersions, n.cfg.Versions.String(),
-		mdVersion, strconv.FormatUint(uint64(n.cfg.Version.Known()), 10))
+		mdVersion, strconv.FormatUint(uint64(n.cfg.Version.Known()), 10),
+	}
 }
 
 // sender checks a stream's identity and returns who opened it.
 func (n *Network) sender(ctx context.Context) (keys.NodeID, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	get := func(key string) string {
+	return n.identify(func(key string) string {
 		if v := md.Get(key); len(v) == 1 {
 			return v[0]
 		}
 		return ""
-	}
+	})
+}
+
+// identify checks an identity, of which get returns the values, and returns whose it is.
+func (n *Network) identify(get func(key string) string) (keys.NodeID, error) {
 	if v := get(mdProtocol); v != protocolVersion {
 		return 0, status.Errorf(codes.FailedPrecondition, "node protocol version %q, this node speaks %q", v, protocolVersion)
 	}
@@ -148,18 +159,11 @@ func (n *Network) Versions(id keys.NodeID) (can version.Range, ok bool) {
 // certificates only loopback is trusted, unless insecure.
 func authorize(insecure bool) []grpc.ServerOption {
 	check := func(ctx context.Context) error {
-		if insecure {
-			return nil
-		}
 		p, ok := peer.FromContext(ctx)
 		if !ok {
 			return status.Error(codes.Unauthenticated, "peer address unknown")
 		}
-		if !loopback(p.Addr) {
-			return status.Errorf(codes.Unauthenticated,
-				"unauthenticated RPC from %v: only loopback is trusted; start the node with --insecure to allow it", p.Addr)
-		}
-		return nil
+		return trusted(p.Addr, insecure)
 	}
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
@@ -175,6 +179,15 @@ func authorize(insecure bool) []grpc.ServerOption {
 			return h(srv, ss)
 		}),
 	}
+}
+
+// trusted refuses who may not speak to this node.
+func trusted(a net.Addr, insecure bool) error {
+	if !insecure && !loopback(a) {
+		return status.Errorf(codes.Unauthenticated,
+			"unauthenticated RPC from %v: only loopback is trusted; start the node with --insecure to allow it", a)
+	}
+	return nil
 }
 
 func loopback(a net.Addr) bool {

@@ -109,7 +109,11 @@ func (n *Network) Close() {
 
 // Send implements paxosgroup.Transport.
 func (n *Network) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
-	if p := n.peers[to]; p != nil {
+	switch p := n.peers[to]; {
+	case p == nil:
+	case class == paxosgroup.ClassRaft:
+		p.lane.put(frame)
+	default:
 		p.out[class].put(frame)
 	}
 }
@@ -137,15 +141,18 @@ func (n *Network) Connected(to keys.NodeID) bool {
 // CallsRefused counts the calls of peers that were beyond their budgets.
 func (n *Network) CallsRefused() uint64 { return n.refused.Load() }
 
-// netPeer is one other node: a connection, and the queues of the streams that
-// this node opened to it.
+// netPeer is one other node: a gRPC connection and the queues of the streams that this node
+// opened to it, and the lane.
 type netPeer struct {
 	net  *Network
 	id   keys.NodeID
 	addr string
 	conn *grpc.ClientConn
-	out  [3]*queue // by class of frame
+	out  map[paxosgroup.Class]*queue // of streams of frames
+	lane *lane                       // of Raft's
 	call *callStream
+	// heard is the peer's lane, the latest if it opened several.
+	heard atomic.Pointer[net.Conn]
 	// turns, capacity 1 each, by class: who has it delivers the peer's frames. A
 	// semaphore of channels, as the handler may block for as long as it likes.
 	turns [3]chan struct{}
@@ -153,10 +160,10 @@ type netPeer struct {
 }
 
 func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
-	p := &netPeer{net: n, id: id, addr: addr}
-	p.out[paxosgroup.ClassHeartbeat] = newQueue(heartbeatBudget)
-	p.out[paxosgroup.ClassRaft] = newQueue(raftBudget)
-	p.out[paxosgroup.ClassSnapshot] = newQueue(snapshotBudget)
+	p := &netPeer{net: n, id: id, addr: addr, lane: newLane(raftBudget), out: map[paxosgroup.Class]*queue{
+		paxosgroup.ClassHeartbeat: newQueue(heartbeatBudget),
+		paxosgroup.ClassSnapshot:  newQueue(snapshotBudget),
+	}}
 	for class := range p.turns {
 		p.turns[class] = make(chan struct{}, 1)
 	}
@@ -196,9 +203,17 @@ func (p *netPeer) start() error {
 	}
 	p.conn = conn
 	for class, q := range p.out {
-		p.net.wg.Go(func() { p.keepOpen(methodOf(paxosgroup.Class(class)), q, nil) })
+		p.net.wg.Go(func() {
+			p.keepOpen(methodOf(class), slog.LevelDebug, func(m string) error { return p.runStream(m, q, nil) })
+		})
 	}
-	p.net.wg.Go(func() { p.keepOpen(methodCalls, p.call.out, p.call) })
+	p.net.wg.Go(func() {
+		p.keepOpen("lane", slog.LevelDebug, func(string) error { return p.runLane(paxosgroup.ClassRaft) })
+	})
+	// One of them speaks for all.
+	p.net.wg.Go(func() {
+		p.keepOpen(methodCalls, slog.LevelWarn, func(m string) error { return p.runStream(m, p.call.out, p.call) })
+	})
 	return nil
 }
 
@@ -210,16 +225,13 @@ func (p *netPeer) close() {
 
 func (p *netPeer) connected() bool { return p.call.up.Load() }
 
-// keepOpen opens one stream again and again until the network is closed, and
-// sends what queues up for it. What was queued for a broken stream is dropped:
-// Raft sends it again, calls are failed by the callStream.
-func (p *netPeer) keepOpen(method string, q *queue, calls *callStream) {
+// keepOpen runs one stream, or the lane, again and again until the network is closed.
+func (p *netPeer) keepOpen(name string, level slog.Level, run func(name string) error) {
 	const minDelay, maxDelay = 20 * time.Millisecond, 500 * time.Millisecond
 	delay, logged := minDelay, ""
 	for p.net.ctx.Err() == nil {
 		began := time.Now()
-		err := p.runStream(method, q, calls)
-		q.clear()
+		err := run(name)
 		if p.net.ctx.Err() != nil {
 			return
 		}
@@ -227,11 +239,7 @@ func (p *netPeer) keepOpen(method string, q *queue, calls *callStream) {
 			delay, logged = minDelay, ""
 		}
 		if msg := err.Error(); msg != logged { // one line per cause, not one per attempt
-			level := slog.LevelDebug
-			if calls != nil { // one of the streams speaks for all
-				level = slog.LevelWarn
-			}
-			p.net.cfg.Logger.Log(p.net.ctx, level, "stream to peer broke", "peer", p.id, "addr", p.addr, "stream", method, "err", err)
+			p.net.cfg.Logger.Log(p.net.ctx, level, "stream to peer broke", "peer", p.id, "addr", p.addr, "stream", name, "err", err)
 			logged = msg
 		}
 		select {
@@ -242,9 +250,12 @@ func (p *netPeer) keepOpen(method string, q *queue, calls *callStream) {
 	}
 }
 
+// runStream opens a stream and sends what queues up for it until it breaks. What was queued
+// then is dropped: heartbeats and snapshots are sent again, calls are failed by the callStream.
 func (p *netPeer) runStream(method string, q *queue, calls *callStream) error {
 	ctx, cancel := context.WithCancel(p.net.outgoing(p.net.ctx, p.id))
 	defer cancel()
+	defer q.clear()
 	stream, err := p.conn.NewStream(ctx, &streamDesc, method, grpc.WaitForReady(true))
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
 )
 
 // Bytes that a partition swallows end a connection within pingTimeout, at either
@@ -19,6 +20,7 @@ func TestUnacknowledgedBytesEndAConnection(t *testing.T) {
 	conns := make(chan net.Conn, 16)
 	addrs := map[keys.NodeID]string{1: a1, 2: a2}
 	n2 := startWith(t, Config{Self: 2, Addrs: addrs}, observed{ln2, conns}, func(n *Network) {
+		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
 		n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
 	})
 	defer n2.stop()
@@ -29,7 +31,8 @@ func TestUnacknowledgedBytesEndAConnection(t *testing.T) {
 	}}, ln1, nil)
 	defer n1.stop()
 	callUntil(t, n1, 2, 1, nil)
-	for range 2 {
+	laneUntil(t, n1, n2)
+	for range 4 { // of gRPC and of the lane, at either end
 		raw, err := (<-conns).(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)

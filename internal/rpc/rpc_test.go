@@ -49,7 +49,7 @@ func startWith(t *testing.T, cfg Config, ln net.Listener, setup func(*Network)) 
 	if setup != nil {
 		setup(n)
 	}
-	srv := grpc.NewServer(ServerOptions(false)...)
+	srv := grpc.NewServer(n.ServerOptions(false)...)
 	n.Register(srv)
 	go srv.Serve(ln)
 	if err := n.Start(); err != nil {
@@ -567,59 +567,73 @@ func TestSwallowedConnectionIsReplaced(t *testing.T) {
 	})
 }
 
+// laneUntil waits until b hears a's lane.
+func laneUntil(t *testing.T, a, b *node) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); b.peers[a.Self()].heard.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no lane")
+		}
+	}
+}
+
 // A peer's frames of a class are delivered by one goroutine at a time, as
-// paxosgroup.Transport promises, also while a stream that broke is still in the
-// handler; what that stream had not delivered yet is lost, not late.
+// paxosgroup.Transport promises, also while a stream or lane that broke is still in the
+// handler; what that one had not delivered yet is lost, not late.
 func TestR1_FramesAreDeliveredOneAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln := bufconn.Listen(1 << 20)
-		conns := make(chan net.Conn, 16)
-		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler),
-			Dial: func(ctx context.Context, _ string) (net.Conn, error) {
-				c, err := ln.DialContext(ctx)
-				conns <- c
-				return c, err
-			}}
-		n1 := New(cfg)
-		var mu sync.Mutex
-		var delivered []string
-		inside, most := 0, 0
-		release := make(chan struct{})
-		cfg.Self, cfg.Dial = 2, func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody listens there") }
-		n2 := startWith(t, cfg, ln, func(n *Network) {
-			n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) {
-				mu.Lock()
-				delivered = append(delivered, string(f))
-				inside++
-				most = max(most, inside)
-				mu.Unlock()
-				<-release // a chunk that is being committed
-				mu.Lock()
-				inside--
-				mu.Unlock()
+	for _, class := range []paxosgroup.Class{paxosgroup.ClassRaft, paxosgroup.ClassSnapshot} {
+		synctest.Test(t, func(t *testing.T) {
+			ln := bufconn.Listen(1 << 20)
+			conns := make(chan net.Conn, 16)
+			cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler),
+				Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+					c, err := ln.DialContext(ctx)
+					conns <- c
+					return c, err
+				}}
+			n1 := New(cfg)
+			var mu sync.Mutex
+			var delivered []string
+			inside, most := 0, 0
+			release := make(chan struct{})
+			cfg.Self, cfg.Dial = 2, func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody listens there") }
+			n2 := startWith(t, cfg, ln, func(n *Network) {
+				n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) {
+					mu.Lock()
+					delivered = append(delivered, string(f))
+					inside++
+					most = max(most, inside)
+					mu.Unlock()
+					<-release // a chunk that is being committed
+					mu.Lock()
+					inside--
+					mu.Unlock()
+				})
+				n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
 			})
-			n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
+			n1.Send(2, class, []byte("1"))
+			n1.Send(2, class, []byte("2")) // in the same packet
+			if err := n1.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			for range 2 { // gRPC's, and the lane
+				(<-conns).Close()
+			}
+			time.Sleep(time.Second) // there are others
+			n1.Send(2, class, []byte("3"))
+			synctest.Wait()
+			close(release)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if got := strings.Join(delivered, " "); most != 1 || got != "1 3" {
+				t.Errorf("class %d: delivered %q, up to %d at once", class, got, most)
+			}
+			n1.Close()
+			n2.stop()
 		})
-		n1.Send(2, paxosgroup.ClassSnapshot, []byte("1"))
-		n1.Send(2, paxosgroup.ClassSnapshot, []byte("2")) // in the same packet
-		if err := n1.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		(<-conns).Close()
-		time.Sleep(time.Second) // there is another stream
-		n1.Send(2, paxosgroup.ClassSnapshot, []byte("3"))
-		synctest.Wait()
-		close(release)
-		synctest.Wait()
-		mu.Lock()
-		defer mu.Unlock()
-		if got := strings.Join(delivered, " "); most != 1 || got != "1 3" {
-			t.Errorf("delivered %q, up to %d at once", got, most)
-		}
-		n1.Close()
-		n2.stop()
-	})
+	}
 }
 
 // swallower is a connection that, once gone is closed, takes everything and

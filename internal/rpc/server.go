@@ -19,7 +19,7 @@ const (
 )
 
 var (
-	frameMethods = [...]string{"Heartbeats", "Raft", "Snapshots"} // by paxosgroup.Class
+	frameMethods = map[paxosgroup.Class]string{paxosgroup.ClassHeartbeat: "Heartbeats", paxosgroup.ClassSnapshot: "Snapshots"}
 	streamDesc   = grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
 )
 
@@ -42,7 +42,7 @@ func (n *Network) Register(s *grpc.Server) {
 	for class, name := range frameMethods {
 		desc.Streams = append(desc.Streams, grpc.StreamDesc{
 			StreamName: name, ClientStreams: true, ServerStreams: true,
-			Handler: func(_ any, ss grpc.ServerStream) error { return n.serveFrames(ss, paxosgroup.Class(class)) },
+			Handler: func(_ any, ss grpc.ServerStream) error { return n.serveFrames(ss, class) },
 		})
 	}
 	desc.Streams = append(desc.Streams, grpc.StreamDesc{

@@ -24,7 +24,10 @@ type logConfig struct {
 	rolled       func(live int) // reports that a segment was begun
 }
 
-// log is the node's append-only log: a queue in memory and one writer.
+// log is the node's append-only log: a queue in memory, and turns at writing it. The writer
+// takes one whenever it is woken; a goroutine that has just queued something may take one
+// instead (see lend), and so spare itself two switches to another thread, which cost about as
+// much as the write.
 type log struct {
 	logConfig
 	maxBatch int64 // largest batch, header included
@@ -33,11 +36,13 @@ type log struct {
 		sync.Mutex
 		queue   []pending
 		lazy    int // bytes queued by appends that did not ask for a sync
+		due     int // how many that did are queued
 		nextSeq uint64
+		writing bool // somebody has the turn
 		closing bool
 		err     error // set once writing is over: failed or closed
 	}
-	queued  atomic.Int32  // len(mu.queue), for gathering without the lock
+	queued  atomic.Int32  // mu.due, for gathering without the lock
 	wake    chan struct{} // capacity 1: there is something to sync
 	stopped chan struct{} // closed when the writer has ended
 
@@ -46,15 +51,17 @@ type log struct {
 	prepDone chan struct{}
 	urgent   atomic.Bool // the writer waits for a segment
 
-	// The writer's own.
-	seg       *segment
-	pos       int64 // where the next batch goes
-	prior     int64 // what it names as synced
-	buf       []byte
-	records   uint32
-	firstSeq  uint64
-	notes     []note
-	lastCount int32 // size of the batch before, the goal of gathering
+	lastDue atomic.Int32 // how many the batch before had, the goal of gathering
+
+	// Whose turn it is owns these.
+	seg      *segment
+	pos      int64 // where the next batch goes
+	prior    int64 // what it names as synced
+	buf      []byte
+	records  uint32
+	firstSeq uint64
+	notes    []note
+	spare    []pending // for the next exchange of the queue
 
 	segMu struct { // guards the set of segments
 		sync.Mutex
@@ -91,8 +98,9 @@ const lazyLimit = 1 << 20
 // maxBatchBytes bounds one write, and with it the time of one sync.
 const maxBatchBytes = 4 << 20
 
-// append queues recs; see Store.Append.
-func (l *log) append(recs []GroupRecord, done func(error)) {
+// append queues recs, and wakes the writer unless the caller will lend the log its goroutine;
+// see Store.Append and Store.Queue.
+func (l *log) append(recs []GroupRecord, done func(error), wake bool) {
 	lazy := true
 	size := 0
 	for i := range recs {
@@ -115,17 +123,24 @@ func (l *log) append(recs []GroupRecord, done func(error)) {
 	}
 	l.mu.queue = append(l.mu.queue, pending{recs, done, l.mu.nextSeq})
 	l.mu.nextSeq++
-	l.queued.Store(int32(len(l.mu.queue)))
 	if lazy {
 		l.mu.lazy += size
 		lazy = l.mu.lazy < lazyLimit
 	}
-	l.mu.Unlock()
 	if !lazy {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		l.mu.due++
+		l.queued.Store(int32(l.mu.due))
+	}
+	l.mu.Unlock()
+	if !lazy && wake {
+		l.wakeWriter()
+	}
+}
+
+func (l *log) wakeWriter() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -140,37 +155,103 @@ func (l *log) nextSeq() uint64 {
 // run is the writer.
 func (l *log) run() {
 	defer close(l.stopped)
-	var batch []pending
 	for {
 		<-l.wake
 		l.gatherMore()
-		l.mu.Lock()
-		batch, l.mu.queue = l.mu.queue, batch[:0]
-		l.mu.lazy = 0
-		closing := l.mu.closing
-		l.queued.Store(0)
-		l.mu.Unlock()
-		var err error
-		if len(batch) > 0 {
-			err = l.write(batch)
-			clear(batch) // let go of what was written
-		}
-		if err != nil {
-			l.giveUp(err)
-			return
-		}
-		if closing {
-			// An empty batch vouches for the last one: it proves to the next Open that
-			// everything before it was synced. Not worth a new segment, though.
-			if l.pos+blockSize <= l.seg.size {
-				l.begin(l.nextSeq())
-				if err := l.writeBatch(); err != nil {
-					l.logger.Warn("log not sealed", "err", err)
-				}
+		if batch, last, ok := l.beginTurn(false); ok {
+			err := l.write(batch)
+			l.endTurn(batch, err)
+			if last && err == nil {
+				l.seal()
+				l.giveUp(ErrClosed)
 			}
-			l.giveUp(ErrClosed)
+		}
+		if l.over() {
 			return
 		}
+	}
+}
+
+// lend writes what is queued on the caller's goroutine, if that is all but certain to cost one
+// write and one sync: nobody is writing, appends come one at a time (else there is something to
+// gather, which is the writer's business), and the segment has room (the next one may have to be
+// waited for). Whatever is queued meanwhile is left to the writer.
+func (l *log) lend() {
+	if batch, _, ok := l.beginTurn(true); ok {
+		l.endTurn(batch, l.write(batch))
+	}
+}
+
+// lentBytes bounds what a borrowed goroutine writes.
+const lentBytes = 64 << 10
+
+// beginTurn takes what is queued, and with it the right to write; not ok when there is nothing
+// to write, or it is another's turn, who wakes the writer afterwards. After the last batch the
+// log is closed.
+func (l *log) beginTurn(lent bool) (batch []pending, last, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.writing || l.mu.err != nil || l.mu.due == 0 && !l.mu.closing {
+		return nil, false, false
+	}
+	if lent && (l.mu.closing || l.mu.due > 1 || l.lastDue.Load() > 1 || !l.roomLocked()) {
+		l.wakeWriter()
+		return nil, false, false
+	}
+	l.mu.writing = true
+	batch = l.mu.queue
+	l.lastDue.Store(int32(l.mu.due))
+	l.mu.queue, l.mu.lazy, l.mu.due = l.spare[:0], 0, 0
+	l.queued.Store(0)
+	return batch, l.mu.closing, true
+}
+
+// roomLocked reports that what is queued is small and fits into the segment.
+func (l *log) roomLocked() bool {
+	size := int64(batchHeader)
+	for i := range l.mu.queue {
+		for j := range l.mu.queue[i].recs {
+			size += 128
+			for k := range l.mu.queue[i].recs[j].Entries {
+				size += int64(len(l.mu.queue[i].recs[j].Entries[k].Data)) + 32
+			}
+		}
+	}
+	return size <= lentBytes && l.pos+lentBytes <= l.seg.size
+}
+
+// endTurn ends a turn, after an error all turns (R1).
+func (l *log) endTurn(batch []pending, err error) {
+	if err != nil {
+		l.giveUp(err)
+	}
+	clear(batch) // let go of what was written
+	l.spare = batch
+	l.mu.Lock()
+	l.mu.writing = false
+	more := l.mu.due > 0 || l.mu.closing || err != nil
+	l.mu.Unlock()
+	if more {
+		l.wakeWriter()
+	}
+}
+
+// over reports that nothing will be written any more.
+func (l *log) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.err != nil && !l.mu.writing
+}
+
+// seal writes an empty batch, which vouches for the last one: it proves to the next Open that
+// everything before it was synced. Not worth a new segment, though.
+func (l *log) seal() {
+	if l.pos+blockSize > l.seg.size {
+		return
+	}
+	l.begin(l.nextSeq())
+	if err := l.writeBatch(); err != nil {
+		l.logger.Warn("log not sealed", "err", err)
 	}
 }
 
@@ -178,12 +259,12 @@ func (l *log) run() {
 // most for gather: whoever was answered by the last sync is about to come back,
 // and would just miss the next one. A single client waits for nobody.
 func (l *log) gatherMore() {
-	if l.queued.Load() >= l.lastCount || l.gather <= 0 {
+	if l.queued.Load() >= l.lastDue.Load() || l.gather <= 0 {
 		return
 	}
 	start := time.Now()
 	// The number of turns is bounded too, because virtual time stands still here.
-	for turn := 1; turn < 512 && l.queued.Load() < l.lastCount; turn++ {
+	for turn := 1; turn < 512 && l.queued.Load() < l.lastDue.Load(); turn++ {
 		runtime.Gosched()
 		if turn%4 == 0 && time.Since(start) >= l.gather {
 			return
@@ -194,7 +275,9 @@ func (l *log) gatherMore() {
 // write encodes, writes and syncs a batch of appends and calls their
 // callbacks. After an error nothing may be written any more (R1).
 func (l *log) write(batch []pending) error {
-	l.lastCount = int32(len(batch))
+	if len(batch) == 0 { // closing
+		return nil
+	}
 	l.begin(batch[0].seq)
 	acked := 0
 	ack := func(upTo int) {
@@ -391,10 +474,7 @@ func (l *log) close() {
 	l.mu.Unlock()
 	if first {
 		close(l.quit)
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		l.wakeWriter()
 	}
 	<-l.stopped
 	<-l.prepDone

@@ -298,12 +298,20 @@ func (s *Store) Start() {
 	}
 }
 
-// Append logs recs and calls done (which may be nil) once they are durable,
-// from the log's writer, in the order of the Appends; done must be quick. recs
+// Append logs recs and calls done (which may be nil) once they are durable, from
+// whoever writes the log, in the order of the Appends; done must be quick. recs
 // and what it points to must not change before. It never waits for I/O. After a
 // failure, or Close, done gets the error; then nothing is known about recs.
 // Records with NoSync alone wait for the next sync that somebody asks for.
-func (s *Store) Append(recs []GroupRecord, done func(error)) { s.log.append(recs, done) }
+func (s *Store) Append(recs []GroupRecord, done func(error)) { s.log.append(recs, done, true) }
+
+// Queue is Append for a caller who calls WriteQueued soon afterwards, and does not wait in
+// between: until then recs may stay in memory.
+func (s *Store) Queue(recs []GroupRecord, done func(error)) { s.log.append(recs, done, false) }
+
+// WriteQueued has what is queued written. If the log is at rest it is written on the caller's
+// goroutine, which waits for the disk and runs the callbacks, else by the log's writer.
+func (s *Store) WriteQueued() { s.log.lend() }
 
 // Close writes out the queue of appends, ends all goroutines and lets go of the
 // directory. It does not checkpoint; a clean shutdown calls Checkpoint first, to
