@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/spandb/spand/lockservice/lockpb"
 )
@@ -257,7 +258,16 @@ type callStream struct {
 	pending map[uint64]*pendingCall // nil when broken
 	last    uint64
 	out     []*lockpb.DoRequest
+	sending bool // somebody sends; whoever it is wakes the writer if there is more
 }
+
+// A caller sends his request himself while few calls are under way and it is small: then it is certain to fit into
+// what gRPC takes of a stream without waiting for the server (64 KiB), so that no context is overrun, and it saves
+// waking the writer.
+const (
+	maxSelfSent     = 32
+	maxSelfSentSize = 1 << 10
+)
 
 type pendingCall struct {
 	answer chan *lockpb.DoResponse // has room for it
@@ -356,10 +366,29 @@ func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error)
 	id := s.last
 	req.Id = id
 	s.pending[id] = p
-	s.out = append(s.out, req)
+	if s.sending || len(s.out) > 0 || len(s.pending) > maxSelfSent || proto.Size(req) > maxSelfSentSize {
+		s.out = append(s.out, req)
+		s.mu.Unlock()
+		s.poke()
+		return id, nil
+	}
+	s.sending = true
 	s.mu.Unlock()
-	s.poke()
+	// Its error is the stream's end, of which the reader learns why.
+	s.stream.Send(req)
+	s.sent()
 	return id, nil
+}
+
+// sent ends a turn of sending.
+func (s *callStream) sent() {
+	s.mu.Lock()
+	s.sending = false
+	more := len(s.out) > 0
+	s.mu.Unlock()
+	if more {
+		s.poke()
+	}
 }
 
 func (s *callStream) poke() {
@@ -388,13 +417,19 @@ func (s *callStream) write() {
 			return
 		}
 		s.mu.Lock()
-		out := s.out
-		s.out = nil
+		var out []*lockpb.DoRequest
+		if !s.sending {
+			out, s.out = s.out, nil
+			s.sending = len(out) > 0
+		}
 		s.mu.Unlock()
 		for _, req := range out {
 			if err := s.stream.Send(req); err != nil {
 				return // the reader learns why
 			}
+		}
+		if len(out) > 0 {
+			s.sent()
 		}
 	}
 }
