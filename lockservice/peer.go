@@ -2,14 +2,12 @@ package lockservice
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/spandb/spand/lockservice/lockpb"
 )
@@ -200,40 +198,35 @@ func (n *peer) do(ctx context.Context, l *cell, s *Session, req *lockpb.DoReques
 	if err != nil {
 		return nil, &unsent{err}
 	}
-	p := &pendingCall{answer: make(chan *lockpb.DoResponse, 1), cell: l, notices: hear}
+	p := &pendingCall{answer: make(chan *lockpb.DoResponse, 2), cell: l, notices: hear}
 	id, err := stream.send(req, p)
 	if err != nil {
 		return nil, &unsent{err}
 	}
-	var stalled <-chan time.Time
-	if l != nil && !waits {
-		t := time.NewTicker(stallAfter)
-		defer t.Stop()
-		stalled = t.C
-	}
 	for {
 		select {
 		case resp := <-p.answer:
-			return answerOf(resp)
-		case <-stream.down:
-			select {
-			case resp := <-p.answer: // it came before
+			if resp != nil {
 				return answerOf(resp)
-			default:
-				return nil, &broken{stream.err}
 			}
+			if now := l.leader.Load(); now != nil && now != n {
+				stream.giveUp(id, false)
+				return nil, &broken{errSilent}
+			}
+			n.c.start(func() { n.c.doubt(n) })
+		case <-stream.down:
+			for len(p.answer) > 0 { // it came before
+				if resp := <-p.answer; resp != nil {
+					return answerOf(resp)
+				}
+			}
+			return nil, &broken{stream.err}
 		case <-ctx.Done():
 			stream.giveUp(id, waits)
 			return nil, context.Cause(ctx)
 		case <-s.ended():
 			stream.giveUp(id, waits)
 			return nil, s.why()
-		case <-stalled:
-			if now := l.leader.Load(); now != nil && now != n {
-				stream.giveUp(id, false)
-				return nil, &broken{errSilent}
-			}
-			n.c.start(func() { n.c.doubt(n) })
 		}
 	}
 }
@@ -243,86 +236,6 @@ func answerOf(resp *lockpb.DoResponse) (*lockpb.DoResponse, error) {
 		return nil, errorOfFailure(f)
 	}
 	return resp, nil
-}
-
-// callStream carries calls over one Do stream. Its reader and writer goroutines end when it
-// breaks.
-type callStream struct {
-	stream lockpb.LockService_DoClient
-	cancel context.CancelCauseFunc
-	down   chan struct{} // closed when broken, err being set
-	err    error
-	wake   chan struct{} // something is in out
-
-	mu      sync.Mutex
-	pending map[uint64]*pendingCall // nil when broken
-	last    uint64
-	out     []*lockpb.DoRequest
-	sending bool // somebody sends; whoever it is wakes the writer if there is more
-}
-
-// A caller sends his request himself while few calls are under way and it is small: then it is certain to fit into
-// what gRPC takes of a stream without waiting for the server (64 KiB), so that no context is overrun, and it saves
-// waking the writer.
-const (
-	maxSelfSent     = 32
-	maxSelfSentSize = 1 << 10
-)
-
-type pendingCall struct {
-	answer chan *lockpb.DoResponse // has room for it
-	cell   *cell
-	notices
-	ordered time.Time // a Release is, and its caller gone, since then; zero: not. Guarded by the stream's mutex
-}
-
-func (s *callStream) isBroken() bool {
-	select {
-	case <-s.down:
-		return true
-	default:
-		return false
-	}
-}
-
-func (s *callStream) fail(err error) {
-	s.mu.Lock()
-	if s.pending == nil {
-		s.mu.Unlock()
-		return
-	}
-	owed := s.owedLocked(nil)
-	s.pending, s.out = nil, nil
-	s.err = err
-	close(s.down)
-	s.cancel(err)
-	s.mu.Unlock()
-	for _, p := range owed {
-		p.settled(&broken{err})
-	}
-}
-
-// owedLocked takes out the calls of a cell (nil: of all) whose callers have gone on before their answer.
-func (s *callStream) owedLocked(l *cell) (owed []*pendingCall) {
-	for id, p := range s.pending {
-		if !p.ordered.IsZero() && (l == nil || p.cell == l) {
-			owed = append(owed, p)
-			delete(s.pending, id)
-		}
-	}
-	return owed
-}
-
-// overdue reports that such a call has not been answered for so long.
-func (s *callStream) overdue(after time.Duration) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.pending {
-		if !p.ordered.IsZero() && time.Since(p.ordered) >= after {
-			return true
-		}
-	}
-	return false
 }
 
 // prompt is the stream of prompt calls, nil if there is none.
@@ -352,131 +265,5 @@ func (n *peer) dismiss(l *cell) {
 	s.mu.Unlock()
 	for _, p := range owed {
 		p.settled(&broken{errSilent})
-	}
-}
-
-// send queues a request, which it numbers.
-func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error) {
-	s.mu.Lock()
-	if s.pending == nil {
-		s.mu.Unlock()
-		return 0, s.err
-	}
-	s.last++
-	id := s.last
-	req.Id = id
-	s.pending[id] = p
-	if s.sending || len(s.out) > 0 || len(s.pending) > maxSelfSent || proto.Size(req) > maxSelfSentSize {
-		s.out = append(s.out, req)
-		s.mu.Unlock()
-		s.poke()
-		return id, nil
-	}
-	s.sending = true
-	s.mu.Unlock()
-	// Its error is the stream's end, of which the reader learns why.
-	s.stream.Send(req)
-	s.sent()
-	return id, nil
-}
-
-// sent ends a turn of sending.
-func (s *callStream) sent() {
-	s.mu.Lock()
-	s.sending = false
-	more := len(s.out) > 0
-	s.mu.Unlock()
-	if more {
-		s.poke()
-	}
-}
-
-func (s *callStream) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// giveUp forgets a call whose caller is gone, and tells the server if it waits there.
-func (s *callStream) giveUp(id uint64, tell bool) {
-	s.mu.Lock()
-	delete(s.pending, id)
-	if tell && s.pending != nil {
-		s.out = append(s.out, &lockpb.DoRequest{Call: &lockpb.DoRequest_Cancel{Cancel: id}})
-	}
-	s.mu.Unlock()
-	s.poke()
-}
-
-func (s *callStream) write() {
-	for {
-		select {
-		case <-s.wake:
-		case <-s.down:
-			return
-		}
-		s.mu.Lock()
-		var out []*lockpb.DoRequest
-		if !s.sending {
-			out, s.out = s.out, nil
-			s.sending = len(out) > 0
-		}
-		s.mu.Unlock()
-		for _, req := range out {
-			if err := s.stream.Send(req); err != nil {
-				return // the reader learns why
-			}
-		}
-		if len(out) > 0 {
-			s.sent()
-		}
-	}
-}
-
-func (s *callStream) read() {
-	for {
-		resp, err := s.stream.Recv()
-		if err != nil {
-			if cause := context.Cause(s.stream.Context()); cause != nil && !errors.Is(cause, context.Canceled) {
-				err = cause
-			}
-			s.fail(err)
-			return
-		}
-		s.hear(resp)
-	}
-}
-
-// hear gives an answer, or a notice, to its call.
-func (s *callStream) hear(resp *lockpb.DoResponse) {
-	var settled bool
-	s.mu.Lock()
-	p := s.pending[resp.Id]
-	if p == nil {
-		s.mu.Unlock()
-		return
-	}
-	switch resp.Answer.(type) {
-	case *lockpb.DoResponse_Waiting:
-	case *lockpb.DoResponse_Ordered:
-		if p.settled == nil || !p.ordered.IsZero() { // not asked for
-			s.mu.Unlock()
-			return
-		}
-		p.ordered = time.Now()
-	default:
-		delete(s.pending, resp.Id)
-		settled = !p.ordered.IsZero()
-	}
-	s.mu.Unlock()
-	switch ticket, isWaiting := resp.Answer.(*lockpb.DoResponse_Waiting); {
-	case settled:
-		_, err := answerOf(resp)
-		p.settled(err)
-	case !isWaiting:
-		p.answer <- resp
-	case p.waiting != nil:
-		p.waiting(ticket.Waiting)
 	}
 }
