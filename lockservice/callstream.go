@@ -25,25 +25,33 @@ type callStream struct {
 	last    uint64
 	out     []*lockpb.DoRequest
 	sending bool // somebody sends; whoever it is wakes the writer if there is more
+	// Bytes of the requests so far, in the order in which they go out, and how many of them the
+	// server is known to have received.
+	sent, received int
 	// watch looks for calls that stall: one timer, while there are calls, for all of them.
 	watch    *time.Timer
 	watching bool
 }
 
-// A caller sends his request himself while few calls are under way and it is small: then it is certain to fit into
-// what gRPC takes of a stream without waiting for the server (64 KiB), so that no context is overrun, and it saves
-// waking the writer.
+// A caller sends his request himself while few calls are under way, which saves waking the
+// writer, and only where gRPC is certain to take it without waiting for the server, so that no
+// context is overrun: it takes what comes while less than 64 KiB of the stream is still on its
+// way. What a call has sent may be so long after its caller has given up; what is known to have
+// arrived is what an answer came to, and all that was sent before.
 const (
-	maxSelfSent     = 32
-	maxSelfSentSize = 1 << 10
+	maxSelfSent      = 32
+	maxSelfSentBytes = 32 << 10
+	sentOverhead     = 16 // bytes of a request, at most, beside its own: of gRPC's framing
 )
 
 type pendingCall struct {
 	answer chan *lockpb.DoResponse // has room for it, and for a nil, which says that the call stalls
 	cell   *cell
 	notices
-	stalls  time.Time // when it will have gone unanswered for stallAfter; zero: it may. Guarded by the stream's mutex
-	ordered time.Time // a Release is, and its caller gone, since then; zero: not. Guarded by the stream's mutex
+	// Guarded by the stream's mutex:
+	stalls  time.Time // when it will have gone unanswered for stallAfter; zero: it may
+	ordered time.Time // a Release is, and its caller gone, since then; zero: not
+	end     int       // what the stream's sent was with it
 }
 
 func (s *callStream) isBroken() bool {
@@ -113,7 +121,10 @@ func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error)
 		p.stalls = time.Now().Add(stallAfter)
 		s.watchLocked(stallAfter)
 	}
-	if s.sending || len(s.out) > 0 || len(s.pending) > maxSelfSent || proto.Size(req) > maxSelfSentSize {
+	s.countLocked(req)
+	p.end = s.sent
+	// A stream of which nothing is known yet is gRPC's to open once more, elsewhere.
+	if s.sending || len(s.out) > 0 || len(s.pending) > maxSelfSent || s.received == 0 || s.sent-s.received > maxSelfSentBytes {
 		s.out = append(s.out, req)
 		s.mu.Unlock()
 		s.poke()
@@ -123,9 +134,11 @@ func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error)
 	s.mu.Unlock()
 	// Its error is the stream's end, of which the reader learns why.
 	s.stream.Send(req)
-	s.sent()
+	s.endTurn()
 	return id, nil
 }
+
+func (s *callStream) countLocked(req *lockpb.DoRequest) { s.sent += proto.Size(req) + sentOverhead }
 
 func (s *callStream) watchLocked(after time.Duration) {
 	switch {
@@ -165,8 +178,8 @@ func (s *callStream) tellStalled() {
 	}
 }
 
-// sent ends a turn of sending.
-func (s *callStream) sent() {
+// endTurn ends a turn of sending.
+func (s *callStream) endTurn() {
 	s.mu.Lock()
 	s.sending = false
 	more := len(s.out) > 0
@@ -188,7 +201,9 @@ func (s *callStream) giveUp(id uint64, tell bool) {
 	s.mu.Lock()
 	delete(s.pending, id)
 	if tell && s.pending != nil {
-		s.out = append(s.out, &lockpb.DoRequest{Call: &lockpb.DoRequest_Cancel{Cancel: id}})
+		req := &lockpb.DoRequest{Call: &lockpb.DoRequest_Cancel{Cancel: id}}
+		s.countLocked(req)
+		s.out = append(s.out, req)
 	}
 	s.mu.Unlock()
 	s.poke()
@@ -214,7 +229,7 @@ func (s *callStream) write() {
 			}
 		}
 		if len(out) > 0 {
-			s.sent()
+			s.endTurn()
 		}
 	}
 }
@@ -242,6 +257,7 @@ func (s *callStream) hear(resp *lockpb.DoResponse) {
 		s.mu.Unlock()
 		return
 	}
+	s.received = max(s.received, p.end)
 	switch resp.Answer.(type) {
 	case *lockpb.DoResponse_Waiting:
 	case *lockpb.DoResponse_Ordered:
