@@ -1,9 +1,12 @@
 package rpc
 
 import (
+	"bufio"
 	"context"
 	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -11,6 +14,9 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
 )
 
 // farListener makes its connections seem to come from another machine.
@@ -63,6 +69,42 @@ func TestRPCFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 			t.Errorf("%s: a stream: %v", c.name, err)
 		}
 		conn.Close()
+		srv.Stop()
+	}
+}
+
+// So is a lane, before its hello is read, and its opener is told.
+func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
+	for _, insecure := range []bool{false, true} {
+		ln, addr := listen(t)
+		n := New(Config{Self: 2, Addrs: map[keys.NodeID]string{1: "", 2: addr}})
+		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
+		srv := grpc.NewServer(n.ServerOptions(insecure)...)
+		go srv.Serve(farListener{ln})
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := func() (string, error) {
+			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			b, err := readLengthened(bufio.NewReader(conn), maxHello, nil)
+			return string(b), err
+		}
+		if insecure {
+			_, err = New(Config{Self: 1, Addrs: map[keys.NodeID]string{1: "", 2: addr}}).sayHello(conn, 2, paxosgroup.ClassRaft)
+			if err != nil {
+				t.Errorf("insecure: %v", err)
+			}
+		} else {
+			if _, err := conn.Write([]byte(laneHello)); err != nil {
+				t.Fatal(err)
+			}
+			if why, err := answer(); err != nil || !strings.Contains(why, "only loopback is trusted") {
+				t.Errorf("not insecure: answered %q, %v", why, err)
+			}
+		}
+		conn.Close()
+		n.Close()
 		srv.Stop()
 	}
 }

@@ -1,21 +1,33 @@
 // Package rpc connects the nodes of a cluster: frames for paxosgroup (best
-// effort, one queue per class) and calls for txn (request and response), both
-// over long-lived gRPC streams, because a unary call costs three times as much.
+// effort, one queue per class) and calls for txn (request and response). Raft's
+// frames, for which every commit waits, go over a lane, a TCP connection to the
+// same port; all else over long-lived gRPC streams, because a unary call costs three
+// times as much.
 //
-// A Network owns one connection per peer and, on it, one stream per class of
-// frames and one for calls; each stream this node opened has a sending goroutine
+// A Network owns one gRPC connection per peer and, on it, one stream per class of
+// frames but Raft's and one for calls; each stream this node opened has a sending goroutine
 // that packs whatever has queued up into one message. Each stream of frames that a
 // peer opened is read by its gRPC handler's goroutine; one of calls has a goroutine
 // for either half, and its handler returns when one of them is over. They end when Close
 // is called or, streams, when they break; a broken one is reopened with bounded backoff.
 //
-// Every stream states format version, cluster, sender and intended receiver, the
+// A lane that this node opened has two goroutines: one opens it, pings, and writes what senders
+// could not write themselves without waiting; one reads the peer's pongs, and breaks the lane
+// when they fail to come. At any moment one of nobody, a sender or the first of these goroutines
+// writes (lane.writer), so that frames stay whole and in order; what the others send meanwhile
+// is queued, and dropped when that and what is being written exceed the budget. What a broken
+// lane had not sent is lost, as is what it sent and the peer had not delivered. A lane that a peer
+// opened is told from gRPC by its first byte (doorman) and has one goroutine, which reads and
+// delivers; it ends with the connection, with a later lane of the same peer, or with Close,
+// which waits for the handler to return.
+//
+// Every stream and lane states format version, cluster, sender and intended receiver, the
 // sender's incarnation, and which versions of the cluster it can run; a mismatch
 // is refused with a clear error and nothing is delivered. Every call has a deadline and
 // bears its caller's trace context, and a peer's calls have a budget. Until
 // there are certificates, peers beyond loopback are refused unless the operator
-// said --insecure (ServerOptions).
+// said --insecure (ServerOptions): lanes before their hello is read.
 //
-// Lock order: Network.mu, then peer or queue mutexes; none is held across I/O.
+// Lock order: Network.mu, then peer, queue or lane mutexes; none is held across I/O.
 // netPeer.turns are semaphores, held while the handler has a frame, under nothing.
 package rpc

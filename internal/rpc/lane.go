@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -24,7 +25,9 @@ import (
 //
 // The opener says who he is (laneHello, then what a stream's header says), gets an answer
 // (empty, or why not), and then sends frames, each after its length. An empty frame asks for a
-// byte in return, so that a connection that swallows everything is found out.
+// byte in return, so that a connection that swallows everything is found out. So does, once in
+// progressEvery, any other: a lane that is never idle is not pinged, and a ping may be long behind
+// what is queued before it.
 type lane struct {
 	budget int
 	wake   chan struct{} // capacity 1: there is something for the lane's own goroutine to write
@@ -34,6 +37,7 @@ type lane struct {
 	queue  []byte // frames, each with its length before it
 	rest   []byte // what the kernel did not take of frames before those
 	spare  []byte
+	flight int        // bytes that the lane's goroutine is writing
 	writer laneWriter // what is queued meanwhile goes with it
 }
 
@@ -58,21 +62,36 @@ const helloTimeout = time.Second
 // maxSpare bounds the memory that an idle lane keeps for its next frames.
 const maxSpare = 1 << 20
 
+// progressEvery is how often frames are answered by a byte.
+const progressEvery = time.Second
+
 func newLane(budget int) *lane { return &lane{budget: budget, wake: make(chan struct{}, 1)} }
 
 // put sends a frame or queues it; it is dropped beyond the budget. It never waits.
 func (l *lane) put(frame []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(frame) > maxFrame || len(l.queue)+len(l.rest)+laneLength+len(frame) > l.budget {
+	if len(frame) > maxFrame || len(l.queue)+len(l.rest)+l.flight+laneLength+len(frame) > l.budget {
 		return false
 	}
 	l.queue = binary.BigEndian.AppendUint32(l.queue, uint32(len(frame)))
 	l.queue = append(l.queue, frame...)
+	l.sendLocked()
+	return true
+}
+
+// ping sends or queues an empty frame, whatever else is queued.
+func (l *lane) ping() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(l.queue, make([]byte, laneLength)...)
+	l.sendLocked()
+}
+
+func (l *lane) sendLocked() {
 	if l.writer == nobody && l.way != nil {
 		l.writeNowLocked()
 	}
-	return true
 }
 
 // writeNowLocked writes what is queued and what comes while it does, for two turns; what the
@@ -116,25 +135,26 @@ func (l *lane) keepLocked(buf []byte) {
 
 // take returns what the lane's goroutine is to write next; nil when there is nothing, and then
 // senders write by themselves again.
-func (l *lane) take(written []byte) []byte {
+func (l *lane) take(written []byte) (buf []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.writer != itself {
 		return nil
 	}
-	l.keepLocked(written)
+	if written != nil {
+		l.keepLocked(written)
+	}
 	switch {
 	case len(l.rest) > 0:
-		buf := l.rest
-		l.rest = nil
-		return buf
+		buf, l.rest = l.rest, nil
 	case len(l.queue) > 0:
-		buf := l.queue
+		buf = l.queue
 		l.queue, l.spare = l.spare[:0], nil
-		return buf
+	default:
+		l.writer = nobody
 	}
-	l.writer = nobody
-	return nil
+	l.flight = len(buf)
+	return buf
 }
 
 // open makes the connection known to senders. What was queued before goes first.
@@ -149,7 +169,7 @@ func (l *lane) open(w *way) {
 func (l *lane) broken() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.way, l.queue, l.rest, l.spare, l.writer = nil, nil, nil, nil, nobody
+	l.way, l.queue, l.rest, l.spare, l.flight, l.writer = nil, nil, nil, nil, 0, nobody
 }
 
 // way is a connection, and how to write to it without waiting.
@@ -232,7 +252,7 @@ func (p *netPeer) runLane(class paxosgroup.Class) error {
 				}
 			}
 		case <-pings.C:
-			l.put(nil)
+			l.ping()
 		case <-ctx.Done():
 			return <-ended
 		}
@@ -255,14 +275,17 @@ func (n *Network) dial(ctx context.Context, addr string) (net.Conn, error) {
 	dial := n.cfg.Dial
 	if dial == nil {
 		dial = func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: helloTimeout}).DialContext(ctx, "tcp", addr)
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
 	conn, err := dial(ctx, addr)
-	if err == nil {
-		limitUnacknowledged(conn, pingTimeout)
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	limitUnacknowledged(conn, pingTimeout)
+	return conn, nil
 }
 
 // sayHello introduces this node, and returns the reader of what the peer says after its welcome.
@@ -288,14 +311,38 @@ func (n *Network) sayHello(conn net.Conn, to keys.NodeID, class paxosgroup.Class
 	return in, conn.SetDeadline(time.Time{})
 }
 
-// receiveHello checks who opens a lane.
-func (n *Network) receiveHello(conn net.Conn, in *bufio.Reader, trustAll bool) (keys.NodeID, paxosgroup.Class, error) {
-	if err := trusted(conn.RemoteAddr(), trustAll); err != nil {
-		return 0, 0, err
+// hearing is a lane that a peer opened, seen from its end.
+type hearing struct {
+	conn  net.Conn
+	from  keys.NodeID
+	class paxosgroup.Class
+	life  uint64        // the peer's incarnation
+	over  chan struct{} // closed when a later lane replaces this one
+}
+
+// replace makes h the lane that is heard of its peer, and ends the one before; false if that is a
+// later life's.
+func (p *netPeer) replace(h *hearing) bool {
+	for {
+		old := p.heard.Load()
+		if old != nil && old.life > h.life {
+			return false
+		}
+		if p.heard.CompareAndSwap(old, h) {
+			if old != nil {
+				close(old.over)
+				old.conn.Close()
+			}
+			return true
+		}
 	}
+}
+
+// receiveHello checks who opens a lane.
+func (n *Network) receiveHello(conn net.Conn, in *bufio.Reader) (*hearing, error) {
 	hello, err := readLengthened(in, maxHello, nil)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	said, key := map[string]string{}, ""
 	err = eachFrame(hello, func(f []byte) {
@@ -306,26 +353,34 @@ func (n *Network) receiveHello(conn net.Conn, in *bufio.Reader, trustAll bool) (
 		said[key], key = string(f), ""
 	})
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	from, err := n.identify(func(key string) string { return said[key] })
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	if said[mdClass] != fmt.Sprint(paxosgroup.ClassRaft) {
-		return 0, 0, fmt.Errorf("frames of class %q have no lane", said[mdClass])
+		return nil, fmt.Errorf("frames of class %q have no lane", said[mdClass])
 	}
-	return from, paxosgroup.ClassRaft, nil
+	life, err := strconv.ParseUint(said[mdIncarnation], 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	return &hearing{conn: conn, from: from, class: paxosgroup.ClassRaft, life: life, over: make(chan struct{})}, nil
 }
 
-// serveLane welcomes or refuses who opens a lane, and delivers his frames.
-func (n *Network) serveLane(conn net.Conn, trustAll bool) {
-	defer conn.Close()
-	limitUnacknowledged(conn, pingTimeout)
-	in := bufio.NewReaderSize(conn, 64<<10)
-	from, class, err := n.receiveHello(conn, in, trustAll)
+// welcome answers who opens a lane. It gives him helloTimeout, by a timer of its own: gRPC takes
+// the connection's deadline away at some moment after the doorman has let it in.
+func (n *Network) welcome(conn net.Conn, trustAll bool) (h *hearing, in *bufio.Reader, handle func(keys.NodeID, paxosgroup.Class, []byte)) {
+	late := time.AfterFunc(helloTimeout, func() { conn.Close() })
+	defer late.Stop()
+	err := trusted(conn.RemoteAddr(), trustAll) // before anything is read or kept
+	if err == nil {
+		in = bufio.NewReaderSize(conn, 64<<10)
+		h, err = n.receiveHello(conn, in)
+	}
 	n.mu.Lock()
-	handle := n.frames
+	handle = n.frames
 	n.mu.Unlock()
 	if err == nil && handle == nil {
 		err = errNotReady
@@ -333,19 +388,29 @@ func (n *Network) serveLane(conn net.Conn, trustAll bool) {
 	why := ""
 	if err != nil {
 		why = err.Error()
+		why = why[:min(len(why), maxHello)]
 	}
-	if _, werr := conn.Write(lengthened([]byte(why))); werr != nil || err != nil {
+	if _, werr := conn.Write(lengthened([]byte(why))); werr != nil || err != nil || !late.Stop() {
+		return nil, nil, nil
+	}
+	return h, in, handle
+}
+
+// serveLane welcomes or refuses who opens a lane, and delivers his frames.
+func (n *Network) serveLane(conn net.Conn, trustAll bool) {
+	defer conn.Close()
+	limitUnacknowledged(conn, pingTimeout)
+	h, in, handle := n.welcome(conn, trustAll)
+	if h == nil {
 		return
 	}
-	if conn.SetDeadline(time.Time{}) != nil {
+	p := n.peers[h.from]
+	if !p.replace(h) {
 		return
 	}
-	p := n.peers[from]
-	if old := p.heard.Swap(&conn); old != nil {
-		(*old).Close()
-	}
-	turn := p.turns[class]
+	turn := p.turns[h.class]
 	var buf []byte
+	var said time.Time
 	for {
 		frame, err := readLengthened(in, maxFrame, buf)
 		if err != nil {
@@ -354,20 +419,25 @@ func (n *Network) serveLane(conn net.Conn, trustAll bool) {
 		if cap(frame) <= maxSpare {
 			buf = frame
 		}
-		if len(frame) == 0 {
+		if now := time.Now(); len(frame) == 0 || now.Sub(said) >= progressEvery {
+			said = now
 			if _, err := conn.Write([]byte{0}); err != nil {
 				return
 			}
+		}
+		if len(frame) == 0 {
 			continue
 		}
 		select {
 		case turn <- struct{}{}:
+		case <-h.over: // the later lane waits there too
+			return
 		case <-n.ctx.Done():
 			return
 		}
-		late := p.heard.Load() != &conn // a later lane may have delivered later frames
+		late := p.heard.Load() != h // a later lane may have delivered later frames
 		if !late {
-			handle(from, class, frame)
+			handle(h.from, h.class, frame)
 		}
 		<-turn
 		if late {

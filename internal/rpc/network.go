@@ -68,7 +68,7 @@ type Network struct {
 
 	refused atomic.Uint64 // calls beyond a peer's budget
 
-	mu     sync.Mutex // guards frames, calls
+	mu     sync.Mutex // guards frames, calls, and the admission of lanes against Close
 	frames func(from keys.NodeID, class paxosgroup.Class, frame []byte)
 	calls  CallHandler
 }
@@ -100,7 +100,9 @@ func (n *Network) Start() error {
 
 // Close cuts all streams and waits for their goroutines.
 func (n *Network) Close() {
-	n.cancel()
+	n.mu.Lock()
+	n.cancel() // no lane is admitted after this
+	n.mu.Unlock()
 	for _, p := range n.peers {
 		p.close()
 	}
@@ -152,7 +154,7 @@ type netPeer struct {
 	lane *lane                       // of Raft's
 	call *callStream
 	// heard is the peer's lane, the latest if it opened several.
-	heard atomic.Pointer[net.Conn]
+	heard atomic.Pointer[hearing]
 	// turns, capacity 1 each, by class: who has it delivers the peer's frames. A
 	// semaphore of channels, as the handler may block for as long as it likes.
 	turns [3]chan struct{}

@@ -1,0 +1,560 @@
+package rpc
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/paxosgroup"
+)
+
+// Who opens a lane and then says no more, or too slowly, is cut off: gRPC's deadline for new
+// connections ends when the doorman lets it in.
+func TestHelloOfALaneIsBounded(t *testing.T) {
+	for _, trickle := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ln := bufconn.Listen(1 << 20)
+			n := startWith(t, Config{Self: 1}, ln, nil)
+			defer n.stop()
+			conn, err := ln.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte(laneHello)); err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			if trickle {
+				wg.Go(func() {
+					for _, b := range lengthened(make([]byte, maxHello)) {
+						if _, err := conn.Write([]byte{b}); err != nil {
+							return
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+				})
+			}
+			began := time.Now()
+			conn.SetReadDeadline(began.Add(time.Minute))
+			_, err = conn.Read(make([]byte, 1))
+			if took := time.Since(began); err == nil || took > helloTimeout {
+				t.Errorf("trickle %v: cut off after %v: %v", trickle, took, err)
+			}
+			conn.Close()
+			wg.Wait()
+		})
+	}
+}
+
+// A lane that has more to write than the peer takes is busy, not dead: it is never idle, so that a
+// ping would be sent, and what is queued takes longer than pingTimeout.
+func TestBusyLaneIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(64 << 10)
+		var dials atomic.Int32
+		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler)}
+		cfg.Dial = func(ctx context.Context, _ string) (net.Conn, error) { dials.Add(1); return ln.DialContext(ctx) }
+		n1 := New(cfg)
+		cfg.Self, cfg.Dial = 2, nowhere
+		n2 := startWith(t, cfg, ln, func(n *Network) {
+			n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { time.Sleep(100 * time.Millisecond) })
+		})
+		if err := n1.Start(); err != nil {
+			t.Fatal(err)
+		}
+		frame := make([]byte, 64<<10)
+		for range 24 * 12 { // 20 % more than the peer takes
+			n1.Send(2, paxosgroup.ClassRaft, frame)
+			time.Sleep(time.Second / 12)
+		}
+		if n := dials.Load(); n != 2 {
+			t.Errorf("%d connections were made in place of gRPC's and one lane", n)
+		}
+		n1.Close()
+		n2.stop()
+	})
+}
+
+func nowhere(context.Context, string) (net.Conn, error) {
+	return nil, errors.New("nobody listens there")
+}
+
+// A connection that swallows everything is found out by the pings.
+func TestSwallowedLaneIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(1 << 20)
+		var cut atomic.Pointer[chan struct{}]
+		first, later := make(chan struct{}), make(chan struct{})
+		cut.Store(&first)
+		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler)}
+		cfg.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := ln.DialContext(ctx)
+			return &leak{c, *cut.Load()}, err
+		}
+		n1 := New(cfg)
+		cfg.Self, cfg.Dial = 2, nowhere
+		frames := make(chan string, 16)
+		n2 := startWith(t, cfg, ln, func(n *Network) {
+			n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { frames <- string(f) })
+		})
+		if err := n1.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		cut.Store(&later)
+		close(first)
+		n1.Send(2, paxosgroup.ClassRaft, []byte("lost"))
+		time.Sleep(pingEvery + pingTimeout + time.Second)
+		n1.Send(2, paxosgroup.ClassRaft, []byte("after"))
+		synctest.Wait()
+		select {
+		case f := <-frames:
+			if f != "after" {
+				t.Errorf("frame %q arrived", f)
+			}
+		default:
+			t.Error("no frame arrives")
+		}
+		n1.Close()
+		n2.stop()
+	})
+}
+
+// leak is a connection that, once cut is closed, takes everything and sends nothing of it.
+type leak struct {
+	net.Conn
+	cut chan struct{}
+}
+
+func (l *leak) Write(b []byte) (int, error) {
+	select {
+	case <-l.cut:
+		return len(b), nil
+	default:
+		return l.Conn.Write(b)
+	}
+}
+
+// numbered is a frame that shows whether it is whole: sender, number, size at random, checksum.
+func numbered(sender, number uint32, most int) []byte {
+	b := binary.BigEndian.AppendUint32(nil, sender)
+	b = binary.BigEndian.AppendUint32(b, number)
+	for range rand.IntN(most) {
+		b = append(b, byte(number))
+	}
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+}
+
+func numberOf(f []byte) (sender, number uint32, whole bool) {
+	if len(f) < 12 {
+		return 0, 0, false
+	}
+	body := f[:len(f)-4]
+	return binary.BigEndian.Uint32(f), binary.BigEndian.Uint32(f[4:]), crc32.ChecksumIEEE(body) == binary.BigEndian.Uint32(f[len(f)-4:])
+}
+
+// lanePair connects node 1 with node 2 by connections that take little at a time; conns are
+// those of node 1. Handle is node 2's.
+func lanePair(t *testing.T, handle func(f []byte)) (n1, n2 *node, conns chan net.Conn) {
+	t.Helper()
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	conns = make(chan net.Conn, 1024)
+	cfg := Config{Self: 2, Addrs: map[keys.NodeID]string{1: a1, 2: a2}, Dial: nowhere}
+	n2 = startWith(t, cfg, ln2, func(n *Network) {
+		n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { handle(f) })
+	})
+	t.Cleanup(n2.stop)
+	cfg.Self, cfg.Dial = 1, func(ctx context.Context, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			c.(*net.TCPConn).SetWriteBuffer(8 << 10)
+			conns <- c
+		}
+		return c, err
+	}
+	n1 = startWith(t, cfg, ln1, nil)
+	t.Cleanup(n1.stop)
+	laneUntil(t, n1, n2)
+	return n1, n2, conns
+}
+
+// However little the kernel takes at a time, and whoever writes the rest, every frame that a lane
+// has accepted arrives whole, once, and in its sender's order.
+func TestLaneKeepsFramesWholeAndInOrder(t *testing.T) {
+	const senders, each = 8, 120
+	type arrival struct {
+		sender, number uint32
+		whole          bool
+	}
+	arrived := make(chan arrival, senders*each)
+	var n atomic.Int32
+	n1, _, _ := lanePair(t, func(f []byte) {
+		sender, number, whole := numberOf(f)
+		arrived <- arrival{sender, number, whole}
+		if n.Add(1)%100 == 0 {
+			time.Sleep(time.Millisecond) // a slow reader is what this is about
+		}
+	})
+	l := n1.peers[2].lane
+	var wg sync.WaitGroup
+	for s := range uint32(senders) {
+		wg.Go(func() {
+			for i := range uint32(each) {
+				if !l.put(numbered(s, i, 4<<10)) {
+					t.Error("a frame was refused within the budget")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	next := make([]uint32, senders)
+	for range senders * each {
+		select {
+		case a := <-arrived:
+			if !a.whole || a.sender >= senders || a.number != next[a.sender] {
+				t.Fatalf("frame %+v arrived, next of that sender is %d", a, next[a.sender])
+			}
+			next[a.sender]++
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no more arrives; next are %d", next)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if cap(l.spare) > maxSpare || len(l.queue)+len(l.rest) > 0 {
+		t.Errorf("an idle lane keeps %d bytes spare, %d queued", cap(l.spare), len(l.queue)+len(l.rest))
+	}
+}
+
+// A lane that is cut comes back, again and again, under senders who know nothing of it. Frames
+// are lost then, but those that arrive are whole and later than all before (R1: lost, not late).
+func TestCutLaneComesBack(t *testing.T) {
+	const senders, cuts = 4, 3
+	var mu sync.Mutex
+	last := make([]uint32, senders)
+	var bad []string
+	some := make(chan struct{}, 1)
+	n1, _, conns := lanePair(t, func(f []byte) {
+		sender, number, whole := numberOf(f)
+		mu.Lock()
+		defer mu.Unlock()
+		if !whole || sender >= senders || number <= last[sender] {
+			bad = append(bad, fmt.Sprintf("sender %d number %d whole %v", sender, number, whole))
+			return
+		}
+		last[sender] = number
+		select {
+		case some <- struct{}{}:
+		default:
+		}
+	})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for s := range uint32(senders) {
+		wg.Go(func() {
+			for i := uint32(1); ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				n1.Send(2, paxosgroup.ClassRaft, numbered(s, i, 4<<10))
+				if i%16 == 0 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	await := func() {
+		select {
+		case <-some:
+		default:
+		}
+		select {
+		case <-some:
+		case <-time.After(20 * time.Second):
+			t.Error("the lane does not come back")
+		}
+	}
+	for range cuts {
+		await()
+		for len(conns) > 0 { // gRPC's among them
+			c := (<-conns).(*net.TCPConn)
+			if rand.IntN(2) == 0 {
+				c.SetLinger(0)
+			}
+			c.Close()
+		}
+	}
+	await()
+	close(stop)
+	wg.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if bad != nil {
+		t.Errorf("arrived: %v", bad)
+	}
+}
+
+// What the lane's goroutine is writing counts: a peer that does not read costs the budget, not
+// twice that. A ping is let through.
+func TestBudgetCountsWhatIsBeingWritten(t *testing.T) {
+	l := newLane(1000)
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	l.open(newWay(here)) // which takes nothing without waiting
+	frame := make([]byte, 100)
+	accepted := 0
+	for l.put(frame) {
+		accepted++
+	}
+	if want := 1000 / (laneLength + len(frame)); accepted != want {
+		t.Errorf("%d frames were accepted, not %d", accepted, want)
+	}
+	<-l.wake
+	buf := l.take(nil)
+	if l.put(frame) {
+		t.Error("a frame was accepted beyond the budget")
+	}
+	l.ping()
+	if buf = l.take(buf); len(buf) != (accepted-1)*(laneLength+len(frame))+laneLength {
+		t.Errorf("%d bytes are next", len(buf))
+	}
+	for ; buf != nil; buf = l.take(buf) {
+	}
+	if !l.put(frame) {
+		t.Error("a frame was refused when all was written")
+	}
+}
+
+// A sender that was writing when the lane broke leaves the next connection alone: nothing of what
+// he wrote goes there.
+func TestSenderOutlivesHisConnection(t *testing.T) {
+	l := newLane(1000)
+	raw := stuckConn{entered: make(chan struct{}), release: make(chan struct{})}
+	w := &way{raw: raw}
+	w.try = w.write
+	l.open(w)
+	done := make(chan struct{})
+	go func() { l.put([]byte("of the first")); close(done) }()
+	<-raw.entered
+	l.put([]byte("queued for the first"))
+	l.broken()
+	l.open(new(way))
+	l.put([]byte("of the second"))
+	close(raw.release)
+	<-done
+	<-l.wake
+	var written []byte
+	for buf := l.take(nil); buf != nil; buf = l.take(buf) {
+		written = append(written, buf...)
+	}
+	if want := lengthened([]byte("of the second")); !bytes.Equal(written, want) {
+		t.Errorf("the second connection gets %q, not %q", written, want)
+	}
+}
+
+// stuckConn takes its time over a write, which then fails.
+type stuckConn struct {
+	syscall.RawConn
+	entered, release chan struct{}
+}
+
+func (c stuckConn) Write(func(uintptr) bool) error {
+	close(c.entered)
+	<-c.release
+	return net.ErrClosed
+}
+
+// sayHelloTo opens a lane from n to node 2 at addr, and returns why it was refused.
+func sayHelloTo(t *testing.T, n *Network, addr string, class paxosgroup.Class) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := n.sayHello(conn, 2, class); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// Who may not open a lane is told why, and none of his frames is delivered.
+func TestRefusedLanesSayWhy(t *testing.T) {
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: "", 2: a2}
+	n2 := startWith(t, Config{Self: 2, Addrs: addrs, Dial: nowhere}, ln2, nil)
+	defer n2.stop()
+	from := func(self keys.NodeID, cluster byte, life uint64, addrs map[keys.NodeID]string) *Network {
+		return New(Config{Self: self, Cluster: [16]byte{cluster}, Addrs: addrs, Incarnation: life})
+	}
+	if got := sayHelloTo(t, from(1, 0, 8, addrs), a2, paxosgroup.ClassRaft); !strings.Contains(got, "node is starting") {
+		t.Errorf("before there is a handler: %q", got)
+	}
+	n2.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") })
+	for _, c := range []struct {
+		name  string
+		n     *Network
+		class paxosgroup.Class
+		want  string
+	}{
+		{"another cluster", from(1, 9, 8, addrs), paxosgroup.ClassRaft, "belongs to another cluster"},
+		{"a stranger", from(7, 0, 8, addrs), paxosgroup.ClassRaft, "node 7 is not another member"},
+		{"another class", from(1, 0, 8, addrs), paxosgroup.ClassSnapshot, "have no lane"},
+		{"a member", from(1, 0, 8, addrs), paxosgroup.ClassRaft, ""},
+		{"an earlier life", from(1, 0, 7, addrs), paxosgroup.ClassRaft, "a later life of node 1"},
+	} {
+		if got := sayHelloTo(t, c.n, a2, c.class); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: refused with %q, want %q", c.name, got, c.want)
+		}
+	}
+	wrong := New(Config{Self: 3, Addrs: map[keys.NodeID]string{1: "", 3: ""}})
+	ln3, a3 := listen(t)
+	srv := grpc.NewServer(wrong.ServerOptions(false)...)
+	go srv.Serve(ln3)
+	defer srv.Stop()
+	if got := sayHelloTo(t, from(1, 0, 8, addrs), a3, paxosgroup.ClassRaft); !strings.Contains(got, "this is node 3, not node 2") {
+		t.Errorf("the wrong node: %q", got)
+	}
+	wrong.Close()
+	if got := sayHelloTo(t, from(1, 0, 8, addrs), a3, paxosgroup.ClassRaft); got == "" {
+		t.Error("a closed network welcomes")
+	}
+}
+
+// A lane of a life that a later one has replaced is not heard any more, even if its hello was
+// checked before.
+func TestEarlierLifeDoesNotReplaceALaterOnesLane(t *testing.T) {
+	p := &netPeer{}
+	conn, other := net.Pipe()
+	defer other.Close()
+	lane := func(life uint64) *hearing { return &hearing{conn: conn, life: life, over: make(chan struct{})} }
+	later := lane(8)
+	if !p.replace(lane(7)) || !p.replace(later) || p.replace(lane(7)) || p.heard.Load() != later {
+		t.Error("an earlier life's lane replaced a later one's")
+	}
+}
+
+// script is a connection that brings what it holds, and then ends.
+type script struct {
+	net.Conn
+	in   *bytes.Reader
+	out  bytes.Buffer
+	most int // that was asked for at once
+}
+
+func (s *script) Read(b []byte) (int, error) {
+	s.most = max(s.most, len(b))
+	return s.in.Read(b)
+}
+func (s *script) Write(b []byte) (int, error) { return s.out.Write(b) }
+func (s *script) Close() error                { return nil }
+func (s *script) RemoteAddr() net.Addr        { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// Whatever comes over a lane: the opener gets an answer that he can read, no more frames are
+// delivered than came, and no more is asked for, and kept, than a frame may have.
+func FuzzLane(f *testing.F) {
+	addrs := map[keys.NodeID]string{1: "", 2: ""}
+	said := func(n *Network) []byte {
+		c := &script{in: bytes.NewReader(nil)}
+		n.sayHello(deadlineless{c}, 2, paxosgroup.ClassRaft)
+		return c.out.Bytes()[len(laneHello):]
+	}
+	hello := said(New(Config{Self: 1, Addrs: addrs}))
+	add := func(parts ...[]byte) { f.Add(bytes.Join(parts, nil)) }
+	add(hello)
+	add(hello, lengthened([]byte("a frame")), lengthened(nil), lengthened(make([]byte, 5000)))
+	add(hello, []byte{0xff, 0xff, 0xff, 0xff})
+	add(hello, binary.BigEndian.AppendUint32(nil, maxFrame), []byte("cut"))
+	add(said(New(Config{Self: 1, Cluster: [16]byte{3}, Addrs: addrs})))
+	add(lengthened(appendFrame(appendFrame(nil, []byte(mdProtocol)), nil)), hello)
+	add(lengthened(appendFrame(nil, []byte(mdProtocol)))) // odd
+	add([]byte{0, 1, 0, 0})
+	add(lengthened(nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		n := New(Config{Self: 2, Addrs: addrs})
+		bytesIn := 0
+		n.Handle(func(from keys.NodeID, class paxosgroup.Class, frame []byte) {
+			if from != 1 || class != paxosgroup.ClassRaft || len(frame) == 0 {
+				t.Errorf("frame of %d bytes of class %d from %d", len(frame), class, from)
+			}
+			bytesIn += laneLength + len(frame)
+		})
+		c := &script{in: bytes.NewReader(data)}
+		n.serveLane(c, false)
+		if bytesIn > len(data) || c.most > maxFrame {
+			t.Errorf("%d bytes were delivered of %d, %d asked for at once", bytesIn, len(data), c.most)
+		}
+		answer, err := readLengthened(bufio.NewReader(&c.out), maxHello, nil)
+		if err != nil {
+			t.Fatalf("the opener gets no answer: %v", err)
+		}
+		if len(answer) > 0 && bytesIn > 0 {
+			t.Errorf("refused with %q, and delivered", answer)
+		}
+	})
+}
+
+type deadlineless struct{ net.Conn }
+
+func (deadlineless) SetDeadline(time.Time) error { return nil }
+
+// The doorman tells lanes from gRPC; whatever else comes to the port, none of it reaches the
+// network's handlers, and connections end.
+func TestStrangersAtTheDoor(t *testing.T) {
+	ln, addr := listen(t)
+	n := startWith(t, Config{Self: 2, Addrs: map[keys.NodeID]string{1: "", 2: addr}, Dial: nowhere}, ln, func(n *Network) {
+		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") })
+	})
+	defer n.stop()
+	for name, said := range map[string]string{
+		"HTTP/1":         "GET / HTTP/1.1\r\nHost: n2\r\n\r\n",
+		"TLS":            "\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03" + strings.Repeat("\x5a", 64),
+		"a port scan":    "",
+		"another lane's": "\x00spandL9" + strings.Repeat("\x00", 64),
+		"zeros":          strings.Repeat("\x00", 64),
+		"a short hello":  laneHello[:3],
+		"a huge hello":   laneHello + "\xff\xff\xff\xff",
+	} {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, said); err != nil {
+			t.Fatal(err)
+		}
+		conn.(*net.TCPConn).CloseWrite()
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+			t.Errorf("%s: the connection stays open", name)
+		}
+		conn.Close()
+	}
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
