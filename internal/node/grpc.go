@@ -86,8 +86,8 @@ func (g *grpcNetwork) part() {
 
 // Close implements Network.
 func (g *grpcNetwork) Close() {
+	g.Network.Close() // with whoever has connected and said nothing, whom Stop would wait for
 	g.server.Stop()
-	g.Network.Close()
 }
 
 // Welcome implements Network. It makes a connection for the question: streams do not

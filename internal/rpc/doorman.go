@@ -28,7 +28,10 @@ type doorman struct {
 // the connection's, with a deadline set.
 func (d *doorman) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	hello := make([]byte, len(laneHello))
-	if _, err := io.ReadFull(conn, hello[:1]); err != nil {
+	// Who says nothing is not waited for by Close, nor by the server's end after it.
+	silent := context.AfterFunc(d.n.ctx, func() { conn.Close() })
+	_, err := io.ReadFull(conn, hello[:1])
+	if !silent() || err != nil {
 		return nil, nil, io.EOF
 	}
 	if hello[0] != laneHello[0] {

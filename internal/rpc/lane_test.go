@@ -554,6 +554,75 @@ func TestStrangersAtTheDoor(t *testing.T) {
 	}
 }
 
+// Who connects and says nothing, as a prober may, does not hold up the end of the server.
+func TestSilentConnectionIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(1 << 20)
+		n := startWith(t, Config{Self: 1}, ln, nil)
+		conn, err := ln.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it is with the doorman
+		began := time.Now()
+		n.stop()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the end took %v", took)
+		}
+		conn.Close()
+	})
+}
+
+// A lane that fails while calls get through is told of: nothing else is missed until writes are.
+func TestLaneThatFailsAloneIsLogged(t *testing.T) {
+	ln1, a1 := listen(t)
+	ln2, a2 := listen(t)
+	addrs := map[keys.NodeID]string{1: a1, 2: a2}
+	n2 := New(Config{Self: 2, Addrs: addrs})
+	n2.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
+	srv := grpc.NewServer(ServerOptions(false)...) // nothing but HTTP/2
+	n2.Register(srv)
+	go srv.Serve(ln2)
+	defer srv.Stop()
+	defer n2.Close()
+	warned := make(warnings, 16)
+	n1 := New(Config{Self: 1, Addrs: addrs, Logger: slog.New(warned)})
+	defer n1.Close()
+	ln1.Close()
+	if err := n1.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case name := <-warned:
+			if name == "lane" {
+				return
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing is said of the lane")
+		}
+	}
+}
+
+// warnings yields the streams that warnings are about.
+type warnings chan string
+
+func (w warnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (w warnings) WithAttrs([]slog.Attr) slog.Handler           { return w }
+func (w warnings) WithGroup(string) slog.Handler                { return w }
+func (w warnings) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "stream" {
+			select {
+			case w <- a.Value.String():
+			default:
+			}
+		}
+		return true
+	})
+	return nil
+}
+
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()

@@ -206,15 +206,15 @@ func (p *netPeer) start() error {
 	p.conn = conn
 	for class, q := range p.out {
 		p.net.wg.Go(func() {
-			p.keepOpen(methodOf(class), slog.LevelDebug, func(m string) error { return p.runStream(m, q, nil) })
+			p.keepOpen(methodOf(class), quietly, func(m string) error { return p.runStream(m, q, nil) })
 		})
 	}
 	p.net.wg.Go(func() {
-		p.keepOpen("lane", slog.LevelDebug, func(string) error { return p.runLane(paxosgroup.ClassRaft) })
+		p.keepOpen("lane", p.unlessDown, func(string) error { return p.runLane(paxosgroup.ClassRaft) })
 	})
 	// One of them speaks for all.
 	p.net.wg.Go(func() {
-		p.keepOpen(methodCalls, slog.LevelWarn, func(m string) error { return p.runStream(m, p.call.out, p.call) })
+		p.keepOpen(methodCalls, loudly, func(m string) error { return p.runStream(m, p.call.out, p.call) })
 	})
 	return nil
 }
@@ -227,8 +227,19 @@ func (p *netPeer) close() {
 
 func (p *netPeer) connected() bool { return p.call.up.Load() }
 
+func quietly() slog.Level { return slog.LevelDebug }
+func loudly() slog.Level  { return slog.LevelWarn }
+
+// unlessDown is loud when the lane fails alone: what is between the nodes may let only HTTP/2 pass.
+func (p *netPeer) unlessDown() slog.Level {
+	if p.connected() {
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
 // keepOpen runs one stream, or the lane, again and again until the network is closed.
-func (p *netPeer) keepOpen(name string, level slog.Level, run func(name string) error) {
+func (p *netPeer) keepOpen(name string, level func() slog.Level, run func(name string) error) {
 	const minDelay, maxDelay = 20 * time.Millisecond, 500 * time.Millisecond
 	delay, logged := minDelay, ""
 	for p.net.ctx.Err() == nil {
@@ -240,8 +251,9 @@ func (p *netPeer) keepOpen(name string, level slog.Level, run func(name string) 
 		if time.Since(began) > 5*time.Second {
 			delay, logged = minDelay, ""
 		}
-		if msg := err.Error(); msg != logged { // one line per cause, not one per attempt
-			p.net.cfg.Logger.Log(p.net.ctx, level, "stream to peer broke", "peer", p.id, "addr", p.addr, "stream", name, "err", err)
+		at := level()
+		if msg := at.String() + err.Error(); msg != logged { // one line per cause, not one per attempt
+			p.net.cfg.Logger.Log(p.net.ctx, at, "stream to peer broke", "peer", p.id, "addr", p.addr, "stream", name, "err", err)
 			logged = msg
 		}
 		select {
