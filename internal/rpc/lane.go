@@ -62,17 +62,25 @@ const helloTimeout = time.Second
 // maxSpare bounds the memory that an idle lane keeps for its next frames.
 const maxSpare = 1 << 20
 
+// maxUnopened bounds what waits for a lane to be opened. A peer may be down for hours, and is then
+// in need of what is new.
+const maxUnopened = 1 << 20
+
 // progressEvery is how often frames are answered by a byte.
 const progressEvery = time.Second
 
 func newLane(budget int) *lane { return &lane{budget: budget, wake: make(chan struct{}, 1)} }
 
-// put sends a frame or queues it; it is dropped beyond the budget. It never waits.
+// put sends a frame or queues it; it is dropped beyond the budget, or, while there is no
+// connection, in favour of later ones. It never waits.
 func (l *lane) put(frame []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(frame) > maxFrame || len(l.queue)+len(l.rest)+l.flight+laneLength+len(frame) > l.budget {
 		return false
+	}
+	if l.way == nil && len(l.queue)+laneLength+len(frame) > maxUnopened {
+		l.queue = nil
 	}
 	l.queue = binary.BigEndian.AppendUint32(l.queue, uint32(len(frame)))
 	l.queue = append(l.queue, frame...)

@@ -387,6 +387,27 @@ func (c stuckConn) Write(func(uintptr) bool) error {
 	return net.ErrClosed
 }
 
+// What waits for a peer that is down is little, and the latest.
+func TestLittleWaitsForALaneToOpen(t *testing.T) {
+	l := newLane(raftBudget)
+	frame := make([]byte, 100<<10)
+	for i := range 200 {
+		frame[0] = byte(i)
+		if !l.put(frame) {
+			t.Fatal("a frame was refused")
+		}
+		if len(l.queue) > maxUnopened {
+			t.Fatalf("%d bytes wait", len(l.queue))
+		}
+	}
+	if last := l.queue[len(l.queue)-len(frame)]; last != 199 {
+		t.Errorf("frame %d waits as the last", last)
+	}
+	if !l.put(make([]byte, maxFrame)) || len(l.queue) != laneLength+maxFrame {
+		t.Error("the largest frame does not wait")
+	}
+}
+
 // sayHelloTo opens a lane from n to node 2 at addr, and returns why it was refused.
 func sayHelloTo(t *testing.T, n *Network, addr string, class paxosgroup.Class) string {
 	t.Helper()
