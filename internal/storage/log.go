@@ -166,7 +166,8 @@ func (l *log) run() {
 				l.giveUp(ErrClosed)
 			}
 		}
-		if l.over() {
+		if err := l.over(); err != nil {
+			l.giveUp(err) // the preparer may have ended the log with something queued
 			return
 		}
 	}
@@ -229,18 +230,21 @@ func (l *log) endTurn(batch []pending, err error) {
 	l.spare = batch
 	l.mu.Lock()
 	l.mu.writing = false
-	more := l.mu.due > 0 || l.mu.closing || err != nil
+	more := l.mu.due > 0 || l.mu.closing || l.mu.err != nil
 	l.mu.Unlock()
 	if more {
 		l.wakeWriter()
 	}
 }
 
-// over reports that nothing will be written any more.
-func (l *log) over() bool {
+// over says why nothing will be written any more, nil while something may be.
+func (l *log) over() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.err != nil && !l.mu.writing
+	if l.mu.writing {
+		return nil
+	}
+	return l.mu.err
 }
 
 // seal writes an empty batch, which vouches for the last one: it proves to the next Open that
@@ -441,12 +445,14 @@ func (l *log) closingNow() bool {
 	return l.mu.closing
 }
 
-// broken reports a failed write or sync: fatal, never retried (R1).
+// broken reports a failed write or sync: fatal, never retried (R1). The writer is woken to
+// answer what is queued; nobody takes a turn any more.
 func (l *log) broken(err error) error {
 	l.mu.Lock()
 	l.mu.err = err
 	l.mu.Unlock()
 	l.fatal(err)
+	l.wakeWriter()
 	return err
 }
 
