@@ -20,9 +20,10 @@ type Store interface {
 	// time, in order. It does not wait for I/O and retains recs.
 	Append(recs []storage.GroupRecord, done func(error))
 	// Queue is Append for a caller who calls WriteQueued soon afterwards, which may write
-	// on his goroutine.
+	// on his goroutine: then it calls begun first, and until it returns all callbacks run
+	// on that goroutine.
 	Queue(recs []storage.GroupRecord, done func(error))
-	WriteQueued()
+	WriteQueued(begun func())
 	// Apply makes a batch visible together with its applied index.
 	Apply(b *storage.Batch) error
 	// Space says what may be let in, by what is free on the disk.

@@ -11,7 +11,7 @@
 // # Invariants
 //
 //   - R1: an entry is acknowledged after it is durable on a majority. Raft's
-//     storage responses leave only from Store.Append's callback; a record that
+//     storage responses leave only from the callbacks of Store.Append and Queue; a record that
 //     only moves the commit index asks for no sync, and whatever waits behind it
 //     waits for the records before it.
 //   - R2: at most one replica of a group holds the lease at an instant. See
@@ -56,15 +56,18 @@
 // # Goroutines
 //
 //   - Host.work, Config.Workers of them: all of Raft and of the state machines.
-//     A group is with one worker at a time (Group.sched). They end when the
-//     scheduler is closed by Host.Close.
+//     A group is with one worker at a time (Group.sched). One that has let go of its groups may
+//     write the log and wait for the disk (Store.WriteQueued): one at a time, and never the only
+//     one. They end when the scheduler is closed by Host.Close.
 //   - Host.run: ticks, heartbeats, ends of promises. Ends when Host.quit closes.
 //   - sender.run, at most maxSenders: one per snapshot being sent. Ends with its
 //     transfer, its leadership, or Host.quit.
 //   - The transport's: Host.receive, and in it the installation of snapshots. The
-//     store's: the callback of Store.Append, which only queues.
+//     store's, or a worker that writes: the callbacks of Store.Append and Queue, which only
+//     put the acknowledgement into an inbox and the group into the scheduler's queue.
 //
-// Host.Close waits for its own; transport and store are their owners' to stop.
+// Host.Close waits for its own, and so for a write and sync of the log that a worker has begun;
+// transport and store are their owners' to stop, the store after the host.
 //
 // # Locks
 //

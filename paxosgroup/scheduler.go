@@ -68,7 +68,7 @@ func (s *scheduler) push(g *Group, o *outbox) {
 	}
 }
 
-// lend says that o's worker writes the log, and pops as soon as it has.
+// lend says that o's worker has begun to write the log, and pops as soon as it has.
 func (s *scheduler) lend(o *outbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,6 +122,7 @@ func (s *scheduler) close() {
 func (h *Host) work() {
 	defer h.wg.Done()
 	o := outbox{host: h, frames: make(map[*peer][]byte)}
+	begun := func() { h.sched.lend(&o) }
 	var buf []*Group
 	for {
 		gs, ok := h.sched.pop(&o, buf)
@@ -142,8 +143,7 @@ func (h *Host) work() {
 			h.sched.done(g)
 		}
 		if written && lend {
-			h.sched.lend(&o)
-			h.cfg.Store.WriteQueued()
+			h.cfg.Store.WriteQueued(begun)
 		}
 		clear(gs)
 		buf = gs
@@ -160,9 +160,10 @@ type outbox struct {
 	recs   []storage.GroupRecord
 	acks   []*appendAck
 	frames map[*peer][]byte
-	// lending: the worker is in WriteQueued, and comes for more as soon as it returns. While it
-	// waits for the disk there, it is the one who runs the callbacks: so whoever runs one of its
-	// own may leave the group to it. Guarded by the scheduler's mutex.
+	// lending: the worker writes the log, and comes for more as soon as it has. From the moment
+	// that this is set it is the one who runs the callbacks, so one of its own may leave the
+	// group to it. Earlier, while the writer may still run one, that group would wait for all of
+	// the worker's write. Guarded by the scheduler's mutex.
 	lending bool
 }
 

@@ -162,9 +162,11 @@ func (w *world) leader(g keys.GroupID) *node {
 	return nil
 }
 
+// serving returns the node that leads g and whose machine knows, nil if there is none: whoever
+// takes a term from the group itself may be earlier than Lead.
 func (w *world) serving(g keys.GroupID) *node {
 	for _, id := range w.ids {
-		if n := w.nodes[id]; n.host != nil && n.groups[g] != nil && n.groups[g].Valid(n.groups[g].leadTerm.Load()) == nil {
+		if n := w.nodes[id]; n.host != nil && n.groups[g] != nil && n.groups[g].Valid(n.groups[g].leadTerm.Load()) == nil && n.toys[g].led() {
 			return n
 		}
 	}
@@ -338,6 +340,16 @@ func (m *toy) Lead(l Lease) {
 	}
 }
 
+// led reports that the machine has been told that it leads.
+func (m *toy) led() bool {
+	if m == nil {
+		return true // not a toy
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leads
+}
+
 func (m *toy) Follow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -396,14 +408,15 @@ type fakeStore struct {
 	ended chan struct{}
 	space storage.Space
 
-	mu     sync.Mutex
-	queue  []fakeAppend
-	groups map[keys.GroupID]*fakeGroup // durable
-	data   map[string][]byte
-	saved  map[string][]byte // data as of the checkpoint
-	dead   bool
-	syncs  int
-	stall  bool
+	mu      sync.Mutex
+	queue   []fakeAppend
+	groups  map[keys.GroupID]*fakeGroup // durable
+	data    map[string][]byte
+	saved   map[string][]byte // data as of the checkpoint
+	dead    bool
+	syncs   int
+	stall   bool
+	writing bool
 }
 
 type fakeAppend struct {
@@ -458,7 +471,7 @@ func (s *fakeStore) crash() *fakeStore {
 
 func (s *fakeStore) Append(recs []storage.GroupRecord, done func(error)) {
 	s.Queue(recs, done)
-	s.WriteQueued()
+	s.wakeWriter()
 }
 
 func (s *fakeStore) Queue(recs []storage.GroupRecord, done func(error)) {
@@ -467,65 +480,76 @@ func (s *fakeStore) Queue(recs []storage.GroupRecord, done func(error)) {
 	s.queue = append(s.queue, fakeAppend{recs, done})
 }
 
-func (s *fakeStore) WriteQueued() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+// WriteQueued lends, as the real store does, whenever nobody writes.
+func (s *fakeStore) WriteQueued(begun func()) { s.write(begun) }
 
 func (s *fakeStore) run() {
 	defer close(s.ended)
 	for {
 		select {
 		case <-s.wake:
+			s.write(func() {})
 		case <-s.quit:
 			return
 		}
-		s.mu.Lock()
-		batch := s.queue
-		s.queue = nil
-		need := false
-		for _, a := range batch {
-			for _, r := range a.recs {
-				need = need || !r.NoSync
-			}
+	}
+}
+
+// write writes what is queued, unless it is another's turn, who wakes run afterwards.
+func (s *fakeStore) write(begun func()) {
+	s.mu.Lock()
+	batch := s.queue
+	need := false
+	for _, a := range batch {
+		for _, r := range a.recs {
+			need = need || !r.NoSync
 		}
-		if !need { // rides along with the next
-			s.queue = batch
-			s.mu.Unlock()
-			continue
-		}
-		delay := s.delay
+	}
+	if s.writing || s.dead || !need { // what needs none rides along with the next
 		s.mu.Unlock()
-		if delay > 0 {
-			select {
-			case <-time.After(delay):
-			case <-s.quit:
-				return
-			}
+		return
+	}
+	s.writing, s.queue = true, nil
+	delay := s.delay
+	s.mu.Unlock()
+	begun()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-s.quit:
+			return
 		}
-		s.mu.Lock()
-		s.syncs++
-		for _, a := range batch {
-			for _, r := range a.recs {
-				s.durable(r)
-			}
-		}
+	}
+	s.mu.Lock()
+	if s.dead {
 		s.mu.Unlock()
-		for _, a := range batch {
-			if a.done != nil {
-				a.done(nil)
-			}
+		return
+	}
+	s.syncs++
+	for _, a := range batch {
+		for _, r := range a.recs {
+			s.durable(r)
 		}
-		s.mu.Lock()
-		if len(s.queue) > 0 {
-			select {
-			case s.wake <- struct{}{}:
-			default:
-			}
+	}
+	s.mu.Unlock()
+	for _, a := range batch {
+		if a.done != nil {
+			a.done(nil)
 		}
-		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	s.writing = false
+	more := len(s.queue) > 0
+	s.mu.Unlock()
+	if more {
+		s.wakeWriter()
+	}
+}
+
+func (s *fakeStore) wakeWriter() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 

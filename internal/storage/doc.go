@@ -41,7 +41,8 @@
 //
 // Whose turn it is to write the log owns the active segment and calls the callbacks of
 // Append, in order: the log writer, or a goroutine that [Store.WriteQueued] has borrowed.
-// The writer ends in Close, after the queue is written. The segment preparer keeps
+// Only the writer goes on to the next segment, which may have to wait for space, gathers, and
+// seals the log. It ends in Close, after the queue is written. The segment preparer keeps
 // the next segment ready off the path; it ends in Close. The checkpointer (from
 // Start on) and the space watcher end in Close.
 //

@@ -38,7 +38,7 @@ type FS interface {
 }
 
 // File is an open file. Sync makes written data durable (fdatasync). WriteAt
-// and Sync of one file are called from one goroutine.
+// and Sync of one file are called from one goroutine at a time.
 type File interface {
 	io.ReaderAt
 	io.WriterAt

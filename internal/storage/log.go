@@ -176,9 +176,11 @@ func (l *log) run() {
 // lend writes what is queued on the caller's goroutine, if that is all but certain to cost one
 // write and one sync: nobody is writing, appends come one at a time (else there is something to
 // gather, which is the writer's business), and the segment has room (the next one may have to be
-// waited for). Whatever is queued meanwhile is left to the writer.
-func (l *log) lend() {
+// waited for). Whatever is queued meanwhile is left to the writer. begun is called once the turn
+// is the caller's.
+func (l *log) lend(begun func()) {
 	if batch, _, ok := l.beginTurn(true); ok {
+		begun()
 		l.endTurn(batch, l.write(batch))
 	}
 }
@@ -261,9 +263,10 @@ func (l *log) seal() {
 
 // gatherMore yields until as many appends are queued as the last batch had, at
 // most for gather: whoever was answered by the last sync is about to come back,
-// and would just miss the next one. A single client waits for nobody.
+// and would just miss the next one. A single client waits for nobody, nor does a
+// writer that is woken for nothing: another has taken what was queued.
 func (l *log) gatherMore() {
-	if l.queued.Load() >= l.lastDue.Load() || l.gather <= 0 {
+	if n := l.queued.Load(); n == 0 || n >= l.lastDue.Load() || l.gather <= 0 {
 		return
 	}
 	start := time.Now()

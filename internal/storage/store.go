@@ -310,8 +310,10 @@ func (s *Store) Append(recs []GroupRecord, done func(error)) { s.log.append(recs
 func (s *Store) Queue(recs []GroupRecord, done func(error)) { s.log.append(recs, done, false) }
 
 // WriteQueued has what is queued written. If the log is at rest it is written on the caller's
-// goroutine, which waits for the disk and runs the callbacks, else by the log's writer.
-func (s *Store) WriteQueued() { s.log.lend() }
+// goroutine, which waits for the disk, but neither for space nor for a new segment, else by the
+// log's writer. In the first case begun is called before: from then until WriteQueued returns
+// all callbacks run on this goroutine.
+func (s *Store) WriteQueued(begun func()) { s.log.lend(begun) }
 
 // Close writes out the queue of appends, ends all goroutines and lets go of the
 // directory. It does not checkpoint; a clean shutdown calls Checkpoint first, to
