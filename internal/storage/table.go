@@ -85,6 +85,9 @@ func (s *Store) Apply(b *Batch) error {
 	if load >= 1 {
 		s.kick()
 		if d := delay(load, len(b.ops)); d > 0 && s.checkpointing.Load() {
+			// Who sleeps here may have queued something that it means to write afterwards
+			// (Queue), for groups that load nothing.
+			s.log.wakeWriter()
 			s.sleep(d)
 		}
 	}
