@@ -132,6 +132,7 @@ const (
 	streamTorn
 	streamClients // and on: one each
 	streamLocks   = 1 << 32
+	streamWorkers = 1 << 33
 )
 
 func newDraw(seed, stream uint64) draw { return draw{rand.New(rand.NewPCG(seed, stream))} }
@@ -143,7 +144,7 @@ var splitKeys = []string{acct(3), acct(6), reg(0), reg(3), mix(0), mix(4), mix(8
 func NewPlan(seed uint64, o Options) Plan {
 	d := newDraw(seed, streamPlan)
 	p := Plan{
-		Seed: seed, Nodes: 3, Workers: 1,
+		Seed: seed, Nodes: 3,
 		Epsilon:            pick(d, 0, time.Millisecond, 4*time.Millisecond, 4*time.Millisecond, 20*time.Millisecond, 50*time.Millisecond),
 		Duration:           o.Duration,
 		DiskLatency:        pick(d, 0, 100*time.Microsecond, 500*time.Microsecond, 3*time.Millisecond),
@@ -184,6 +185,8 @@ func NewPlan(seed uint64, o Options) Plan {
 	if o.Adjust == nil {
 		p.drawLocks(newDraw(seed, streamLocks))
 	}
+	// Of several workers one may write the log while the others go on, if a segment has room for it.
+	p.Workers = pick(newDraw(seed, streamWorkers), 1, 3)
 	if o.Adjust != nil {
 		o.Adjust(&p, newDraw(seed, streamPlan+100))
 	}
