@@ -69,7 +69,7 @@ func TestHelloOfALaneIsBounded(t *testing.T) {
 // ping would be sent, and what is queued takes longer than pingTimeout.
 func TestBusyLaneIsNotTakenForDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := bufconn.Listen(64 << 10)
+		ln := bufconn.Listen(16 << 10)
 		var dials atomic.Int32
 		cfg := Config{Self: 1, Addrs: map[keys.NodeID]string{1: "n1", 2: "n2"}, Logger: slog.New(slog.DiscardHandler)}
 		cfg.Dial = func(ctx context.Context, _ string) (net.Conn, error) { dials.Add(1); return ln.DialContext(ctx) }
@@ -81,7 +81,7 @@ func TestBusyLaneIsNotTakenForDead(t *testing.T) {
 		if err := n1.Start(); err != nil {
 			t.Fatal(err)
 		}
-		frame := make([]byte, 64<<10)
+		frame := make([]byte, 16<<10)
 		for range 24 * 12 { // 20 % more than the peer takes
 			n1.Send(2, paxosgroup.ClassRaft, frame)
 			time.Sleep(time.Second / 12)
