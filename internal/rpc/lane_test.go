@@ -201,7 +201,7 @@ func lanePair(t *testing.T, handle func(f []byte)) (n1, n2 *node, conns chan net
 // However little the kernel takes at a time, and whoever writes the rest, every frame that a lane
 // has accepted arrives whole, once, and in its sender's order.
 func TestLaneKeepsFramesWholeAndInOrder(t *testing.T) {
-	const senders, each = 8, 120
+	const senders, each = 8, 60
 	type arrival struct {
 		sender, number uint32
 		whole          bool
