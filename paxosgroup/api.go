@@ -134,7 +134,7 @@ func (e *NotLeaderError) Error() string {
 
 // Transport carries messages between hosts. Send is best effort, never blocks
 // and may drop, delay or reorder between distinct calls; frames are opaque,
-// versioned bytes. The gRPC one lives in internal/rpc, the in-memory twin in
+// versioned bytes. The real one lives in internal/rpc, the in-memory twin in
 // paxosgroup/memtransport.go.
 type Transport interface {
 	// Send queues frame for node to. Class keeps lease heartbeats ahead of bulk.
@@ -144,7 +144,7 @@ type Transport interface {
 	Handle(func(from keys.NodeID, class Class, frame []byte))
 }
 
-// Class of a frame: an own queue, and over gRPC an own stream, each.
+// Class of a frame: an own queue, and an own way to the peer (internal/rpc), each.
 type Class uint8
 
 const (

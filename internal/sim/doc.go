@@ -65,7 +65,8 @@
 // iteration): who of two transactions gets a lock, a timestamp or a place in a batch
 // first. To keep that rare every link delivers in nanoseconds of its own, a message's
 // fate follows from what it says and when, jitter is drawn from seeds and the virtual
-// clock, and hosts run one worker. Traces are the same for the first hundreds of
+// clock, and in half of the seeds hosts run one worker (in the others three: one of them may
+// write the log while the others go on). Traces are the same for the first hundreds of
 // operations, then drift apart; the faults stay the same to the end. A violation
 // therefore often, but not always, shows again at once: -sim.repeat=N tries N times,
 // GOMAXPROCS=1 helps.
