@@ -353,6 +353,7 @@ func TestShutdownCuts(t *testing.T) {
 		inTxn.query("begin")
 		expectCode(t, inTxn, "", 'T')
 		mute.query("begin; rows 100000") // never reads
+		synctest.Wait()                  // else it may be idle still, and end by itself
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		done := make(chan error, 1)
