@@ -44,6 +44,7 @@ func main() {
 		runtime.GOMAXPROCS(4)
 	}
 	keepHeapFloor()
+	calmSysmon()
 	os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
