@@ -5,21 +5,27 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
-// heapFloor is the least heap at which the collector begins: a node whose live heap is 10 MB
+// The heap's floor is the least heap at which the collector begins: a node whose live heap is 10 MB
 // would otherwise collect every 10 MB, hundreds of transactions apart. A heap of which more than
-// half of this is alive is collected as GOGC's default says, at twice what is alive.
-const heapFloor = 64 << 20
+// half of it is alive is collected as GOGC's default says, at twice what is alive. It is what is
+// alive and what the node allocates in a second, within these bounds: a collection a second costs next
+// to nothing, and a heap that is larger than that only leaves the processor's cache.
+const (
+	leastFloor = 16 << 20
+	mostFloor  = 64 << 20
+)
 
-// keepHeapFloor sets GOGC anew after each collection, so that the next one begins at heapFloor or
+// keepHeapFloor sets GOGC anew after each collection, so that the next one begins at the floor or
 // at twice what is alive. The runtime has no setting for it. An operator who sets
 // GOGC or GOMEMLIMIT has decided otherwise. It lasts for the life of the process.
 func keepHeapFloor() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	f := &floor{samples: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
+	f := &floor{samples: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}, {Name: "/gc/heap/allocs:bytes"}}}
 	f.set()
 	f.arm()
 }
@@ -28,6 +34,9 @@ func keepHeapFloor() {
 type floor struct {
 	samples []metrics.Sample
 	percent int
+	// At the last collection.
+	at        time.Time
+	allocated uint64
 }
 
 // arm has set run after the next collection: an object that nobody refers to is found dead by it.
@@ -42,20 +51,29 @@ func (f *floor) arm() {
 // set changes GOGC if the heap has changed by so much that it matters: it stops the world.
 func (f *floor) set() {
 	metrics.Read(f.samples)
-	percent := floorPercent(f.samples[0].Value.Uint64(), f.samples[1].Value.Uint64()+f.samples[2].Value.Uint64())
+	live, roots := f.samples[0].Value.Uint64(), f.samples[1].Value.Uint64()+f.samples[2].Value.Uint64()
+	at, allocated := time.Now(), f.samples[3].Value.Uint64()
+	percent := floorPercent(live, roots, floorFor(live, allocated-f.allocated, at.Sub(f.at)))
+	f.at, f.allocated = at, allocated
 	if d := percent - f.percent; d > f.percent/16 || -d > f.percent/16 {
 		f.percent = percent
 		debug.SetGCPercent(percent)
 	}
 }
 
-// floorPercent is the GOGC with which the heap may grow to heapFloor, at least 100. The
+// floorFor is the floor of a process of which so much is alive and that has allocated so many bytes in a time.
+func floorFor(live, bytes uint64, in time.Duration) uint64 {
+	perSecond := float64(bytes) / max(in.Seconds(), 1e-9)
+	return uint64(min(max(float64(live)+perSecond, leastFloor), mostFloor))
+}
+
+// floorPercent is the GOGC with which the heap may grow to floor, at least 100. The
 // runtime lets a heap grow by that much of what is alive and of the other roots, and in any
 // case to that much of 4 MiB.
-func floorPercent(live, roots uint64) int {
-	const most = heapFloor * 100 / (4 << 20)
-	if live >= heapFloor/2 {
+func floorPercent(live, roots, floor uint64) int {
+	if live >= floor/2 {
 		return 100
 	}
-	return min(max(100, int((heapFloor-live)*100/max(live+roots, 1))), most)
+	most := floor * 100 / (4 << 20)
+	return int(min(max(100, (floor-live)*100/max(live+roots, 1)), most))
 }
