@@ -12,7 +12,7 @@ import (
 // would otherwise collect every 10 MB, hundreds of transactions apart. A heap of which more than
 // half of it is alive is collected as GOGC's default says, at twice what is alive. It is what is
 // alive and what the node allocates in a second, within these bounds: a collection a second costs next
-// to nothing, and a heap that is larger than that only leaves the processor's cache.
+// to nothing, and memory that a small load touches for the first time costs page faults.
 const (
 	leastFloor = 16 << 20
 	mostFloor  = 64 << 20

@@ -6,7 +6,7 @@ import "time"
 // every 20 µs, then, having found nothing for a while, less and less often, down to every 10 ms. But when
 // the whole process has been at rest, the next system call makes it begin anew (runtime/proc.go;
 // go.dev/issue/18236 asks for a setting). A node that waits for its disk and its peers comes to rest a
-// thousand times a second, and with one client this thread took a third of a node's processor time.
+// thousand times a second, and with one client this thread took three tenths of the nodes' processor time.
 //
 // So while the process is busy a lookout keeps it from resting as a whole: one goroutine is always in
 // a system call that sleeps. To the scheduler that is not rest, and sysmon takes its place too when

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// calmSysmon sets up the lookout, for the life of the process.
+// calmSysmon sets up the lookout, for the life of the process. When it is away it sleeps: no event says that a
+// process has become busy.
 func calmSysmon() {
 	l := &lookout{used: processTime, nap: napOnce, away: func() { time.Sleep(stretch) }}
 	go l.run()
