@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
 
 	"github.com/spandb/spand/lockservice"
 )
@@ -40,7 +39,7 @@ func (c *Cluster) Locks() *LockClient {
 		}
 		return k.net.through(conn, client, 0)
 	}
-	opts := []lockservice.Option{lockservice.WithGRPC(grpc.WithContextDialer(dial))}
+	opts := []lockservice.Option{lockservice.WithDialer(dial)}
 	if c.mode == Virtual {
 		opts = append(opts, lockservice.WithClock(bubbleClock{time.Now()}))
 	}

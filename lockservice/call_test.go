@@ -340,7 +340,7 @@ func TestDialOneFollower(t *testing.T) {
 		c := newFakeCluster(t, 3)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		client, err := Dial(ctx, "n3", WithGRPC(dialer(c)), WithClock(c.clock))
+		client, err := Dial(ctx, "n3", WithDialer(c.dialer), WithClock(c.clock))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -356,11 +356,11 @@ func TestDialNamesWhatEachNodeSaid(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		c := &fakeCluster{t: t, clock: &bubbleClock{start: time.Now()}}
-		_, err := Dial(ctx, "a:1, b:2", WithGRPC(dialer(c)), WithClock(c.clock))
+		_, err := Dial(ctx, "a:1, b:2", WithDialer(c.dialer), WithClock(c.clock))
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("error %v", err)
 		}
-		for _, want := range []string{"a:1: ", "b:2: ", `no node \"a:1\"`} {
+		for _, want := range []string{"a:1: ", "b:2: ", `no node "a:1"`} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%q lacks %q", err, want)
 			}

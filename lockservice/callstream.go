@@ -3,6 +3,7 @@ package lockservice
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 // callStream carries calls over one Do stream. Its reader and writer goroutines end when it
 // breaks.
 type callStream struct {
-	stream lockpb.LockService_DoClient
+	stream transport
 	cancel context.CancelCauseFunc
 	down   chan struct{} // closed when broken, err being set
 	err    error
@@ -43,6 +44,10 @@ const (
 	maxSelfSentBytes = 32 << 10
 	sentOverhead     = 16 // bytes of a request, at most, beside its own: of gRPC's framing
 )
+
+// fewCalls may be under way on a lane for a caller to send his request himself: of more, several come
+// together, and one write is cheaper than many.
+const fewCalls = 2
 
 type pendingCall struct {
 	answer chan *lockpb.DoResponse // has room for it, and for a nil, which says that the call stalls
@@ -121,6 +126,17 @@ func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error)
 		p.stalls = time.Now().Add(stallAfter)
 		s.watchLocked(stallAfter)
 	}
+	if s.stream.prompt() {
+		if s.sending || len(s.out) > 0 || len(s.pending) > fewCalls {
+			s.out = append(s.out, req)
+			s.mu.Unlock()
+			s.poke()
+			return id, nil
+		}
+		s.mu.Unlock()
+		s.stream.sendAll([]*lockpb.DoRequest{req})
+		return id, nil
+	}
 	s.countLocked(req)
 	p.end = s.sent
 	// A stream of which nothing is known yet is gRPC's to open once more, elsewhere.
@@ -133,7 +149,7 @@ func (s *callStream) send(req *lockpb.DoRequest, p *pendingCall) (uint64, error)
 	s.sending = true
 	s.mu.Unlock()
 	// Its error is the stream's end, of which the reader learns why.
-	s.stream.Send(req)
+	s.stream.sendAll([]*lockpb.DoRequest{req})
 	s.endTurn()
 	return id, nil
 }
@@ -216,6 +232,9 @@ func (s *callStream) write() {
 		case <-s.down:
 			return
 		}
+		if s.stream.prompt() {
+			runtime.Gosched() // others are about to call too, and one write is cheaper than many
+		}
 		s.mu.Lock()
 		var out []*lockpb.DoRequest
 		if !s.sending {
@@ -223,12 +242,10 @@ func (s *callStream) write() {
 			s.sending = len(out) > 0
 		}
 		s.mu.Unlock()
-		for _, req := range out {
-			if err := s.stream.Send(req); err != nil {
+		if len(out) > 0 {
+			if err := s.stream.sendAll(out); err != nil {
 				return // the reader learns why
 			}
-		}
-		if len(out) > 0 {
 			s.endTurn()
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -21,9 +22,11 @@ import (
 // Client reaches the cells of a cluster through any of its nodes. It keeps one connection to
 // each node that it uses. Safe for concurrent use.
 type Client struct {
-	clock Clock
-	dial  []grpc.DialOption
-	seeds []string
+	clock  Clock
+	dial   []grpc.DialOption
+	dialer dialer
+	lanes  bool // calls may go over lanes, see transport
+	seeds  []string
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -40,18 +43,30 @@ type Client struct {
 type Option func(*options)
 
 type options struct {
-	clock Clock
-	grpc  []grpc.DialOption
+	clock  Clock
+	grpc   []grpc.DialOption
+	dialer dialer
+	lanes  bool
 }
 
 // WithClock replaces CLOCK_BOOTTIME, for tests and virtual time.
 func WithClock(c Clock) Option { return func(o *options) { o.clock = c } }
 
-// WithGRPC adds options for the connections: credentials (default: none), a dialer,
-// interceptors.
+// WithDialer connects to the nodes' addresses by dial (default: TCP).
+func WithDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) Option {
+	return func(o *options) { o.dialer = dial }
+}
+
+// WithGRPC adds options for gRPC's connections: credentials (default: none), interceptors. With any of
+// them everything goes over gRPC, unless WithLanes is given too.
 func WithGRPC(opts ...grpc.DialOption) Option {
 	return func(o *options) { o.grpc = append(o.grpc, opts...) }
 }
+
+// WithLanes has calls go over lanes, TCP connections to the nodes' same ports on which no time is lost
+// between goroutines, where the nodes welcome that, although options were given for gRPC: those see the
+// sessions' KeepAlive streams alone then. Without WithGRPC it is the default.
+func WithLanes() Option { return func(o *options) { o.lanes = true } }
 
 // Reconnecting is quick, because leases run; and a connection that a partition has
 // swallowed is given up after 3 s with unacknowledged bytes (gRPC sets TCP_USER_TIMEOUT to
@@ -77,7 +92,7 @@ var dialOptions = []grpc.DialOption{
 // separated by commas. It returns when one of them has answered, or with what each of them
 // said last when ctx ends. ctx bounds only Dial.
 func Dial(ctx context.Context, addrs string, opts ...Option) (*Client, error) {
-	o := options{clock: systemClock{}}
+	o := options{clock: systemClock{}, dialer: dialTCP}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -91,13 +106,15 @@ func Dial(ctx context.Context, addrs string, opts ...Option) (*Client, error) {
 		return nil, errors.New("lockservice: no address to dial")
 	}
 	c := &Client{
-		clock: o.clock,
-		dial:  append(slices.Clone(dialOptions), o.grpc...),
-		seeds: seeds,
-		known: slices.Clone(seeds),
-		turn:  rand.IntN(len(seeds)), // clients spread over the nodes
-		nodes: map[string]*peer{},
-		cells: map[string]*cell{},
+		clock:  o.clock,
+		dial:   append(append(slices.Clone(dialOptions), grpc.WithContextDialer(o.dialer)), o.grpc...),
+		dialer: o.dialer,
+		lanes:  o.lanes || len(o.grpc) == 0,
+		seeds:  seeds,
+		known:  slices.Clone(seeds),
+		turn:   rand.IntN(len(seeds)), // clients spread over the nodes
+		nodes:  map[string]*peer{},
+		cells:  map[string]*cell{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	if err := c.greet(ctx); err != nil {

@@ -1,9 +1,12 @@
 package lockservice
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -13,10 +16,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/spandb/spand/internal/lane"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
@@ -27,6 +35,7 @@ type fakeCluster struct {
 	t     *testing.T
 	nodes []*fakeNode
 	clock *bubbleClock
+	plain bool // the nodes know nothing of lanes
 
 	mu        sync.Mutex
 	leader    int
@@ -58,6 +67,7 @@ type fakeNode struct {
 	mu     sync.Mutex
 	lis    *bufconn.Listener // nil: down
 	server *grpc.Server
+	lanes  map[net.Conn]struct{}
 }
 
 // bubbleClock is virtual time, plus what a test adds: a suspend, in which timers stand still.
@@ -70,10 +80,13 @@ func (c *bubbleClock) Now() time.Duration {
 	return time.Since(c.start) + time.Duration(c.add.Load())
 }
 
+// overGRPC runs the package's tests against nodes that know nothing of lanes.
+var overGRPC = flag.Bool("grpc", false, "calls go over gRPC, not lanes")
+
 const testTTL = 12 * time.Second
 
 func newFakeCluster(t *testing.T, nodes int) *fakeCluster {
-	c := &fakeCluster{t: t, epoch: 1, clock: &bubbleClock{start: time.Now()}, push: map[uint64]*lockpb.Lease{}, latest: map[uint64]uint64{}, poked: make(chan struct{})}
+	c := &fakeCluster{t: t, plain: *overGRPC, epoch: 1, clock: &bubbleClock{start: time.Now()}, push: map[uint64]*lockpb.Lease{}, latest: map[uint64]uint64{}, poked: make(chan struct{})}
 	for i := range nodes {
 		n := &fakeNode{c: c, index: i}
 		c.nodes = append(c.nodes, n)
@@ -94,16 +107,19 @@ func (n *fakeNode) boot() {
 	defer n.mu.Unlock()
 	n.lis = bufconn.Listen(1 << 20)
 	// As a node's server has it (internal/rpc).
-	n.server = grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+	n.server = grpc.NewServer(grpc.Creds(&fakeDoor{insecure.NewCredentials(), n}), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	lockpb.RegisterLockServiceServer(n.server, n)
 	go n.server.Serve(n.lis)
 }
 
 func (n *fakeNode) kill() {
 	n.mu.Lock()
-	s := n.server
-	n.lis, n.server = nil, nil
+	s, lanes := n.server, n.lanes
+	n.lis, n.server, n.lanes = nil, nil, nil
 	n.mu.Unlock()
+	for conn := range lanes {
+		conn.Close()
+	}
 	if s != nil {
 		s.Stop()
 	}
@@ -124,7 +140,94 @@ func (c *fakeCluster) dialer(ctx context.Context, addr string) (net.Conn, error)
 	return nil, fmt.Errorf("no node %q", addr)
 }
 
-func dialer(c *fakeCluster) grpc.DialOption { return grpc.WithContextDialer(c.dialer) }
+// fakeDoor tells lanes from gRPC's connections, as a node does, and serves them, unless the cluster is
+// of nodes that do not know them.
+type fakeDoor struct {
+	credentials.TransportCredentials
+	n *fakeNode
+}
+
+func (d *fakeDoor) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	hello := make([]byte, lane.HelloBytes)
+	if _, err := io.ReadFull(conn, hello); err != nil {
+		return nil, nil, err
+	}
+	if d.n.c.plain || string(hello) != lane.CallsHello {
+		return d.TransportCredentials.ServerHandshake(&begunConn{conn, hello})
+	}
+	go d.n.serveLane(conn)
+	return nil, nil, credentials.ErrConnDispatched
+}
+
+// begunConn is a connection of which something has been read.
+type begunConn struct {
+	net.Conn
+	read []byte
+}
+
+func (c *begunConn) Read(b []byte) (int, error) {
+	if len(c.read) > 0 {
+		n := copy(b, c.read)
+		c.read = c.read[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+func (n *fakeNode) serveLane(conn net.Conn) {
+	defer conn.Close()
+	n.mu.Lock()
+	if n.lis == nil {
+		n.mu.Unlock()
+		return
+	}
+	if n.lanes == nil {
+		n.lanes = map[net.Conn]struct{}{}
+	}
+	n.lanes[conn] = struct{}{}
+	n.mu.Unlock()
+	ctx, cancel := context.WithCancel(n.c.t.Context())
+	defer cancel()
+	l := &fakeLane{ctx: ctx, conn: conn, in: bufio.NewReader(conn)}
+	if hello, err := lane.Read(l.in, 100, nil); err != nil || string(hello) != lockpb.LockService_Do_FullMethodName {
+		return
+	}
+	conn.Write(lane.Append(nil, nil))
+	n.Do(l)
+}
+
+// fakeLane is a lane as a Do stream.
+type fakeLane struct {
+	grpc.ServerStream
+	ctx  context.Context
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func (l *fakeLane) Context() context.Context { return l.ctx }
+
+func (l *fakeLane) Recv() (*lockpb.DoRequest, error) {
+	for {
+		b, err := lane.Read(l.in, 1<<20, nil)
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == 0 {
+			l.conn.Write(lane.Append(nil, nil))
+			continue
+		}
+		req := new(lockpb.DoRequest)
+		return req, proto.Unmarshal(b, req)
+	}
+}
+
+func (l *fakeLane) Send(resp *lockpb.DoResponse) error {
+	b, err := proto.Marshal(resp)
+	if err == nil {
+		_, err = l.conn.Write(lane.Append(nil, b))
+	}
+	return err
+}
 
 func (c *fakeCluster) client() *Client {
 	c.t.Helper()
@@ -133,7 +236,7 @@ func (c *fakeCluster) client() *Client {
 		addrs += "," + n.addr()
 	}
 	client, err := Dial(c.t.Context(), addrs[1:], WithClock(c.clock),
-		WithGRPC(dialer(c)))
+		WithDialer(c.dialer))
 	if err != nil {
 		c.t.Fatal(err)
 	}

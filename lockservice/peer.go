@@ -2,6 +2,8 @@ package lockservice
 
 import (
 	"context"
+	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,13 +21,14 @@ const (
 	stallAfter = time.Second
 )
 
-// peer is a node of the cluster as this client uses it: one connection, and on it at most two
-// Do streams, each opened at the first call and again at the first call after it broke. One
+// peer is a node of the cluster as this client uses it: one gRPC connection, and at most two
+// Do streams, on it or on lanes beside it, each opened at the first call and again at the first call after it broke. One
 // is for calls that wait for locks: a server bounds the calls under way on a stream, and
 // what frees a lock must not queue behind those who wait for it.
 type peer struct {
 	c       *Client
 	addr    string
+	plain   atomic.Bool // it welcomes no lanes
 	doubted atomic.Bool // other nodes are being asked about it
 
 	mu      sync.Mutex
@@ -156,9 +159,7 @@ func (n *peer) stream(ctx context.Context, kind int) (*callStream, error) {
 }
 
 func (n *peer) openCalls(kind int, o *opening) {
-	stream, cancel, err := open(n, func(ctx context.Context, c lockpb.LockServiceClient) (lockpb.LockService_DoClient, error) {
-		return c.Do(ctx)
-	})
+	stream, cancel, err := open(n, n.openTransport)
 	n.mu.Lock()
 	n.opening[kind] = nil
 	if err != nil {
@@ -175,6 +176,29 @@ func (n *peer) openCalls(kind int, o *opening) {
 		s.fail(ErrClosed)
 	}
 	close(o.done)
+}
+
+// openTransport opens a lane, or a gRPC stream where lanes are not known or not wanted.
+func (n *peer) openTransport(ctx context.Context, c lockpb.LockServiceClient) (transport, error) {
+	if n.c.lanes && !n.plain.Load() {
+		l, err := openLane(ctx, n.c.dialer, n.addr)
+		if err == nil {
+			if !n.c.start(l.run) {
+				l.close()
+				return nil, ErrClosed
+			}
+			return l, nil
+		}
+		if !errors.Is(err, errNoLane) || ctx.Err() != nil {
+			return nil, err
+		}
+		n.plain.Store(!errors.Is(err, os.ErrDeadlineExceeded)) // who was only slow is asked again
+	}
+	stream, err := c.Do(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return grpcCalls{stream}, nil
 }
 
 // notices are what a call hears beside its answer, on the stream's goroutine: they must not block.

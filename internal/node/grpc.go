@@ -45,6 +45,7 @@ func (n *Node) newGRPC() *grpcNetwork {
 	g.Register(g.server)
 	adminpb.RegisterAdminServer(g.server, &admin{n: n})
 	n.locks.Register(g.server)
+	g.HandleClients(n.locks.ServeLane)
 	healthpb.RegisterHealthServer(g.server, g.health)
 	g.serving(false)
 	reflection.Register(g.server)

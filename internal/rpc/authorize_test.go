@@ -2,10 +2,15 @@ package rpc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,8 +19,10 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/lane"
 	"github.com/spandb/spand/paxosgroup"
 )
 
@@ -87,7 +94,7 @@ func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 		}
 		answer := func() (string, error) {
 			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-			b, err := readLengthened(bufio.NewReader(conn), maxHello, nil)
+			b, err := lane.Read(bufio.NewReader(conn), maxHello, nil)
 			return string(b), err
 		}
 		if insecure {
@@ -96,7 +103,7 @@ func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 				t.Errorf("insecure: %v", err)
 			}
 		} else {
-			if _, err := conn.Write([]byte(laneHello)); err != nil {
+			if _, err := conn.Write([]byte(lane.RaftHello)); err != nil {
 				t.Fatal(err)
 			}
 			if why, err := answer(); err != nil || !strings.Contains(why, "only loopback is trusted") {
@@ -107,4 +114,88 @@ func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 		n.Close()
 		srv.Stop()
 	}
+}
+
+// A client's lane is given to who serves clients, if it may speak to this node at all, says what it is
+// for, and the node has somebody for it; it ends with the network.
+func TestClientLane(t *testing.T) {
+	said := lane.Append([]byte(lane.CallsHello), []byte(clientHello))
+	for _, tc := range []struct {
+		name    string
+		far     bool // beyond loopback
+		served  bool
+		says    []byte
+		welcome string // part of the answer; empty: an empty one
+	}{
+		{"welcome", false, true, said, ""},
+		{"beyond loopback", true, true, said, "only loopback is trusted"},
+		{"nobody serves", false, false, said, errNotReady.Error()},
+		{"of another service", false, true, bytes.Replace(said, []byte("lock"), []byte("luck"), 1), "this lane is for " + clientHello},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ln, addr := listen(t)
+			n := New(Config{Self: 1, Addrs: map[keys.NodeID]string{1: addr}})
+			if tc.served {
+				n.HandleClients(func(conn net.Conn) { io.Copy(conn, conn) })
+			}
+			srv := grpc.NewServer(n.ServerOptions(false)...)
+			defer srv.Stop()
+			if tc.far {
+				go srv.Serve(farListener{ln})
+			} else {
+				go srv.Serve(ln)
+			}
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err := conn.Write(tc.says); err != nil {
+				t.Fatal(err)
+			}
+			in := bufio.NewReader(conn)
+			why, err := lane.Read(in, maxHello, nil)
+			if err != nil && !tc.far { // there the answer may be lost with what was not read
+				t.Fatal(err)
+			}
+			if err == nil && (tc.welcome == "" && len(why) > 0 || !strings.Contains(string(why), tc.welcome)) {
+				t.Errorf("answered %q", why)
+			}
+			if tc.welcome == "" {
+				if _, err := conn.Write([]byte("echo")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(in, make([]byte, 4)); err != nil {
+					t.Errorf("after the welcome: %v", err)
+				}
+			}
+			n.Close()
+			if b, err := io.ReadAll(in); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("at the end: %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// Who begins a client's lane and says no more is cut off, and so is waited for by nobody.
+func TestClientsHelloIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := bufconn.Listen(1 << 10)
+		n := startWith(t, Config{Self: 1}, ln, func(n *Network) { n.HandleClients(func(net.Conn) { t.Error("it is served") }) })
+		defer n.stop()
+		conn, err := ln.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := conn.Write([]byte(lane.CallsHello + "\x00")); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(began.Add(time.Minute))
+		io.ReadAll(conn)
+		if took := time.Since(began); took > helloTimeout {
+			t.Errorf("cut off after %v", took)
+		}
+	})
 }

@@ -1,13 +1,18 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/spandb/spand/internal/lane"
 )
 
 // ServerOptions are the package's for the server of this network: lanes are let in at the same
@@ -27,20 +32,30 @@ type doorman struct {
 // ServerHandshake implements credentials.TransportCredentials. gRPC calls it on a goroutine of
 // the connection's, with a deadline set.
 func (d *doorman) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	hello := make([]byte, len(laneHello))
+	hello := make([]byte, lane.HelloBytes)
 	// Who says nothing is not waited for by Close, nor by the server's end after it.
 	silent := context.AfterFunc(d.n.ctx, func() { conn.Close() })
 	_, err := io.ReadFull(conn, hello[:1])
 	if !silent() || err != nil {
 		return nil, nil, io.EOF
 	}
-	if hello[0] != laneHello[0] {
+	if hello[0] != lane.RaftHello[0] {
 		return d.TransportCredentials.ServerHandshake(&begunConn{conn, hello[:1]})
 	}
-	if _, err := io.ReadFull(conn, hello[1:]); err != nil || string(hello) != laneHello || !d.n.admit(conn, d.trustAll) {
+	if _, err := io.ReadFull(conn, hello[1:]); err != nil || !d.admit(string(hello), conn) {
 		conn.Close()
 	}
 	return nil, nil, credentials.ErrConnDispatched
+}
+
+func (d *doorman) admit(hello string, conn net.Conn) bool {
+	switch hello {
+	case lane.RaftHello:
+		return d.n.admit(conn, func() { d.n.serveLane(conn, d.trustAll) })
+	case lane.CallsHello:
+		return d.n.admit(conn, func() { d.n.serveClient(conn, d.trustAll) })
+	}
+	return false
 }
 
 // begunConn is a connection of which something has been read.
@@ -59,15 +74,56 @@ func (c *begunConn) Read(b []byte) (int, error) {
 }
 
 // admit serves a lane, until Close at the latest; false after Close.
-func (n *Network) admit(conn net.Conn, trustAll bool) bool {
+func (n *Network) admit(conn net.Conn, serve func()) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ctx.Err() != nil {
 		return false
 	}
 	n.wg.Go(func() {
+		defer conn.Close()
 		defer context.AfterFunc(n.ctx, func() { conn.Close() })()
-		n.serveLane(conn, trustAll)
+		serve()
 	})
 	return true
+}
+
+// clientHello is what a client's lane says first: what is spoken on it. It is long enough that who knows
+// of HTTP/2 alone refuses it without waiting for more.
+const clientHello = "/spand.lock.v1.LockService/Do"
+
+// serveClient welcomes a client's lane, with an empty frame, or says why not, and lets who serves
+// clients have it.
+func (n *Network) serveClient(conn net.Conn, trustAll bool) {
+	lane.LimitUnacknowledged(conn, pingTimeout)
+	n.mu.Lock()
+	serve := n.clients
+	n.mu.Unlock()
+	err := trusted(conn.RemoteAddr(), trustAll)
+	if err == nil && serve == nil {
+		err = errNotReady
+	}
+	if err == nil {
+		err = heardHello(conn)
+	}
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if _, werr := conn.Write(lane.Append(nil, []byte(why))); werr == nil && err == nil {
+		serve(conn)
+	}
+}
+
+func heardHello(conn net.Conn) error {
+	late := time.AfterFunc(helloTimeout, func() { conn.Close() }) // see welcome
+	defer late.Stop()
+	said := make([]byte, len(lane.Append(nil, []byte(clientHello))))
+	if _, err := io.ReadFull(conn, said); err != nil {
+		return err
+	}
+	if !bytes.Equal(said, lane.Append(nil, []byte(clientHello))) {
+		return fmt.Errorf("this lane is for %s", clientHello)
+	}
+	return nil
 }

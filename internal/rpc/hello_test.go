@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/lane"
 	"github.com/spandb/spand/paxosgroup"
 )
 
@@ -33,13 +34,13 @@ func TestHelloOfALaneIsBounded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := conn.Write([]byte(laneHello)); err != nil {
+			if _, err := conn.Write([]byte(lane.RaftHello)); err != nil {
 				t.Fatal(err)
 			}
 			var wg sync.WaitGroup
 			if trickle {
 				wg.Go(func() {
-					for _, b := range lengthened(make([]byte, maxHello)) {
+					for _, b := range lane.Append(nil, make([]byte, maxHello)) {
 						if _, err := conn.Write([]byte{b}); err != nil {
 							return
 						}
@@ -139,19 +140,19 @@ func FuzzLane(f *testing.F) {
 	said := func(n *Network) []byte {
 		c := &script{in: bytes.NewReader(nil)}
 		n.sayHello(deadlineless{c}, 2, paxosgroup.ClassRaft)
-		return c.out.Bytes()[len(laneHello):]
+		return c.out.Bytes()[len(lane.RaftHello):]
 	}
 	hello := said(New(Config{Self: 1, Addrs: addrs}))
 	add := func(parts ...[]byte) { f.Add(bytes.Join(parts, nil)) }
 	add(hello)
-	add(hello, lengthened([]byte("a frame")), lengthened(nil), lengthened(make([]byte, 5000)))
+	add(hello, lane.Append(nil, []byte("a frame")), lane.Append(nil, nil), lane.Append(nil, make([]byte, 5000)))
 	add(hello, []byte{0xff, 0xff, 0xff, 0xff})
 	add(hello, binary.BigEndian.AppendUint32(nil, maxFrame), []byte("cut"))
 	add(said(New(Config{Self: 1, Cluster: [16]byte{3}, Addrs: addrs})))
-	add(lengthened(appendFrame(appendFrame(nil, []byte(mdProtocol)), nil)), hello)
-	add(lengthened(appendFrame(nil, []byte(mdProtocol)))) // odd
+	add(lane.Append(nil, appendFrame(appendFrame(nil, []byte(mdProtocol)), nil)), hello)
+	add(lane.Append(nil, appendFrame(nil, []byte(mdProtocol)))) // odd
 	add([]byte{0, 1, 0, 0})
-	add(lengthened(nil))
+	add(lane.Append(nil, nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		n := New(Config{Self: 2, Addrs: addrs})
 		bytesIn := 0
@@ -159,14 +160,14 @@ func FuzzLane(f *testing.F) {
 			if from != 1 || class != paxosgroup.ClassRaft || len(frame) == 0 {
 				t.Errorf("frame of %d bytes of class %d from %d", len(frame), class, from)
 			}
-			bytesIn += laneLength + len(frame)
+			bytesIn += 4 + len(frame)
 		})
 		c := &script{in: bytes.NewReader(data)}
 		n.serveLane(c, false)
 		if bytesIn > len(data) || c.most > maxFrame {
 			t.Errorf("%d bytes were delivered of %d, %d asked for at once", bytesIn, len(data), c.most)
 		}
-		answer, err := readLengthened(bufio.NewReader(&c.out), maxHello, nil)
+		answer, err := lane.Read(bufio.NewReader(&c.out), maxHello, nil)
 		if err != nil {
 			t.Fatalf("the opener gets no answer: %v", err)
 		}
@@ -194,8 +195,8 @@ func TestStrangersAtTheDoor(t *testing.T) {
 		"a port scan":    "",
 		"another lane's": "\x00spandL9" + strings.Repeat("\x00", 64),
 		"zeros":          strings.Repeat("\x00", 64),
-		"a short hello":  laneHello[:3],
-		"a huge hello":   laneHello + "\xff\xff\xff\xff",
+		"a short hello":  lane.RaftHello[:3],
+		"a huge hello":   lane.RaftHello + "\xff\xff\xff\xff",
 	} {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -179,7 +177,7 @@ func TestLaneKeepsFramesWholeAndInOrder(t *testing.T) {
 	for s := range uint32(senders) {
 		wg.Go(func() {
 			for i := range uint32(each) {
-				if !l.put(numbered(s, i, 4<<10)) {
+				if !l.Put(numbered(s, i, 4<<10)) {
 					t.Error("a frame was refused within the budget")
 				}
 			}
@@ -197,11 +195,6 @@ func TestLaneKeepsFramesWholeAndInOrder(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatalf("no more arrives; next are %d", next)
 		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if cap(l.spare) > maxSpare || len(l.queue)+len(l.rest) > 0 {
-		t.Errorf("an idle lane keeps %d bytes spare, %d queued", cap(l.spare), len(l.queue)+len(l.rest))
 	}
 }
 
@@ -272,98 +265,6 @@ func TestCutLaneComesBack(t *testing.T) {
 	defer mu.Unlock()
 	if bad != nil {
 		t.Errorf("arrived: %v", bad)
-	}
-}
-
-// What the lane's goroutine is writing counts: a peer that does not read costs the budget, not
-// twice that. A ping is let through.
-func TestBudgetCountsWhatIsBeingWritten(t *testing.T) {
-	l := newLane(1000)
-	here, there := net.Pipe()
-	defer here.Close()
-	defer there.Close()
-	l.open(newWay(here)) // which takes nothing without waiting
-	frame := make([]byte, 100)
-	accepted := 0
-	for l.put(frame) {
-		accepted++
-	}
-	if want := 1000 / (laneLength + len(frame)); accepted != want {
-		t.Errorf("%d frames were accepted, not %d", accepted, want)
-	}
-	<-l.wake
-	buf := l.take(nil)
-	if l.put(frame) {
-		t.Error("a frame was accepted beyond the budget")
-	}
-	l.ping()
-	if buf = l.take(buf); len(buf) != (accepted-1)*(laneLength+len(frame))+laneLength {
-		t.Errorf("%d bytes are next", len(buf))
-	}
-	for ; buf != nil; buf = l.take(buf) {
-	}
-	if !l.put(frame) {
-		t.Error("a frame was refused when all was written")
-	}
-}
-
-// A sender that was writing when the lane broke leaves the next connection alone: nothing of what
-// he wrote goes there.
-func TestSenderOutlivesHisConnection(t *testing.T) {
-	l := newLane(1000)
-	raw := stuckConn{entered: make(chan struct{}), release: make(chan struct{})}
-	w := &way{raw: raw}
-	w.try = w.write
-	l.open(w)
-	done := make(chan struct{})
-	go func() { l.put([]byte("of the first")); close(done) }()
-	<-raw.entered
-	l.put([]byte("queued for the first"))
-	l.broken()
-	l.open(new(way))
-	l.put([]byte("of the second"))
-	close(raw.release)
-	<-done
-	<-l.wake
-	var written []byte
-	for buf := l.take(nil); buf != nil; buf = l.take(buf) {
-		written = append(written, buf...)
-	}
-	if want := lengthened([]byte("of the second")); !bytes.Equal(written, want) {
-		t.Errorf("the second connection gets %q, not %q", written, want)
-	}
-}
-
-// stuckConn takes its time over a write, which then fails.
-type stuckConn struct {
-	syscall.RawConn
-	entered, release chan struct{}
-}
-
-func (c stuckConn) Write(func(uintptr) bool) error {
-	close(c.entered)
-	<-c.release
-	return net.ErrClosed
-}
-
-// What waits for a peer that is down is little, and the latest.
-func TestLittleWaitsForALaneToOpen(t *testing.T) {
-	l := newLane(raftBudget)
-	frame := make([]byte, 100<<10)
-	for i := range 30 {
-		frame[0] = byte(i)
-		if !l.put(frame) {
-			t.Fatal("a frame was refused")
-		}
-		if len(l.queue) > maxUnopened {
-			t.Fatalf("%d bytes wait", len(l.queue))
-		}
-	}
-	if last := l.queue[len(l.queue)-len(frame)]; last != 29 {
-		t.Errorf("frame %d waits as the last", last)
-	}
-	if !l.put(make([]byte, maxFrame)) || len(l.queue) != laneLength+maxFrame {
-		t.Error("the largest frame does not wait")
 	}
 }
 

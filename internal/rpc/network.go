@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/internal/lane"
 	"github.com/spandb/spand/internal/version"
 	"github.com/spandb/spand/paxosgroup"
 )
@@ -68,9 +69,10 @@ type Network struct {
 
 	refused atomic.Uint64 // calls beyond a peer's budget
 
-	mu     sync.Mutex // guards frames, calls, and the admission of lanes against Close
-	frames func(from keys.NodeID, class paxosgroup.Class, frame []byte)
-	calls  CallHandler
+	mu      sync.Mutex // guards what follows, and the admission of lanes against Close
+	frames  func(from keys.NodeID, class paxosgroup.Class, frame []byte)
+	calls   CallHandler
+	clients func(net.Conn) // lanes of the lock service's
 }
 
 // New makes a Network. Peers are dialled when Start is called.
@@ -114,7 +116,9 @@ func (n *Network) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
 	switch p := n.peers[to]; {
 	case p == nil:
 	case class == paxosgroup.ClassRaft:
-		p.lane.put(frame)
+		if len(frame) <= maxFrame {
+			p.lane.Put(frame)
+		}
 	default:
 		p.out[class].put(frame)
 	}
@@ -134,6 +138,14 @@ func (n *Network) HandleCalls(h CallHandler) {
 	n.calls = h
 }
 
+// HandleClients registers who serves the lanes of the lock service's clients: serve has the
+// connection until it returns, and returns soon after it was closed.
+func (n *Network) HandleClients(serve func(net.Conn)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clients = serve
+}
+
 // Connected reports whether a stream to the peer stands.
 func (n *Network) Connected(to keys.NodeID) bool {
 	p := n.peers[to]
@@ -151,7 +163,7 @@ type netPeer struct {
 	addr string
 	conn *grpc.ClientConn
 	out  map[paxosgroup.Class]*queue // of streams of frames
-	lane *lane                       // of Raft's
+	lane *lane.Sender                // of Raft's
 	call *callStream
 	// heard is the peer's lane, the latest if it opened several.
 	heard atomic.Pointer[hearing]
@@ -162,7 +174,7 @@ type netPeer struct {
 }
 
 func newPeer(n *Network, id keys.NodeID, addr string) *netPeer {
-	p := &netPeer{net: n, id: id, addr: addr, lane: newLane(raftBudget), out: map[paxosgroup.Class]*queue{
+	p := &netPeer{net: n, id: id, addr: addr, lane: lane.NewSender(raftBudget), out: map[paxosgroup.Class]*queue{
 		paxosgroup.ClassHeartbeat: newQueue(heartbeatBudget),
 		paxosgroup.ClassSnapshot:  newQueue(snapshotBudget),
 	}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -22,18 +23,23 @@ const (
 	// maxAnswers are the bytes of answers that a stream's reader has not taken above which no more
 	// calls are. What has been carried out is answered, however much that is.
 	maxAnswers = 8 << 20
+	// fewCalls may be under way for an answer to be written at once: of more, several come together, and
+	// one write is cheaper than many.
+	fewCalls = 2
 	// maxReads bounds the calls at work on one stream whose answers may be large.
 	maxReads = 64
 )
 
-// doStream is a Do stream at work.
+// doStream is a Do stream at work, or a lane, which carries the same.
 type doStream struct {
 	s         *Server
 	ctx       context.Context
 	principal string
 	out       *outbox[*lockpb.DoResponse]
-	wg        sync.WaitGroup // calls under way, and their goroutines
-	work      chan doCall    // to idle goroutines
+	direct    func(*lockpb.DoResponse) // if set, sends an answer at once, past out, without waiting
+	wg        sync.WaitGroup           // calls under way, and their goroutines
+	under     atomic.Int32             // how many calls
+	work      chan doCall              // to idle goroutines
 	reads     chan struct{}
 
 	mu      sync.Mutex
@@ -51,23 +57,13 @@ type doCall struct {
 
 // Do implements LockService. Its end ends what is under way.
 func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
-	ctx, done := v.s.until(ss.Context())
-	ctx, stop := context.WithCancel(ctx)
-	d := &doStream{
-		s: v.s, ctx: ctx, principal: v.s.cfg.Principal(ctx), out: newOutbox[*lockpb.DoResponse](unlimited),
-		work: make(chan doCall), reads: make(chan struct{}, maxReads), cancels: map[uint64]func(){},
-	}
-	defer func() {
-		stop() // what is under way
-		d.giveUp()
-		d.finish()
-		done()
-	}()
+	d, end := v.s.newDoStream(ss.Context(), v.s.cfg.Principal(ss.Context()))
+	defer end()
 	received := make(chan error, 1)
-	sendCtx, stopSending := context.WithCancelCause(ctx)
+	sendCtx, stopSending := context.WithCancelCause(d.ctx)
 	defer stopSending(nil)
 	go func() { // ends with the stream
-		err := d.receive(ss)
+		err := d.receive(ss.Recv)
 		if errors.Is(err, io.EOF) { // the client will send no more; it still reads
 			d.finish()
 			err = io.EOF
@@ -88,6 +84,22 @@ func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResp
 			}
 		}
 	})
+}
+
+// newDoStream begins a stream's work; end ends it, and what is under way.
+func (s *Server) newDoStream(ctx context.Context, principal string) (d *doStream, end func()) {
+	ctx, done := s.until(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	d = &doStream{
+		s: s, ctx: ctx, principal: principal, out: newOutbox[*lockpb.DoResponse](unlimited),
+		work: make(chan doCall), reads: make(chan struct{}, maxReads), cancels: map[uint64]func(){},
+	}
+	return d, func() {
+		stop()
+		d.giveUp()
+		d.finish()
+		done()
+	}
 }
 
 // over returns what a stream ends with.
@@ -148,9 +160,9 @@ func (d *doStream) giveUp() {
 	}
 }
 
-func (d *doStream) receive(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResponse]) error {
+func (d *doStream) receive(next func() (*lockpb.DoRequest, error)) error {
 	for {
-		req, err := ss.Recv()
+		req, err := next()
 		if err != nil {
 			return err
 		}
@@ -222,6 +234,8 @@ func (d *doStream) enter(req *lockpb.DoRequest) *lockpb.Failure {
 	}
 	d.mu.Unlock()
 	switch {
+	case !taken && !over && !full:
+		d.under.Add(1)
 	case taken:
 		return failure(codes.InvalidArgument, reasonBadRequest, "a call with id %d is under way on this stream", req.GetId())
 	case over && d.s.quit.Err() != nil:
@@ -253,6 +267,7 @@ func (d *doStream) end(id uint64, resp *lockpb.DoResponse) {
 	delete(d.cancels, id)
 	d.mu.Unlock()
 	d.answer(resp)
+	d.under.Add(-1)
 	d.wg.Done()
 }
 
@@ -315,4 +330,10 @@ func large(req *lockpb.DoRequest) bool {
 	return false
 }
 
-func (d *doStream) answer(resp *lockpb.DoResponse) { d.out.put(resp, proto.Size(resp)) }
+func (d *doStream) answer(resp *lockpb.DoResponse) {
+	if d.direct != nil && d.under.Load() <= fewCalls {
+		d.direct(resp)
+		return
+	}
+	d.out.put(resp, proto.Size(resp))
+}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"math"
+	"runtime"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -58,6 +59,18 @@ func (o *outbox[T]) take(ctx context.Context) ([]T, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// takeMany is take, but lets those who are about to put something do so first: where taking little
+// costs as much as taking much.
+func (o *outbox[T]) takeMany(ctx context.Context) ([]T, error) {
+	select {
+	case <-o.filled:
+		signal(o.filled)
+	case <-ctx.Done():
+	}
+	runtime.Gosched()
+	return o.take(ctx)
 }
 
 // unlimited outboxes keep everything: those who put must wait for room.

@@ -258,12 +258,11 @@ func FuzzHandleCall(f *testing.F) {
 }
 
 // Calls of one stream do not wait for each other, and one can be given up.
-func TestDoStream(t *testing.T) {
+func TestDoStream(t *testing.T) { overBoth(t, testDoStream) }
+
+func testDoStream(t *testing.T, dial func(*world) doClient) {
 	w := newWorld(t, 1, echo)
-	ss, err := w.clients[1].Do(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ss := dial(w)
 	send := func(req *lockpb.DoRequest) {
 		t.Helper()
 		if err := ss.Send(req); err != nil {
@@ -355,7 +354,9 @@ func once(answer func(*lockpb.DoResponse)) func(*lockpb.DoResponse) {
 
 // Calls that the cell begins: answered from elsewhere, given up when they are cancelled and when the
 // stream ends, told where to go when the node ceases to lead.
-func TestDoStreamBeginsCalls(t *testing.T) {
+func TestDoStreamBeginsCalls(t *testing.T) { overBoth(t, testDoStreamBeginsCalls) }
+
+func testDoStreamBeginsCalls(t *testing.T, dial func(*world) doClient) {
 	w := newWorld(t, 2, echo)
 	type begun struct {
 		ordered func()
@@ -371,10 +372,7 @@ func TestDoStreamBeginsCalls(t *testing.T) {
 			b.answer(failed(req, failure(codes.Canceled, reasonCancelled, "given up")))
 		})
 	}
-	ss, err := w.clients[1].Do(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ss := dial(w)
 	call := func(id uint64) begun {
 		t.Helper()
 		if err := ss.Send(&lockpb.DoRequest{Id: id, Call: &lockpb.DoRequest_Acquire{Acquire: &lockpb.AcquireRequest{Handle: handle()}}}); err != nil {

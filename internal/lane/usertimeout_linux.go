@@ -1,4 +1,4 @@
-package rpc
+package lane
 
 import (
 	"net"
@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitUnacknowledged bounds how long the kernel waits for a peer to acknowledge what was sent,
+// LimitUnacknowledged bounds how long the kernel waits for a peer to acknowledge what was sent,
 // as gRPC does for its connections.
-func limitUnacknowledged(conn net.Conn, d time.Duration) {
+func LimitUnacknowledged(conn net.Conn, d time.Duration) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return

@@ -1,0 +1,50 @@
+package lane
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// What a connection that is a lane begins with: neither HTTP/2 nor TLS does.
+const (
+	RaftHello  = "\x00spandL1" // a node's: its Raft messages
+	CallsHello = "\x00spandC1" // a lock client's: calls of the lock service
+)
+
+// HelloBytes is the length of either.
+const HelloBytes = len(RaftHello)
+
+// lengthBytes of a frame's length, big endian.
+const lengthBytes = 4
+
+// ErrTooLong says that a frame is longer than its reader allows.
+var ErrTooLong = errors.New("a frame that is too long")
+
+// Append appends frame after its length.
+func Append(b, frame []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(frame))), frame...)
+}
+
+// SetLength writes the length of a frame that has been appended piece by piece: b is what Append made
+// of nothing, and the frame after it.
+func SetLength(b []byte) { binary.BigEndian.PutUint32(b, uint32(len(b)-lengthBytes)) }
+
+// Read reads one frame of at most most bytes, into buf if that is large enough.
+func Read(in *bufio.Reader, most int, buf []byte) ([]byte, error) {
+	var length [lengthBytes]byte
+	if _, err := io.ReadFull(in, length[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(length[:])
+	if uint64(n) > uint64(most) {
+		return nil, ErrTooLong
+	}
+	if uint64(n) > uint64(cap(buf)) {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	_, err := io.ReadFull(in, buf)
+	return buf, err
+}
