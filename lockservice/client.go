@@ -65,7 +65,8 @@ func WithGRPC(opts ...grpc.DialOption) Option {
 
 // WithLanes has calls go over lanes, TCP connections to the nodes' same ports on which no time is lost
 // between goroutines, where the nodes welcome that, although options were given for gRPC: those see the
-// sessions' KeepAlive streams alone then. Without WithGRPC it is the default.
+// sessions' KeepAlive streams alone then, and lanes carry no metadata, so that an interceptor must not say
+// who the client is. Without WithGRPC it is the default.
 func WithLanes() Option { return func(o *options) { o.lanes = true } }
 
 // Reconnecting is quick, because leases run; and a connection that a partition has

@@ -40,6 +40,10 @@
 // is given back in the background, and so is one whose release was in order but may have been lost with the leader. Only a change without a session (Client.Node) may fail with
 // ErrAmbiguous.
 //
+// Calls go over a connection of their own (a lane, package internal/lane: a length and a DoRequest, or back
+// a DoResponse) where a node welcomes that, else over a gRPC stream (LockService.Do); leases and events
+// always over gRPC.
+//
 // Errors name what happened to errors.Is (ErrNotFound, ErrLockHeld, …); status.FromError finds the gRPC
 // status with the service's ErrorInfo. A call that ends with its context returns the context's
 // cause, and with it what the last attempt met, if that is known.
@@ -63,7 +67,8 @@
 // # Goroutines and locks
 //
 // A Client runs, for every node that it calls, one goroutine that reads answers and one that
-// writes calls, which end when their stream breaks; for every cell with sessions one that sends
+// writes calls, and for a lane one more, that pings and writes what the kernel would not take at once, all
+// of which end when their stream breaks; for every cell with sessions one that sends
 // beats and one that reads leases, which end with the last session; and short ones that undo
 // what was given up, or give back what was kept, which end with the session. Client.Close ends and
 // awaits all of them. What is kept costs no goroutine, but a timer per handle, which Handle.Close

@@ -13,12 +13,13 @@ import "time"
 // others need it. docs/decisions.md has the figures.
 
 const (
-	// nap is how long the lookout sleeps in one system call: less than the 10 ms after which sysmon takes the
-	// place of a goroutine that has not left it, which would count as having found something.
+	// nap is how long the lookout sleeps in one system call, after which Go wakes a thread for nothing:
+	// long, but less than the 10 ms after which sysmon takes the place of a goroutine that has not left it,
+	// which would count as having found something.
 	nap = 8 * time.Millisecond
 	// stretch is how long it naps, or is away, before it looks again whether the process is busy.
 	stretch = 250 * time.Millisecond
-	// busy is the processor time in a stretch from which on napping is worth its price, about 1 ms.
+	// busy is the processor time in a stretch from which on napping is worth its price, about half a millisecond.
 	busy = 12500 * time.Microsecond
 )
 

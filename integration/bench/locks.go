@@ -283,7 +283,7 @@ func (b *bench) lockStores(ctx context.Context) ([]*lockStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	spand := &lockStore{name: "spand", about: "spand, three nodes with its defaults, ε = 0: every write on disk at a majority before it is acknowledged; a release of a lock when it is in order, except where a line says otherwise.",
+	spand := &lockStore{name: "spand", about: "spand, three nodes with its defaults, ε = 0: every write on disk at a majority before it is acknowledged; a release of a lock when it is in order, except where a line says otherwise. Its Go client makes calls over a TCP connection of its own beside gRPC (docs/decisions.md), etcd's over gRPC.",
 		load: filepath.Join(b.dir, "spandload"), start: (*bench).spandLocks}
 	_, err = output(ctx, "go", "build", "-o", spand.load, "github.com/spandb/spand/integration/bench/spandload")
 	return []*lockStore{etcd, spand}, err

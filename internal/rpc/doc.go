@@ -11,15 +11,15 @@
 // for either half, and its handler returns when one of them is over. They end when Close
 // is called or, streams, when they break; a broken one is reopened with bounded backoff.
 //
-// A lane that this node opened has two goroutines: one opens it, pings, and writes what senders
-// could not write themselves without waiting; one reads the peer's pongs, and breaks the lane
-// when they fail to come. At any moment one of nobody, a sender or the first of these goroutines
-// writes (lane.writer), so that frames stay whole and in order; what the others send meanwhile
-// is queued, and dropped when that and what is being written exceed the budget. What a broken
-// lane had not sent is lost, as is what it sent and the peer had not delivered. A lane that a peer
-// opened is told from gRPC by its first byte (doorman) and has one goroutine, which reads and
-// delivers; it ends with the connection, with a later lane of the same peer, or with Close,
-// which waits for the handler to return.
+// A lane that this node opened (package lane has its sending half) has two goroutines: one opens it,
+// pings, and writes what senders could not write themselves without waiting; one reads the peer's pongs,
+// and breaks the lane when they fail to come. What a broken lane had not sent is lost, as is what it sent
+// and the peer had not delivered. A lane that a peer opened is told from gRPC by its first byte (doorman)
+// and has one goroutine, which reads and delivers; it ends with the connection, with a later lane of the
+// same peer, or with Close, which waits for the handler to return.
+//
+// Lock clients open lanes too, and say what for (clientHello); whoever HandleClients names has them, on a
+// goroutine of the network's, until he returns.
 //
 // Every stream and lane states format version, cluster, sender and intended receiver, the
 // sender's incarnation, and which versions of the cluster it can run; a mismatch
@@ -28,6 +28,6 @@
 // there are certificates, peers beyond loopback are refused unless the operator
 // said --insecure (ServerOptions): lanes before their hello is read.
 //
-// Lock order: Network.mu, then peer, queue or lane mutexes; none is held across I/O.
+// Lock order: Network.mu, then peer, queue or lane.Sender mutexes; none is held across I/O.
 // netPeer.turns are semaphores, held while the handler has a frame, under nothing.
 package rpc

@@ -17,6 +17,12 @@
 // let the waiting ones go on (a Release, a cancel) comes over the same stream. Forwarded
 // calls end after forwardTimeout at the latest.
 //
+// # Lanes
+//
+// What a Do stream carries may come over a lane (ServeLane, package internal/lane): it has the same
+// bounds, and no metadata. While few calls are under way an answer is written to the socket by whoever
+// has it, in a call that never waits; else it goes through the outbox.
+//
 // # Goroutines
 //
 // Per stream: its handler (gRPC's), one that sends, for which the handler waits, at a
@@ -24,12 +30,13 @@
 // handler returns. An Acquire or Release on a Do stream is begun by the one that receives and as a
 // rule needs no other (Cell.Begin): whoever knows its outcome puts the answer into the outbox, but for one
 // that sends the client elsewhere. Every other call, and one that the cell does not begin, has a goroutine while it is under way, and some of
-// these stay for the next calls until the stream ends. A handler waits for its calls and their
+// these stay for the next calls until the stream ends. A lane has its reader, who called ServeLane, one that
+// sends what is in the outbox, one that writes what the kernel would not take at once, and one that parts from the client at a shutdown. A handler waits for its calls and their
 // goroutines. Shutdown ends all streams and calls that wait.
 //
 // # Locks
 //
-// outbox.mu and doStream.mu are leaves. A cell takes them, possibly with locks of its own held,
+// outbox.mu, doStream.mu and lane.Sender's are leaves. A cell takes them, possibly with locks of its own held,
 // when it answers a beat or a call that it began; so no cell is called with one held. Nothing
 // waits with one held.
 package server
