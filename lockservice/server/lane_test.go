@@ -171,11 +171,11 @@ func TestLaneWhoseAnswersAreNotTaken(t *testing.T) {
 	sent := 0
 	for {
 		c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
-		req := &lockpb.DoRequest{Id: uint64(sent + 1), Call: &lockpb.DoRequest_GetContentsAndStat{GetContentsAndStat: &lockpb.GetRequest{Handle: handle()}}}
+		req := &lockpb.DoRequest{Id: uint64(sent + 1), Call: &lockpb.DoRequest_SetContents{SetContents: &lockpb.SetContentsRequest{Handle: handle(), Contents: make([]byte, size)}}}
 		if err := c.Send(req); err != nil {
 			break
 		}
-		if sent++; sent > 1<<20 {
+		if sent++; sent > 10*maxAnswers/size {
 			t.Fatal("all is read, although no answer is taken")
 		}
 	}
