@@ -59,10 +59,13 @@ func (s *Server) ServeLane(conn net.Conn) {
 		d.giveUp()
 		d.finish() // they end now
 		noMore()
-		<-sent
 		patience, enough := context.WithTimeout(open, partingPatience)
 		defer enough()
-		out.Room(patience, 0)
+		select {
+		case <-sent:
+			out.Room(patience, 0)
+		case <-patience.Done(): // the client takes nothing
+		}
 		cut()
 	})
 	d.receive(laneRequests(open, conn, out))
