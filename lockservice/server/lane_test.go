@@ -167,7 +167,6 @@ func TestLaneWhoseAnswersAreNotTaken(t *testing.T) {
 		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetContentsAndStat{GetContentsAndStat: &lockpb.GetContentsAndStatResponse{Contents: make([]byte, size)}}}
 	})
 	c := openLane(t, w)
-	c.Conn.(*net.TCPConn).SetWriteBuffer(16 << 10)
 	sent := 0
 	for {
 		c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
