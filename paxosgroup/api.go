@@ -139,9 +139,24 @@ func (e *NotLeaderError) Error() string {
 type Transport interface {
 	// Send queues frame for node to. Class keeps lease heartbeats ahead of bulk.
 	Send(to keys.NodeID, class Class, frame []byte)
-	// Handle registers the receiver; it is called from one goroutine per peer and
-	// class, must not retain frame, and may block to exert backpressure.
-	Handle(func(from keys.NodeID, class Class, frame []byte))
+	// Handle registers who takes what the other hosts send.
+	Handle(Receiver)
+}
+
+// Receiver takes the frames that a Transport brings, one at a time of each peer and class, and
+// retains none.
+type Receiver interface {
+	// Receive may block to exert backpressure.
+	Receive(from keys.NodeID, class Class, frame []byte)
+	// Collect is Receive for a frame of ClassRaft, and does not block, but leaves undone what the
+	// frame asks for. Its caller must call Work afterwards, whatever else happens, and must not
+	// wait for anything before. Transports that know that more frames are at hand collect them all
+	// before that.
+	Collect(from keys.NodeID, class Class, frame []byte)
+	// Work does what was collected, or has others do it. It may wait for the disk as long as
+	// that takes, so its caller must have others bring the frames that come meanwhile. Any
+	// number of goroutines may be in it: all but one return at once.
+	Work()
 }
 
 // Class of a frame: an own queue, and an own way to the peer (internal/rpc), each.

@@ -52,6 +52,7 @@ func chaos(t *testing.T, seed uint64) {
 	if seed%2 == 1 { // replicas that were down need snapshots
 		w.conf = func(c *Config) { c.TailBudget = 4 << 10 }
 	}
+	w.net.SetCollect(seed/2%2 == 1)
 	eps := time.Duration(1+r.IntN(60)) * time.Millisecond
 	for _, n := range w.nodes {
 		n.clock.SetEpsilon(eps)

@@ -33,6 +33,8 @@
 //   - B1: a split's child is bound to its parent's lease holder from birth.
 //   - An [Unhurried] machine's followers are told of commits late. To Raft these are messages that
 //     the network delays: it asks nothing of them, and every later one says as much.
+//   - W1: a group that is queued is never left with nobody to come for it (scheduler.go), nor is what
+//     a transport has collected (Receiver).
 //   - X4: a closed timestamp is used by a follower once it has applied the index
 //     that came with it, in the term that it came in.
 //
@@ -59,22 +61,24 @@
 //     A group is with one worker at a time (Group.sched). One that has let go of its groups may
 //     write the log and wait for the disk (Store.WriteQueued): one at a time, and never the only
 //     one. They end when the scheduler is closed by Host.Close.
+//   - One of the transport's at a time, in Receiver.Work: a helper, which does what a worker does, for
+//     a few rounds, while no worker is at it (helper.go). It may wait for the disk as well.
 //   - Host.run: ticks, heartbeats, ends of promises. Ends when Host.quit closes.
 //   - sender.run, at most maxSenders: one per snapshot being sent. Ends with its
 //     transfer, its leadership, or Host.quit.
 //   - The transport's: Host.receive, and in it the installation of snapshots. The
-//     store's, or a worker that writes: the callbacks of Store.Append and Queue, which only
-//     put the acknowledgement into an inbox and the group into the scheduler's queue.
+//     store's, or a worker or helper that writes: the callbacks of Store.Append and Queue, which
+//     only put the acknowledgement into an inbox and the group into the scheduler's queue.
 //
-// Host.Close waits for its own, and so for a write and sync of the log that a worker has begun;
-// transport and store are their owners' to stop, the store after the host.
+// Host.Close waits for its own and for the helper, and so for a write and sync of the log that one
+// of them has begun; transport and store are their owners' to stop, the store after the host.
 //
 // # Locks
 //
 // Group.mu, then Host.mu (the census of groups), or peer.mu; Host.mu and peer.mu
 // are never held together. inbox.mu, Host.groups, Host.peers and the scheduler's
 // mutex are leaves. Nothing waits for I/O, a timer or another goroutine with any
-// of them held. Fields in Group.w belong to the worker and have no lock.
+// of them held. Fields in Group.w belong to the worker, or helper, and have no lock.
 // Host.installs.turn comes before all of them: a semaphore, which the receiver of
 // a snapshot's frame holds across I/O and while it waits for the group's worker.
 //

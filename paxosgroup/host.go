@@ -27,6 +27,7 @@ type Host struct {
 	refresh      time.Duration      // remaining lease below which it is computed anew
 
 	sched    scheduler
+	helper   helper
 	quit     chan struct{}
 	kick     chan struct{} // an election is due earlier than run knows
 	wg       sync.WaitGroup
@@ -115,7 +116,8 @@ func NewHost(c Config) (*Host, error) {
 	if !c.FirstLife {
 		h.abstainUntil = h.started.Latest.Add(c.LeaseDuration)
 	}
-	h.sched.init(c.Workers)
+	h.sched.init(c.Workers, &h.wg)
+	h.helper.out = newOutbox(h)
 	h.groups.m = make(map[keys.GroupID]*Group)
 	h.peers.m = make(map[keys.NodeID]*peer)
 	h.installs.turn = make(chan struct{}, 1)
@@ -140,7 +142,7 @@ func (h *Host) Start() {
 		return
 	}
 	if h.cfg.Transport != nil {
-		h.cfg.Transport.Handle(h.receive)
+		h.cfg.Transport.Handle(inlet{h})
 	}
 	h.wg.Add(h.cfg.Workers + 1)
 	for range h.cfg.Workers {
@@ -270,8 +272,8 @@ func (h *Host) header(k frameKind, to keys.NodeID) frameHeader {
 	return frameHeader{kind: k, cluster: h.cluster, from: h.node, to: to, inc: h.cfg.Incarnation}
 }
 
-// receive is the transport's handler.
-func (h *Host) receive(from keys.NodeID, class Class, frame []byte) {
+// receive takes a frame. Groups for which it brings Raft's messages are given to enqueue.
+func (h *Host) receive(from keys.NodeID, class Class, frame []byte, enqueue func(*Group)) {
 	if h.closed.Load() {
 		return
 	}
@@ -296,7 +298,7 @@ func (h *Host) receive(from keys.NodeID, class Class, frame []byte) {
 		}
 	case class == ClassRaft && hd.kind == frameRaft:
 		for len(r.b) > 0 && err == nil {
-			err = h.receiveRaft(p, hd.inc, &r)
+			err = h.receiveRaft(p, hd.inc, &r, enqueue)
 		}
 	case class == ClassSnapshot && hd.kind == frameSnap:
 		var f snapFrame
@@ -322,7 +324,7 @@ func (h *Host) badFrame(from keys.NodeID, class Class, err error) {
 	}
 }
 
-func (h *Host) receiveRaft(p *peer, inc uint64, r *reader) error {
+func (h *Host) receiveRaft(p *peer, inc uint64, r *reader, enqueue func(*Group)) error {
 	gid, stamp, m, err := nextMessage(r)
 	if err != nil {
 		return err
@@ -338,7 +340,7 @@ func (h *Host) receiveRaft(p *peer, inc uint64, r *reader) error {
 		return nil
 	}
 	if g.in.message(inbound{m: m, node: p.node, inc: inc, stamp: stamp}) {
-		h.sched.enqueue(g)
+		enqueue(g)
 	}
 	return nil
 }

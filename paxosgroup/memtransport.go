@@ -12,7 +12,8 @@ import (
 // MemNetwork connects hosts in one process and injects faults, all drawn from
 // one seeded source. It keeps Go's time, so it runs in a synctest bubble.
 //
-// Every pair of nodes and class has a goroutine from first use to Close.
+// Every pair of nodes and class has a goroutine from first use to Close, which waits for the
+// goroutines that work for hosts, too.
 type MemNetwork struct {
 	quit chan struct{}
 	wg   sync.WaitGroup
@@ -25,6 +26,8 @@ type MemNetwork struct {
 	links  map[linkID]*link
 	closed bool
 	sent   map[Class]uint64
+	// collects: Raft's frames are collected, and each is worked on by a goroutine to itself.
+	collects bool
 }
 
 // MemFaults of a network. Probabilities are per frame.
@@ -56,7 +59,7 @@ type MemTransport struct {
 	node keys.NodeID
 
 	mu      sync.Mutex
-	handler func(keys.NodeID, Class, []byte)
+	handler Receiver
 }
 
 var _ Transport = (*MemTransport)(nil)
@@ -89,6 +92,13 @@ func (n *MemNetwork) SetFaults(f MemFaults) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.faults = f
+}
+
+// SetCollect has hosts run, on goroutines of the network, what Raft's frames bring, or not.
+func (n *MemNetwork) SetCollect(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.collects = on
 }
 
 // Cut stops frames between two nodes, one way; Heal lets them pass again.
@@ -132,10 +142,10 @@ func (n *MemNetwork) Close() {
 }
 
 // Handle implements Transport.
-func (t *MemTransport) Handle(f func(keys.NodeID, Class, []byte)) {
+func (t *MemTransport) Handle(r Receiver) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.handler = f
+	t.handler = r
 }
 
 // Send implements Transport.
@@ -266,6 +276,7 @@ func (l *link) deliver(frame []byte) {
 	n.mu.Lock()
 	end := n.ends[l.id.to]
 	cut := n.cut[[2]keys.NodeID{l.id.from, l.id.to}] || n.closed
+	collect := n.collects && l.id.class == ClassRaft
 	n.mu.Unlock()
 	if end == nil || cut {
 		return
@@ -273,8 +284,13 @@ func (l *link) deliver(frame []byte) {
 	end.mu.Lock()
 	h := end.handler
 	end.mu.Unlock()
-	if h != nil {
-		h(l.id.from, l.id.class, frame)
+	switch {
+	case h == nil:
+	case collect:
+		h.Collect(l.id.from, l.id.class, frame)
+		n.wg.Go(h.Work) // may wait, and the link may not
+	default:
+		h.Receive(l.id.from, l.id.class, frame)
 	}
 	clear(frame) // whoever kept it shall notice
 }

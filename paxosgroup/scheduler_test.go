@@ -16,7 +16,7 @@ import (
 func TestLendingWorkerSharesWhatItFinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s scheduler
-		s.init(2)
+		s.init(2, new(sync.WaitGroup))
 		defer s.close()
 		var lender, idle outbox
 		var woken atomic.Int32
@@ -54,13 +54,14 @@ func TestLendingWorkerSharesWhatItFinds(t *testing.T) {
 	})
 }
 
-// No input stays with a group that nobody comes for, whoever acknowledges: workers that write
-// for themselves, or the writer for workers that found it at work.
-func TestSchedulerLosesNoWakeup(t *testing.T) {
+// No input stays with a group that nobody comes for, whoever brings it: feeders that wake workers,
+// or that help; and whoever acknowledges: workers and helpers that write for themselves, or the
+// writer for those that found it at work.
+func TestW1_SchedulerLosesNoWakeup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, feeders, groups, bursts, inputs = 4, 3, 8, 300, 4
 		var s scheduler
-		s.init(workers)
+		s.init(workers, new(sync.WaitGroup))
 		gs := make([]*Group, groups)
 		for i := range gs {
 			gs[i] = &Group{id: keys.GroupID(i)}
@@ -87,7 +88,35 @@ func TestSchedulerLosesNoWakeup(t *testing.T) {
 				turn.Unlock()
 			}
 		}()
-		var lent, left atomic.Int32
+		var lent, left, helped atomic.Int32
+		run := func(o *outbox, got []*Group) {
+			var acks []*Group
+			for _, g := range got {
+				g.sched.Store(schedRunning)
+				in, ack := boxes[g.id].inputs.Swap(0), boxes[g.id].acks.Swap(0)
+				if in > 0 {
+					open.Add(1)
+					acks = append(acks, g)
+				}
+				open.Add(-in - ack)
+				runtime.Gosched() // what comes now finds the group running
+			}
+			for _, g := range got {
+				s.done(g)
+			}
+			switch {
+			case len(acks) == 0:
+			case turn.TryLock():
+				lent.Add(1)
+				s.lend(o)
+				runtime.Gosched() // the disk
+				write(round{o, acks})
+				turn.Unlock()
+			default:
+				left.Add(1)
+				writer <- round{o, acks}
+			}
+		}
 		var working sync.WaitGroup
 		for range workers {
 			working.Go(func() {
@@ -97,34 +126,18 @@ func TestSchedulerLosesNoWakeup(t *testing.T) {
 					if !ok {
 						return
 					}
-					var acks []*Group
-					for _, g := range got {
-						g.sched.Store(schedRunning)
-						in, ack := boxes[g.id].inputs.Swap(0), boxes[g.id].acks.Swap(0)
-						if in > 0 {
-							open.Add(1)
-							acks = append(acks, g)
-						}
-						open.Add(-in - ack)
-						runtime.Gosched() // what comes now finds the group running
-					}
-					for _, g := range got {
-						s.done(g)
-					}
-					switch {
-					case len(acks) == 0:
-					case turn.TryLock():
-						lent.Add(1)
-						s.lend(&o)
-						runtime.Gosched() // the disk
-						write(round{&o, acks})
-						turn.Unlock()
-					default:
-						left.Add(1)
-						writer <- round{&o, acks}
-					}
+					run(&o, got)
 				}
 			})
+		}
+		w := helper{out: new(outbox)}
+		help := func() {
+			got := s.offer(&w)
+			for round := 1; got != nil; round++ {
+				helped.Add(1)
+				run(w.out, got)
+				got = s.helpOn(&w, round < helpRounds)
+			}
 		}
 		for burst := range bursts {
 			open.Add(feeders * inputs)
@@ -133,7 +146,14 @@ func TestSchedulerLosesNoWakeup(t *testing.T) {
 					for i := range inputs {
 						g := gs[(burst+i*7+f*3)%groups]
 						boxes[g.id].inputs.Add(1)
-						s.enqueue(g)
+						if f == 0 {
+							s.enqueue(g)
+						} else {
+							s.collect(g)
+						}
+					}
+					if f > 0 {
+						help()
 					}
 				}()
 			}
@@ -150,8 +170,8 @@ func TestSchedulerLosesNoWakeup(t *testing.T) {
 		s.close()
 		working.Wait()
 		close(writer)
-		if lent.Load() == 0 || left.Load() == 0 {
-			t.Errorf("the scene does not work: %d rounds lent, %d left to the writer", lent.Load(), left.Load())
+		if lent.Load() == 0 || left.Load() == 0 || helped.Load() == 0 {
+			t.Errorf("the scene does not work: %d rounds lent, %d left to the writer, %d by helpers", lent.Load(), left.Load(), helped.Load())
 		}
 	})
 }

@@ -48,3 +48,14 @@ func Read(in *bufio.Reader, most int, buf []byte) ([]byte, error) {
 	_, err := io.ReadFull(in, buf)
 	return buf, err
 }
+
+// Whole reports that a whole frame is in the buffer: of one that is not, nobody knows when the rest
+// comes.
+func Whole(in *bufio.Reader) bool {
+	n := in.Buffered() - lengthBytes
+	if n < 0 {
+		return false
+	}
+	length, err := in.Peek(lengthBytes)
+	return err == nil && uint64(n) >= uint64(binary.BigEndian.Uint32(length))
+}

@@ -85,7 +85,7 @@ func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 	for _, insecure := range []bool{false, true} {
 		ln, addr := listen(t)
 		n := New(Config{Self: 2, Addrs: map[keys.NodeID]string{1: "", 2: addr}})
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) {}))
 		srv := grpc.NewServer(n.ServerOptions(insecure)...)
 		go srv.Serve(farListener{ln})
 		conn, err := net.Dial("tcp", addr)

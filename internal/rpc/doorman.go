@@ -73,7 +73,7 @@ func (c *begunConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// admit serves a lane, until Close at the latest; false after Close.
+// admit has a lane served, which closes it at its end, until Close at the latest; false after Close.
 func (n *Network) admit(conn net.Conn, serve func()) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -81,7 +81,6 @@ func (n *Network) admit(conn net.Conn, serve func()) bool {
 		return false
 	}
 	n.wg.Go(func() {
-		defer conn.Close()
 		defer context.AfterFunc(n.ctx, func() { conn.Close() })()
 		serve()
 	})
@@ -95,6 +94,7 @@ const clientHello = "/spand.lock.v1.LockService/Do"
 // serveClient welcomes a client's lane, with an empty frame, or says why not, and lets who serves
 // clients have it.
 func (n *Network) serveClient(conn net.Conn, trustAll bool) {
+	defer conn.Close()
 	lane.LimitUnacknowledged(conn, pingTimeout)
 	n.mu.Lock()
 	serve := n.clients

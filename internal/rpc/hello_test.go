@@ -86,7 +86,7 @@ func TestRefusedLanesSayWhy(t *testing.T) {
 	if got := sayHelloTo(t, from(1, 0, 8, addrs), a2, paxosgroup.ClassRaft); !strings.Contains(got, "node is starting") {
 		t.Errorf("before there is a handler: %q", got)
 	}
-	n2.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") })
+	n2.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") }))
 	for _, c := range []struct {
 		name  string
 		n     *Network
@@ -156,12 +156,12 @@ func FuzzLane(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		n := New(Config{Self: 2, Addrs: addrs})
 		bytesIn := 0
-		n.Handle(func(from keys.NodeID, class paxosgroup.Class, frame []byte) {
+		n.Handle(receive(func(from keys.NodeID, class paxosgroup.Class, frame []byte) {
 			if from != 1 || class != paxosgroup.ClassRaft || len(frame) == 0 {
 				t.Errorf("frame of %d bytes of class %d from %d", len(frame), class, from)
 			}
 			bytesIn += 4 + len(frame)
-		})
+		}))
 		c := &script{in: bytes.NewReader(data)}
 		n.serveLane(c, false)
 		if bytesIn > len(data) || c.most > maxFrame {
@@ -186,7 +186,7 @@ func (deadlineless) SetDeadline(time.Time) error { return nil }
 func TestStrangersAtTheDoor(t *testing.T) {
 	ln, addr := listen(t)
 	n := startWith(t, Config{Self: 2, Addrs: map[keys.NodeID]string{1: "", 2: addr}, Dial: nowhere}, ln, func(n *Network) {
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") })
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) { t.Error("a frame was delivered") }))
 	})
 	defer n.stop()
 	for name, said := range map[string]string{
@@ -237,3 +237,14 @@ func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
 }
+
+// receive is a receiver for which nothing is left to be done once it has a frame.
+type receive func(from keys.NodeID, class paxosgroup.Class, frame []byte)
+
+func (r receive) Receive(from keys.NodeID, class paxosgroup.Class, frame []byte) {
+	r(from, class, frame)
+}
+func (r receive) Collect(from keys.NodeID, class paxosgroup.Class, frame []byte) {
+	r(from, class, frame)
+}
+func (r receive) Work() {}

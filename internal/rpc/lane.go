@@ -117,6 +117,13 @@ type hearing struct {
 	class paxosgroup.Class
 	life  uint64        // the peer's incarnation
 	over  chan struct{} // closed when a later lane replaces this one
+	to    paxosgroup.Receiver
+
+	// Of whoever reads, see shift.
+	in        *bufio.Reader
+	buf       []byte
+	said      time.Time // when a byte was last sent
+	collected bool      // frames were, and Work has not been called since
 }
 
 // replace makes h the lane that is heard of its peer, and ends the one before; false if that is a
@@ -170,7 +177,7 @@ func (n *Network) receiveHello(conn net.Conn, in *bufio.Reader) (*hearing, error
 
 // welcome answers who opens a lane. It gives him helloTimeout, by a timer of its own: gRPC takes
 // the connection's deadline away at some moment after the doorman has let it in.
-func (n *Network) welcome(conn net.Conn, trustAll bool) (h *hearing, in *bufio.Reader, handle func(keys.NodeID, paxosgroup.Class, []byte)) {
+func (n *Network) welcome(conn net.Conn, trustAll bool) (h *hearing, in *bufio.Reader, to paxosgroup.Receiver) {
 	late := time.AfterFunc(helloTimeout, func() { conn.Close() })
 	defer late.Stop()
 	err := trusted(conn.RemoteAddr(), trustAll) // before anything is read or kept
@@ -179,9 +186,9 @@ func (n *Network) welcome(conn net.Conn, trustAll bool) (h *hearing, in *bufio.R
 		h, err = n.receiveHello(conn, in)
 	}
 	n.mu.Lock()
-	handle = n.frames
+	to = n.frames
 	n.mu.Unlock()
-	if err == nil && handle == nil {
+	if err == nil && to == nil {
 		err = errNotReady
 	}
 	why := ""
@@ -192,54 +199,17 @@ func (n *Network) welcome(conn net.Conn, trustAll bool) (h *hearing, in *bufio.R
 	if _, werr := conn.Write(lane.Append(nil, []byte(why))); werr != nil || err != nil || !late.Stop() {
 		return nil, nil, nil
 	}
-	return h, in, handle
+	return h, in, to
 }
 
 // serveLane welcomes or refuses who opens a lane, and delivers his frames.
 func (n *Network) serveLane(conn net.Conn, trustAll bool) {
 	lane.LimitUnacknowledged(conn, pingTimeout)
-	h, in, handle := n.welcome(conn, trustAll)
-	if h == nil {
+	h, in, to := n.welcome(conn, trustAll)
+	if h == nil || !n.peers[h.from].replace(h) {
+		conn.Close()
 		return
 	}
-	p := n.peers[h.from]
-	if !p.replace(h) {
-		return
-	}
-	turn := p.turns[h.class]
-	var buf []byte
-	var said time.Time
-	for {
-		frame, err := lane.Read(in, maxFrame, buf)
-		if err != nil {
-			return
-		}
-		if cap(frame) <= maxSpare {
-			buf = frame
-		}
-		if now := time.Now(); len(frame) == 0 || now.Sub(said) >= progressEvery {
-			said = now
-			if _, err := conn.Write([]byte{0}); err != nil {
-				return
-			}
-		}
-		if len(frame) == 0 {
-			continue
-		}
-		select {
-		case turn <- struct{}{}:
-		case <-h.over: // the later lane waits there too
-			return
-		case <-n.ctx.Done():
-			return
-		}
-		late := p.heard.Load() != h // a later lane may have delivered later frames
-		if !late {
-			handle(h.from, h.class, frame)
-		}
-		<-turn
-		if late {
-			return
-		}
-	}
+	h.in, h.to = in, to
+	(&shift{net: n, h: h}).run()
 }

@@ -33,7 +33,7 @@ func TestBusyLaneIsNotTakenForDead(t *testing.T) {
 		n1 := New(cfg)
 		cfg.Self, cfg.Dial = 2, nowhere
 		n2 := startWith(t, cfg, ln, func(n *Network) {
-			n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { time.Sleep(100 * time.Millisecond) })
+			n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) { time.Sleep(100 * time.Millisecond) }))
 		})
 		if err := n1.Start(); err != nil {
 			t.Fatal(err)
@@ -71,7 +71,7 @@ func TestSwallowedLaneIsReplaced(t *testing.T) {
 		cfg.Self, cfg.Dial = 2, nowhere
 		frames := make(chan string, 16)
 		n2 := startWith(t, cfg, ln, func(n *Network) {
-			n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { frames <- string(f) })
+			n.Handle(receive(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { frames <- string(f) }))
 		})
 		if err := n1.Start(); err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func lanePair(t *testing.T, handle func(f []byte)) (n1, n2 *node, conns chan net
 	conns = make(chan net.Conn, 1024)
 	cfg := Config{Self: 2, Addrs: map[keys.NodeID]string{1: a1, 2: a2}, Dial: nowhere}
 	n2 = startWith(t, cfg, ln2, func(n *Network) {
-		n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { handle(f) })
+		n.Handle(receive(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { handle(f) }))
 	})
 	t.Cleanup(n2.stop)
 	cfg.Self, cfg.Dial = 1, func(ctx context.Context, addr string) (net.Conn, error) {

@@ -70,7 +70,7 @@ type Network struct {
 	refused atomic.Uint64 // calls beyond a peer's budget
 
 	mu      sync.Mutex // guards what follows, and the admission of lanes against Close
-	frames  func(from keys.NodeID, class paxosgroup.Class, frame []byte)
+	frames  paxosgroup.Receiver
 	calls   CallHandler
 	clients func(net.Conn) // lanes of the lock service's
 }
@@ -125,10 +125,10 @@ func (n *Network) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
 }
 
 // Handle implements paxosgroup.Transport.
-func (n *Network) Handle(f func(from keys.NodeID, class paxosgroup.Class, frame []byte)) {
+func (n *Network) Handle(r paxosgroup.Receiver) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.frames = f
+	n.frames = r
 }
 
 // HandleCalls registers who answers calls.

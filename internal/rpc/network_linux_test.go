@@ -20,7 +20,7 @@ func TestUnacknowledgedBytesEndAConnection(t *testing.T) {
 	conns := make(chan net.Conn, 16)
 	addrs := map[keys.NodeID]string{1: a1, 2: a2}
 	n2 := startWith(t, Config{Self: 2, Addrs: addrs}, observed{ln2, conns}, func(n *Network) {
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) {}))
 		n.HandleCalls(func(_ context.Context, _ keys.NodeID, _ byte, p []byte) []byte { return p })
 	})
 	defer n2.stop()

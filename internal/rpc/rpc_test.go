@@ -94,14 +94,14 @@ func TestCallsAndFrames(t *testing.T) {
 	entered, cancelled := make(chan struct{}), make(chan struct{})
 	frames := make(chan string, 4096)
 	n1 := start(t, 1, 7, addrs, ln1, func(n *Network) {
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) {}))
 		n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
 	})
 	defer n1.stop()
 	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
-		n.Handle(func(from keys.NodeID, c paxosgroup.Class, f []byte) {
+		n.Handle(receive(func(from keys.NodeID, c paxosgroup.Class, f []byte) {
 			frames <- fmt.Sprintf("%d %d %s", from, c, f)
-		})
+		}))
 		n.HandleCalls(func(ctx context.Context, from keys.NodeID, method byte, p []byte) []byte {
 			if method == 9 { // waits for the caller to give up
 				close(entered)
@@ -170,7 +170,7 @@ func TestCallToDeadPeer(t *testing.T) {
 	ln2, a2 := listen(t)
 	addrs := map[keys.NodeID]string{1: a1, 2: a2}
 	answer := func(n *Network) {
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) {})
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) {}))
 		n.HandleCalls(func(ctx context.Context, _ keys.NodeID, m byte, p []byte) []byte {
 			if m == 9 {
 				<-ctx.Done()
@@ -209,7 +209,7 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	n1 := start(t, 1, 7, addrs, ln1, nil)
 	defer n1.stop()
 	n2 := start(t, 2, 8, addrs, ln2, func(n *Network) {
-		n.Handle(func(keys.NodeID, paxosgroup.Class, []byte) { reached <- struct{}{} })
+		n.Handle(receive(func(keys.NodeID, paxosgroup.Class, []byte) { reached <- struct{}{} }))
 		n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { reached <- struct{}{}; return nil })
 	})
 	defer n2.stop()
@@ -425,7 +425,7 @@ func TestLargestFrameArrives(t *testing.T) {
 	defer n1.stop()
 	sizes := make(chan int, 16)
 	n2 := start(t, 2, 7, addrs, ln2, func(n *Network) {
-		n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { sizes <- len(f) })
+		n.Handle(receive(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) { sizes <- len(f) }))
 		n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
 	})
 	defer n2.stop()
@@ -598,7 +598,7 @@ func TestR1_FramesAreDeliveredOneAtATime(t *testing.T) {
 			release := make(chan struct{})
 			cfg.Self, cfg.Dial = 2, func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody listens there") }
 			n2 := startWith(t, cfg, ln, func(n *Network) {
-				n.Handle(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) {
+				n.Handle(receive(func(_ keys.NodeID, _ paxosgroup.Class, f []byte) {
 					mu.Lock()
 					delivered = append(delivered, string(f))
 					inside++
@@ -608,7 +608,7 @@ func TestR1_FramesAreDeliveredOneAtATime(t *testing.T) {
 					mu.Lock()
 					inside--
 					mu.Unlock()
-				})
+				}))
 				n.HandleCalls(func(context.Context, keys.NodeID, byte, []byte) []byte { return nil })
 			})
 			n1.Send(2, class, []byte("1"))

@@ -62,9 +62,9 @@ func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) erro
 		return err
 	}
 	n.mu.Lock()
-	handle := n.frames
+	to := n.frames
 	n.mu.Unlock()
-	if handle == nil {
+	if to == nil {
 		return errNotReady
 	}
 	turn := n.peers[from].turns[class]
@@ -80,7 +80,7 @@ func (n *Network) serveFrames(ss grpc.ServerStream, class paxosgroup.Class) erro
 		}
 		err := eachFrame(in.data, func(f []byte) {
 			if ss.Context().Err() == nil {
-				handle(from, class, f)
+				to.Receive(from, class, f)
 			}
 		})
 		<-turn

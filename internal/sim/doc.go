@@ -66,7 +66,8 @@
 // first. To keep that rare every link delivers in nanoseconds of its own, a message's
 // fate follows from what it says and when, jitter is drawn from seeds and the virtual
 // clock, and in half of the seeds hosts run one worker (in the others three: one of them may
-// write the log while the others go on). Traces are the same for the first hundreds of
+// write the log while the others go on). In half of either a goroutine of the network does the work
+// of each of Raft's messages, as the reader of internal/rpc's lane does, and may wait for the disk. Traces are the same for the first hundreds of
 // operations, then drift apart; the faults stay the same to the end. A violation
 // therefore often, but not always, shows again at once: -sim.repeat=N tries N times,
 // GOMAXPROCS=1 helps.
@@ -88,6 +89,6 @@
 // # Goroutines
 //
 // The world's nemesis and one goroutine per client end before Run judges; links
-// and handlers of the network end with Network.Close; what a node starts ends
+// end with Network.Close, handlers and what works on Raft's messages with their Endpoint; what a node starts ends
 // with its life. No mutex of this package is held across a wait.
 package sim

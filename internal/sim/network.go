@@ -24,9 +24,10 @@ import (
 //
 // A link (two nodes, one way, one class) has a goroutine from first use to Close.
 type Network struct {
-	seed uint64
-	quit chan struct{}
-	wg   sync.WaitGroup
+	seed  uint64
+	helps bool // Raft's messages are worked on by whoever brings them; fixed before the first Attach
+	quit  chan struct{}
+	wg    sync.WaitGroup
 
 	mu      sync.Mutex // taken before link.mu and Endpoint.mu, after nothing
 	base    Noise
@@ -117,7 +118,7 @@ type Endpoint struct {
 
 	mu      sync.Mutex
 	dead    bool
-	frames  func(keys.NodeID, paxosgroup.Class, []byte)
+	frames  paxosgroup.Receiver
 	calls   rpc.CallHandler
 	life    node.NetworkConfig
 	listens bool
@@ -201,10 +202,10 @@ func (e *Endpoint) lose(to keys.NodeID) {
 func (e *Endpoint) Wait() { e.wg.Wait() }
 
 // Handle implements paxosgroup.Transport.
-func (e *Endpoint) Handle(f func(keys.NodeID, paxosgroup.Class, []byte)) {
+func (e *Endpoint) Handle(r paxosgroup.Receiver) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.frames = f
+	e.frames = r
 }
 
 // HandleCalls registers the server of calls.
@@ -218,15 +219,33 @@ func (e *Endpoint) HandleCalls(h rpc.CallHandler) {
 func (e *Endpoint) Send(to keys.NodeID, class paxosgroup.Class, frame []byte) {
 	f := append([]byte(nil), frame...)
 	e.net.send(e, to, class, f, func(dst *Endpoint) {
-		dst.mu.Lock()
-		h := dst.frames
-		dst.mu.Unlock()
-		if h != nil {
-			own := append([]byte(nil), f...)
-			h(e.node, class, own)
-			clear(own) // whoever kept it shall notice
-		}
+		own := append([]byte(nil), f...)
+		dst.receive(e.node, class, own)
+		clear(own) // whoever kept it shall notice
 	})
+}
+
+// receive hands a frame over. What Raft's ask for is done, where the network's nodes help, on a
+// goroutine to itself, which may wait for the disk: the link may not.
+func (e *Endpoint) receive(from keys.NodeID, class paxosgroup.Class, frame []byte) {
+	e.mu.Lock()
+	r, dead := e.frames, e.dead
+	helps := e.net.helps && class == paxosgroup.ClassRaft && r != nil && !dead
+	if helps {
+		e.wg.Add(1) // not beside Wait, which comes after the end's death
+	}
+	e.mu.Unlock()
+	switch {
+	case r == nil:
+	case helps:
+		r.Collect(from, class, frame)
+		go func() {
+			defer e.wg.Done()
+			r.Work()
+		}()
+	default:
+		r.Receive(from, class, frame)
+	}
 }
 
 func unreachable(node keys.NodeID, sent bool, why string) error {

@@ -19,6 +19,7 @@ type Plan struct {
 	Noise    Noise         // of the healthy network
 	Faults   []Fault       // by At
 	Workers  int
+	Helps    bool // what brings Raft's messages does their work, if it can
 
 	DiskLatency                         time.Duration
 	CheckpointKeys                      int
@@ -133,6 +134,7 @@ const (
 	streamClients // and on: one each
 	streamLocks   = 1 << 32
 	streamWorkers = 1 << 33
+	streamHelps   = 1<<33 + 1
 )
 
 func newDraw(seed, stream uint64) draw { return draw{rand.New(rand.NewPCG(seed, stream))} }
@@ -187,6 +189,7 @@ func NewPlan(seed uint64, o Options) Plan {
 	}
 	// Of several workers one may write the log while the others go on, if a segment has room for it.
 	p.Workers = pick(newDraw(seed, streamWorkers), 1, 3)
+	p.Helps = pick(newDraw(seed, streamHelps), false, true)
 	if o.Adjust != nil {
 		o.Adjust(&p, newDraw(seed, streamPlan+100))
 	}

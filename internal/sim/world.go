@@ -214,6 +214,7 @@ func (w *World) run(temp []string) {
 func (w *World) build(temp []string) {
 	p := &w.plan
 	w.net = NewNetwork(p.Seed, p.Noise)
+	w.net.helps = p.Helps
 	d := newDraw(p.Seed, streamPlan+200)
 	for i := range p.Nodes {
 		id := keys.NodeID(i + 1)
