@@ -1,10 +1,15 @@
 package paxosgroup
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/spandb/spand/internal/keys"
+	"github.com/spandb/spand/truetime"
 )
 
 // idleWorker takes all that it is signalled for, for as long as the scheduler is open.
@@ -190,5 +195,51 @@ func TestHelpIsBounded(t *testing.T) {
 		if !slices.Equal(helpers, want) {
 			t.Errorf("rounds by the helper: %v", helpers)
 		}
+	})
+}
+
+// A helper that waits for a disk which hangs is not missed: with the only worker that there is the
+// node goes on leading its own group: that commits by its followers' disks.
+func TestHelperMayWaitForTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 7, 3)
+		defer w.close()
+		w.net.SetCollect(true)
+		w.conf = func(c *Config) { c.Workers = 1 }
+		for _, n := range w.nodes {
+			for g := keys.GroupID(1); g <= 2; g++ {
+				n.specs = append(n.specs, GroupConfig{
+					ID: g, Replica: keys.ReplicaID(uint64(g)*100 + uint64(n.id)), Replicas: w.replicas(g), Preferred: keys.NodeID(g),
+				})
+			}
+			n.start()
+		}
+		one, two := w.nodes[1], w.nodes[2]
+		time.Sleep(5 * time.Second)
+		if w.leader(1) != one || w.leader(2) != two {
+			t.Fatal("the scene does not work: others lead")
+		}
+		one.store.setDelay(10 * time.Second)
+		if _, err := two.propose(2, "x"); err != nil { // which node 1's helper writes
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		one.host.sched.mu.Lock()
+		helping, atWork := one.host.sched.mu.helping, one.host.sched.mu.atWork
+		one.host.sched.mu.Unlock()
+		if !helping || atWork != 0 {
+			t.Fatalf("the scene does not work: a helper waits: %v, at work: %d", helping, atWork)
+		}
+		for i := range 5 {
+			one.submit(1, one.groups[1].leadTerm.Load(), fmt.Sprint("y", i), func(truetime.Timestamp, error) {})
+			time.Sleep(100 * time.Millisecond)
+			if n := len(two.toys[1].history()); n != i+1 {
+				t.Errorf("a follower was told of %d commits, not %d", n, i+1)
+			}
+		}
+		one.store.setDelay(0)
+		time.Sleep(15 * time.Second)
+		w.converged(1)
+		w.converged(2)
 	})
 }
