@@ -20,7 +20,7 @@ import (
 )
 
 // Client reaches the cells of a cluster through any of its nodes. It keeps one connection to
-// each node that it uses. Safe for concurrent use.
+// each node that it uses, for calls up to two more. Safe for concurrent use.
 type Client struct {
 	clock  Clock
 	dial   []grpc.DialOption
@@ -57,16 +57,16 @@ func WithDialer(dial func(ctx context.Context, addr string) (net.Conn, error)) O
 	return func(o *options) { o.dialer = dial }
 }
 
-// WithGRPC adds options for gRPC's connections: credentials (default: none), interceptors. With any of
-// them everything goes over gRPC, unless WithLanes is given too.
+// WithGRPC adds options for gRPC's connections: credentials (default: none), interceptors; a dialer is
+// WithDialer's. With any of them everything goes over gRPC, unless WithLanes is given too.
 func WithGRPC(opts ...grpc.DialOption) Option {
 	return func(o *options) { o.grpc = append(o.grpc, opts...) }
 }
 
 // WithLanes has calls go over lanes, TCP connections to the nodes' same ports on which no time is lost
 // between goroutines, where the nodes welcome that, although options were given for gRPC: those see the
-// sessions' KeepAlive streams alone then, and lanes carry no metadata, so that an interceptor must not say
-// who the client is. Without WithGRPC it is the default.
+// sessions' KeepAlive streams alone then. Lanes have neither credentials nor metadata: a client that an
+// interceptor gives a name would have two, and its sessions be ended. Without WithGRPC it is the default.
 func WithLanes() Option { return func(o *options) { o.lanes = true } }
 
 // Reconnecting is quick, because leases run; and a connection that a partition has
@@ -93,7 +93,7 @@ var dialOptions = []grpc.DialOption{
 // separated by commas. It returns when one of them has answered, or with what each of them
 // said last when ctx ends. ctx bounds only Dial.
 func Dial(ctx context.Context, addrs string, opts ...Option) (*Client, error) {
-	o := options{clock: systemClock{}, dialer: dialTCP}
+	o := options{clock: systemClock{}}
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -106,9 +106,15 @@ func Dial(ctx context.Context, addrs string, opts ...Option) (*Client, error) {
 	if len(seeds) == 0 {
 		return nil, errors.New("lockservice: no address to dial")
 	}
+	dial := slices.Clone(dialOptions)
+	if o.dialer == nil {
+		o.dialer = dialTCP
+	} else {
+		dial = append(dial, grpc.WithContextDialer(o.dialer))
+	}
 	c := &Client{
 		clock:  o.clock,
-		dial:   append(append(slices.Clone(dialOptions), grpc.WithContextDialer(o.dialer)), o.grpc...),
+		dial:   append(dial, o.grpc...),
 		dialer: o.dialer,
 		lanes:  o.lanes || len(o.grpc) == 0,
 		seeds:  seeds,

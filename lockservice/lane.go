@@ -61,7 +61,6 @@ type laneCalls struct {
 	out  *lane.Sender
 	in   *bufio.Reader
 	buf  []byte
-	till time.Time // the connection's read deadline
 	stop func() bool
 }
 
@@ -81,7 +80,7 @@ func openLane(ctx context.Context, dial dialer, addr string) (*laneCalls, error)
 	if err != nil {
 		return nil, laneError(err)
 	}
-	l := &laneCalls{ctx: ctx, conn: conn, out: lane.NewSender(maxAnswer), in: bufio.NewReaderSize(conn, laneReads)}
+	l := &laneCalls{ctx: ctx, conn: conn, out: lane.NewSender(maxAnswer), in: bufio.NewReaderSize(&heardConn{Conn: conn}, laneReads)}
 	l.stop = context.AfterFunc(ctx, func() { conn.Close() })
 	if err := l.hello(); err != nil {
 		l.close()
@@ -93,20 +92,21 @@ func openLane(ctx context.Context, dial dialer, addr string) (*laneCalls, error)
 }
 
 func (l *laneCalls) hello() error {
-	if err := l.conn.SetDeadline(time.Now().Add(welcomeWithin)); err != nil {
-		return err
-	}
+	late := time.AfterFunc(welcomeWithin, func() { l.conn.Close() })
+	defer late.Stop()
 	if _, err := l.conn.Write(lane.Append([]byte(lane.CallsHello), []byte(lockpb.LockService_Do_FullMethodName))); err != nil {
 		return err
 	}
 	why, err := lane.Read(l.in, laneReads, nil)
-	if err != nil {
+	switch {
+	case !late.Stop():
+		return os.ErrDeadlineExceeded
+	case err != nil:
 		return err
-	}
-	if len(why) > 0 {
+	case len(why) > 0:
 		return errors.New(string(why))
 	}
-	return l.conn.SetDeadline(time.Time{})
+	return nil
 }
 
 func (l *laneCalls) close() {
@@ -130,6 +130,7 @@ func (l *laneCalls) sendAll(reqs []*lockpb.DoRequest) error {
 		frames = lane.Append(frames, nil)
 		var err error
 		if frames, err = (proto.MarshalOptions{}).MarshalAppend(frames, req); err != nil {
+			l.close() // of which the reader learns
 			return err
 		}
 		lane.SetLength(frames[at:])
@@ -141,13 +142,6 @@ func (l *laneCalls) sendAll(reqs []*lockpb.DoRequest) error {
 // Recv returns the next answer; one goroutine calls it.
 func (l *laneCalls) Recv() (*lockpb.DoResponse, error) {
 	for {
-		// Moved once a second, and not for each of thousands of answers.
-		if now := time.Now(); l.till.Sub(now) < silentFor-time.Second {
-			l.till = now.Add(silentFor)
-			if err := l.conn.SetReadDeadline(l.till); err != nil {
-				return nil, laneError(err)
-			}
-		}
 		frame, err := lane.Read(l.in, maxAnswer, l.buf)
 		if err != nil {
 			return nil, laneError(err)
@@ -164,6 +158,22 @@ func (l *laneCalls) Recv() (*lockpb.DoResponse, error) {
 		}
 		return resp, nil
 	}
+}
+
+// heardConn ends when nothing has come for silentFor.
+type heardConn struct {
+	net.Conn
+	till time.Time // its read deadline: moved once a second, and not for each of thousands of answers
+}
+
+func (c *heardConn) Read(b []byte) (int, error) {
+	if now := time.Now(); c.till.Sub(now) < silentFor-time.Second {
+		c.till = now.Add(silentFor)
+		if err := c.SetReadDeadline(c.till); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Read(b)
 }
 
 // laneError is what becomes of a connection, in gRPC's terms.

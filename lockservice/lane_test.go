@@ -1,7 +1,9 @@
 package lockservice
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -9,7 +11,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/spandb/spand/internal/lane"
 	"github.com/spandb/spand/lockservice/lockpb"
 )
 
@@ -90,6 +94,14 @@ func TestLanesWhereTheyAreWelcome(t *testing.T) {
 				cells(t, client)
 				if got := w.count(); got != tc.dials {
 					t.Errorf("%d connections, want %d", got, tc.dials)
+				}
+				// A node that did not may welcome lanes later: it was upgraded, or about to end.
+				c.plain = false
+				time.Sleep(plainFor)
+				n.prompt().fail(errSilent)
+				cells(t, client)
+				if got, want := n.prompt().stream.prompt(), tc.name != "gRPC told something"; got != want {
+					t.Errorf("later over a lane: %v, want %v", got, want)
 				}
 			})
 		})
@@ -199,5 +211,40 @@ func TestLaneCarriesManyCalls(t *testing.T) {
 			}
 			seen[r.Id] = true
 		}
+	})
+}
+
+// An answer is waited for as long as something of it comes, however slowly.
+func TestSlowAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			io.ReadFull(there, make([]byte, lane.HelloBytes))
+			in := bufio.NewReader(there)
+			lane.Read(in, 1000, nil)
+			there.Write(lane.Append(nil, nil))
+			wg.Go(func() { io.Copy(io.Discard, in) })
+			b, _ := proto.Marshal(&lockpb.DoResponse{Id: 1, Answer: &lockpb.DoResponse_Waiting{Waiting: 1 << 60}})
+			for _, c := range lane.Append(nil, b) {
+				time.Sleep(silentFor / 2)
+				there.Write([]byte{c})
+			}
+		})
+		l, err := openLane(ctx, func(context.Context, string) (net.Conn, error) { return here, nil }, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(l.run)
+		if resp, err := l.Recv(); err != nil || resp.GetWaiting() != 1<<60 {
+			t.Errorf("%v, %v", resp, err)
+		}
+		if resp, err := l.Recv(); err == nil {
+			t.Errorf("%v, and then silence", resp)
+		}
+		cancel()
+		there.Close()
+		wg.Wait()
 	})
 }

@@ -28,8 +28,8 @@ const (
 type peer struct {
 	c       *Client
 	addr    string
-	plain   atomic.Bool // it welcomes no lanes
-	doubted atomic.Bool // other nodes are being asked about it
+	plain   atomic.Int64 // until when, in Unix nanoseconds, it is not asked to welcome a lane
+	doubted atomic.Bool  // other nodes are being asked about it
 
 	mu      sync.Mutex
 	conn    *grpc.ClientConn
@@ -178,9 +178,13 @@ func (n *peer) openCalls(kind int, o *opening) {
 	close(o.done)
 }
 
+// plainFor is how long a node that welcomes no lane is not asked again: it may be of an older build,
+// or it was about to end.
+const plainFor = time.Minute
+
 // openTransport opens a lane, or a gRPC stream where lanes are not known or not wanted.
 func (n *peer) openTransport(ctx context.Context, c lockpb.LockServiceClient) (transport, error) {
-	if n.c.lanes && !n.plain.Load() {
+	if n.c.lanes && time.Now().UnixNano() >= n.plain.Load() {
 		l, err := openLane(ctx, n.c.dialer, n.addr)
 		if err == nil {
 			if !n.c.start(l.run) {
@@ -192,7 +196,9 @@ func (n *peer) openTransport(ctx context.Context, c lockpb.LockServiceClient) (t
 		if !errors.Is(err, errNoLane) || ctx.Err() != nil {
 			return nil, err
 		}
-		n.plain.Store(!errors.Is(err, os.ErrDeadlineExceeded)) // who was only slow is asked again
+		if !errors.Is(err, os.ErrDeadlineExceeded) { // who was only slow is asked again
+			n.plain.Store(time.Now().Add(plainFor).UnixNano())
+		}
 	}
 	stream, err := c.Do(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 )
 
 // What a connection that is a lane begins with: neither HTTP/2 nor TLS does.
@@ -41,13 +42,26 @@ func Read(in *bufio.Reader, most int, buf []byte) ([]byte, error) {
 	if uint64(n) > uint64(most) {
 		return nil, ErrTooLong
 	}
-	if uint64(n) > uint64(cap(buf)) {
-		buf = make([]byte, n)
+	if int(n) <= max(cap(buf), atOnce) {
+		buf = slices.Grow(buf[:0], int(n))[:n]
+		_, err := io.ReadFull(in, buf)
+		return buf, err
 	}
-	buf = buf[:n]
-	_, err := io.ReadFull(in, buf)
-	return buf, err
+	// Memory is for what has come, not for what was announced.
+	buf = buf[:0]
+	for len(buf) < int(n) {
+		at := len(buf)
+		buf = slices.Grow(buf, min(int(n)-at, max(at, atOnce)))
+		buf = buf[:min(int(n), cap(buf))]
+		if _, err := io.ReadFull(in, buf[at:]); err != nil {
+			return nil, err
+		}
+	}
+	return buf, nil
 }
+
+// atOnce is the memory that a frame gets before anything of it has come.
+const atOnce = 64 << 10
 
 // Whole reports that a whole frame is in the buffer: of one that is not, nobody knows when the rest
 // comes.

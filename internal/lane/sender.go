@@ -18,7 +18,7 @@ type Sender struct {
 	queue   []byte // frames, each with its length before it
 	rest    []byte // what the kernel did not take of frames before those
 	spare   []byte
-	flight  int // bytes that Run is writing
+	flight  int // bytes that are being written
 	writer  writer
 	waiters int
 	less    chan struct{} // closed when something was written, if anybody waits for room
@@ -39,6 +39,8 @@ const (
 	// maxUnopened bounds what waits for a connection. The other end may be down for hours, and is
 	// then in need of what is new.
 	maxUnopened = 1 << 20
+	// littleMore is what a sender writes of others beside his own.
+	littleMore = 64 << 10
 )
 
 // NewSender returns a sender that queues at most budget bytes.
@@ -105,28 +107,30 @@ func (s *Sender) sendLocked() {
 	}
 }
 
-// writeNowLocked writes what is queued and what comes while it does, for two turns; what the
+// writeNowLocked writes what is queued and, if it is little, what comes while it does; what the
 // kernel does not take at once, and what keeps coming, is left to Run. The mutex is not held while
 // it writes.
 func (s *Sender) writeNowLocked() {
 	w := s.way
 	s.writer = aSender
-	for turn := 0; len(s.queue) > 0 && turn < 2; turn++ {
+	for turn := 0; len(s.queue) > 0 && (turn == 0 || turn == 1 && len(s.queue) <= littleMore); turn++ {
 		buf := s.queue
 		s.queue = s.spare[:0]
-		s.spare = nil
+		s.spare, s.flight = nil, len(buf)
 		s.mu.Unlock()
 		n := w.tryWrite(buf)
 		s.mu.Lock()
 		if s.way != w {
 			return // broken meanwhile, and what was queued for it is gone
 		}
+		s.flight = 0
 		if n < len(buf) {
 			s.rest = buf[n:]
 			break
 		}
 		s.keepLocked(buf)
 	}
+	s.tellLocked()
 	if len(s.rest)+len(s.queue) == 0 {
 		s.writer = nobody
 		return

@@ -1,15 +1,19 @@
 package lane
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
 	"net"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // What Run is writing counts: a peer that does not read costs the budget, not
@@ -149,5 +153,111 @@ func TestRoom(t *testing.T) {
 				wg.Wait()
 			})
 		})
+	}
+}
+
+// tcpPair returns both ends of a connection.
+func tcpPair(t *testing.T) (here, there net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if here, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if there, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		here.Close()
+		there.Close()
+	})
+	return here, there
+}
+
+// Who waits for room hears of it too when a sender, and not Run, has written what was queued.
+func TestRoomAfterASendersWrite(t *testing.T) {
+	here, there := tcpPair(t)
+	go io.Copy(io.Discard, there)
+	l := NewSender(1 << 20)
+	w := newWay(here)
+	room := make(chan error, 1)
+	var once sync.Once
+	w.raw = duringWrite{w.raw, func() {
+		once.Do(func() {
+			l.Put(make([]byte, 1000)) // queued behind what is being written
+			go func() { room <- l.Room(t.Context(), 500) }()
+			for waits := false; !waits; runtime.Gosched() {
+				l.mu.Lock()
+				waits = l.waiters > 0
+				l.mu.Unlock()
+			}
+		})
+	}}
+	l.open(w)
+	l.Put([]byte("first"))
+	select {
+	case err := <-room:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("there is room, and nobody says so")
+	}
+}
+
+type duringWrite struct {
+	syscall.RawConn
+	do func()
+}
+
+func (c duringWrite) Write(f func(uintptr) bool) error {
+	c.do()
+	return c.RawConn.Write(f)
+}
+
+// A connection that does something with what is written, as a dialer's may, is not written past.
+func TestWrappedConnectionsOwnWrite(t *testing.T) {
+	here, there := tcpPair(t)
+	l := NewSender(1 << 20)
+	conn := &shouting{TCPConn: here.(*net.TCPConn)}
+	l.Open(conn)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx, conn, 0) }()
+	l.Put([]byte("hello"))
+	if f, err := Read(bufio.NewReader(there), 100, nil); err != nil || string(f) != "HELLO" {
+		t.Errorf("%q, %v arrives", f, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+type shouting struct{ *net.TCPConn }
+
+func (c *shouting) Write(b []byte) (int, error) { return c.TCPConn.Write(bytes.ToUpper(b)) }
+
+// A frame costs memory for what has come of it, not for what it says it will have.
+func TestAnnouncedLengthIsNotBelieved(t *testing.T) {
+	const most = 16 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 16 {
+		if _, err := Read(bufio.NewReader(strings.NewReader("\x00\xff\xff\xffshort")), most, nil); err != io.ErrUnexpectedEOF {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 16*(2*atOnce) {
+		t.Errorf("%d bytes were allocated for 16 frames of five bytes", got)
+	}
+	whole := bytes.Repeat([]byte("0123456789abcdef"), 50<<10)
+	f, err := Read(bufio.NewReader(bytes.NewReader(Append(nil, whole))), most, nil)
+	if err != nil || !bytes.Equal(f, whole) {
+		t.Errorf("a large frame is read as %d bytes, %v", len(f), err)
 	}
 }

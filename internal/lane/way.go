@@ -17,7 +17,7 @@ type way struct {
 
 func newWay(conn net.Conn) *way {
 	w := &way{conn: conn}
-	if c, ok := conn.(syscall.Conn); ok {
+	if c, ok := conn.(*net.TCPConn); ok { // and not whatever has one in it: its Write may do more
 		if raw, err := c.SyscallConn(); err == nil {
 			w.raw, w.try = raw, w.write
 		}

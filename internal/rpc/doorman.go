@@ -35,14 +35,17 @@ func (d *doorman) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 	hello := make([]byte, lane.HelloBytes)
 	// Who says nothing is not waited for by Close, nor by the server's end after it.
 	silent := context.AfterFunc(d.n.ctx, func() { conn.Close() })
-	_, err := io.ReadFull(conn, hello[:1])
-	if !silent() || err != nil {
+	defer silent()
+	if _, err := io.ReadFull(conn, hello[:1]); err != nil {
 		return nil, nil, io.EOF
 	}
 	if hello[0] != lane.RaftHello[0] {
+		if !silent() {
+			return nil, nil, io.EOF
+		}
 		return d.TransportCredentials.ServerHandshake(&begunConn{conn, hello[:1]})
 	}
-	if _, err := io.ReadFull(conn, hello[1:]); err != nil || !d.admit(string(hello), conn) {
+	if _, err := io.ReadFull(conn, hello[1:]); err != nil || !silent() || !d.admit(string(hello), conn) {
 		conn.Close()
 	}
 	return nil, nil, credentials.ErrConnDispatched

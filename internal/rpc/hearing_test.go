@@ -134,7 +134,7 @@ func TestW1_WhatIsCollectedIsWorkedOn(t *testing.T) {
 		{"and the rest", nil, func(t *testing.T, l lane) {
 			write(t, l.conn, a, b, large[:2000])
 			write(t, l.conn, large[2000:], a)
-		}, "a b work c work a work"},
+		}, "a b work c work a work|a b work c a work"},
 		{"a ping between", nil, func(t *testing.T, l lane) {
 			go pongs(t, l.conn, 1)
 			write(t, l.conn, a, ping, b)

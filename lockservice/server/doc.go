@@ -21,7 +21,8 @@
 //
 // What a Do stream carries may come over a lane (ServeLane, package internal/lane): it has the same
 // bounds, and no metadata. While few calls are under way an answer is written to the socket by whoever
-// has it, in a call that never waits; else it goes through the outbox.
+// has it, in a call that never waits, though it may hold the cell's mutex; else it goes through the
+// outbox.
 //
 // # Goroutines
 //

@@ -63,7 +63,7 @@ func (v *service) Do(ss grpc.BidiStreamingServer[lockpb.DoRequest, lockpb.DoResp
 	sendCtx, stopSending := context.WithCancelCause(d.ctx)
 	defer stopSending(nil)
 	go func() { // ends with the stream
-		err := d.receive(ss.Recv)
+		err := d.receive(d.ctx, ss.Recv)
 		if errors.Is(err, io.EOF) { // the client will send no more; it still reads
 			d.finish()
 			err = io.EOF
@@ -160,7 +160,8 @@ func (d *doStream) giveUp() {
 	}
 }
 
-func (d *doStream) receive(next func() (*lockpb.DoRequest, error)) error {
+// receive begins the calls that come, while there is room for their answers.
+func (d *doStream) receive(ctx context.Context, next func() (*lockpb.DoRequest, error)) error {
 	for {
 		req, err := next()
 		if err != nil {
@@ -175,7 +176,7 @@ func (d *doStream) receive(next func() (*lockpb.DoRequest, error)) error {
 			}
 			continue
 		}
-		if err := d.out.room(d.ctx, maxAnswers); err != nil {
+		if err := d.out.room(ctx, maxAnswers); err != nil {
 			return err
 		}
 		if f := d.start(req); f != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -17,6 +18,10 @@ const (
 	maxRequest = 16 << 20
 	// maxUnsent are the bytes of answers that a lane has not sent above which no more are encoded.
 	maxUnsent = 1 << 20
+	// maxWrite is how many bytes of answers are put together.
+	maxWrite = 256 << 10
+	// progressEvery is how often a client that sends much hears that it arrives.
+	progressEvery = time.Second
 	// laneReads is a lane's read buffer: a client has two lanes, and there may be many clients.
 	laneReads = 8 << 10
 )
@@ -26,8 +31,8 @@ const (
 // for one in return. Who comes over a lane has no metadata to say who he is. It returns when the
 // connection is closed, by either side, or soon after Shutdown, and closes it.
 func (s *Server) ServeLane(conn net.Conn) {
-	d, end := s.newDoStream(context.Background(), s.cfg.Principal(context.Background()))
 	open, cut := context.WithCancel(context.Background())
+	d, end := s.newDoStream(open, s.cfg.Principal(open))
 	defer context.AfterFunc(open, func() { conn.Close() })()
 	out := lane.NewSender(unlimited)
 	out.Open(conn)
@@ -40,7 +45,8 @@ func (s *Server) ServeLane(conn net.Conn) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		out.Run(open, conn, 0) // until it is closed, of which the reader learns too
+		out.Run(open, conn, 0)
+		cut() // the reader may wait for room, and not read
 	})
 	more, noMore := context.WithCancel(open)
 	sent := make(chan struct{})
@@ -68,17 +74,19 @@ func (s *Server) ServeLane(conn net.Conn) {
 		}
 		cut()
 	})
-	d.receive(laneRequests(open, conn, out))
+	d.receive(open, laneRequests(open, conn, out))
 	cut()
 	conn.Close()
 	end()
 	wg.Wait()
 }
 
-// laneRequests reads a lane's requests, and answers pings.
+// laneRequests reads a lane's requests, and answers pings; and a request once in progressEvery, for a
+// ping may be long behind what is queued before it.
 func laneRequests(ctx context.Context, conn net.Conn, out *lane.Sender) func() (*lockpb.DoRequest, error) {
 	in := bufio.NewReaderSize(conn, laneReads)
 	var buf []byte
+	said := time.Now()
 	return func() (*lockpb.DoRequest, error) {
 		for {
 			if err := out.Room(ctx, maxAnswers); err != nil {
@@ -91,8 +99,11 @@ func laneRequests(ctx context.Context, conn net.Conn, out *lane.Sender) func() (
 			if cap(frame) <= maxUnsent {
 				buf = frame
 			}
-			if len(frame) == 0 {
+			if now := time.Now(); len(frame) == 0 || now.Sub(said) >= progressEvery {
+				said = now
 				out.Ping()
+			}
+			if len(frame) == 0 {
 				continue
 			}
 			req := new(lockpb.DoRequest)
@@ -116,14 +127,20 @@ func (d *doStream) sendTo(ctx, more context.Context, out *lane.Sender) error {
 		if err != nil {
 			return context.Cause(ctx)
 		}
-		frames = frames[:0]
 		for _, resp := range list {
 			b, err := proto.Marshal(resp)
 			if err != nil {
 				return err
 			}
-			frames = lane.Append(frames, b)
+			if frames = lane.Append(frames, b); len(frames) >= maxWrite {
+				out.PutAll(frames)
+				frames = nil
+				if err := out.Room(ctx, maxUnsent); err != nil {
+					return err
+				}
+			}
 		}
 		out.PutAll(frames)
+		frames = frames[:0]
 	}
 }

@@ -39,7 +39,8 @@ func overBoth(t *testing.T, test func(t *testing.T, dial func(*world) doClient))
 // laneClient speaks to ServeLane.
 type laneClient struct {
 	net.Conn
-	in *bufio.Reader
+	in     *bufio.Reader
+	served chan struct{} // closed when ServeLane has returned
 }
 
 func openLane(t *testing.T, w *world) *laneClient {
@@ -65,7 +66,7 @@ func openLane(t *testing.T, w *world) *laneClient {
 		here.Close()
 		<-served
 	})
-	return &laneClient{here, bufio.NewReader(here)}
+	return &laneClient{here, bufio.NewReader(here), served}
 }
 
 func (c *laneClient) CloseSend() error { return c.Close() }
@@ -79,12 +80,17 @@ func (c *laneClient) Send(req *lockpb.DoRequest) error {
 }
 
 func (c *laneClient) Recv() (*lockpb.DoResponse, error) {
-	b, err := lane.Read(c.in, 64<<20, nil)
-	if err != nil {
-		return nil, err
+	for {
+		b, err := lane.Read(c.in, 64<<20, nil)
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == 0 { // a sign of progress
+			continue
+		}
+		resp := new(lockpb.DoResponse)
+		return resp, proto.Unmarshal(b, resp)
 	}
-	resp := new(lockpb.DoResponse)
-	return resp, proto.Unmarshal(b, resp)
 }
 
 func statOf(id uint64) *lockpb.DoRequest {
@@ -188,5 +194,72 @@ func TestLaneWhoseAnswersAreNotTaken(t *testing.T) {
 	case <-took:
 	case <-time.After(20 * time.Second):
 		t.Fatal("the server's end waits for a client that takes nothing")
+	}
+}
+
+// A client that goes with answers untaken leaves nothing behind, also if the node was waiting for it to
+// take them before it read on.
+func TestLaneOfAClientThatGoes(t *testing.T) {
+	for name, atOnce := range map[string]int{"answers one by one": 1, "many at once": 100} {
+		t.Run(name, func(t *testing.T) {
+			calls := make(chan struct{}, 1000)
+			w := newWorld(t, 1, func(_ context.Context, _ string, req *lockpb.DoRequest, _ func(int64)) *lockpb.DoResponse {
+				calls <- struct{}{}
+				return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetContentsAndStat{GetContentsAndStat: &lockpb.GetContentsAndStatResponse{Contents: make([]byte, 256<<10)}}}
+			})
+			c := openLane(t, w)
+			for id := uint64(1); ; id++ {
+				c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+				if c.Send(&lockpb.DoRequest{Id: id, Call: &lockpb.DoRequest_GetContentsAndStat{GetContentsAndStat: &lockpb.GetRequest{Handle: handle()}}}) != nil {
+					break
+				}
+				if id%uint64(atOnce) != 0 {
+					continue
+				}
+				read := 0
+				for timeout := time.After(300 * time.Millisecond); read < atOnce; read++ {
+					select {
+					case <-calls:
+						continue
+					case <-timeout:
+					}
+					break
+				}
+				if read < atOnce {
+					break // it is read no more
+				}
+			}
+			c.Conn.(*net.TCPConn).SetLinger(0)
+			c.Close()
+			select {
+			case <-c.served:
+			case <-time.After(20 * time.Second):
+				t.Error("the lane outlives its client")
+			}
+		})
+	}
+}
+
+// However many answers come at once, and however large they are, a client that takes them gets them all.
+func TestLaneDeliversWhatIsTaken(t *testing.T) {
+	w := newWorld(t, 1, func(_ context.Context, _ string, req *lockpb.DoRequest, _ func(int64)) *lockpb.DoResponse {
+		return &lockpb.DoResponse{Answer: &lockpb.DoResponse_GetContentsAndStat{GetContentsAndStat: &lockpb.GetContentsAndStatResponse{Contents: make([]byte, 256<<10)}}}
+	})
+	c := openLane(t, w)
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	id := uint64(0)
+	for round := range 60 {
+		n := 1 + round%24
+		for range n {
+			id++
+			if err := c.Send(&lockpb.DoRequest{Id: id, Call: &lockpb.DoRequest_GetContentsAndStat{GetContentsAndStat: &lockpb.GetRequest{Handle: handle()}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range n {
+			if _, err := c.Recv(); err != nil {
+				t.Fatalf("round %d, answer %d of %d: %v", round, i, n, err)
+			}
+		}
 	}
 }
