@@ -22,7 +22,8 @@ const (
 )
 
 // peer is a node of the cluster as this client uses it: one gRPC connection, and at most two
-// Do streams, on it or on lanes beside it, each opened at the first call and again at the first call after it broke. One
+// Do streams, on it or on lanes beside it, each opened at the first call and again at the first
+// call after it broke. One
 // is for calls that wait for locks: a server bounds the calls under way on a stream, and
 // what frees a lock must not queue behind those who wait for it.
 type peer struct {

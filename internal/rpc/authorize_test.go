@@ -136,7 +136,12 @@ func TestClientLane(t *testing.T) {
 			ln, addr := listen(t)
 			n := New(Config{Self: 1, Addrs: map[keys.NodeID]string{1: addr}})
 			if tc.served {
-				n.HandleClients(func(conn net.Conn) { io.Copy(conn, conn) })
+				n.HandleClients(func(conn net.Conn) {
+					if _, ok := conn.(*net.TCPConn); !ok { // lanes write to no other by themselves
+						t.Errorf("it is a %T", conn)
+					}
+					io.Copy(conn, conn)
+				})
 			}
 			srv := grpc.NewServer(n.ServerOptions(false)...)
 			defer srv.Stop()

@@ -15,9 +15,8 @@
 // pings, and writes what senders could not write themselves without waiting; one reads the peer's pongs,
 // and breaks the lane when they fail to come. What a broken lane had not sent is lost, as is what it sent
 // and the peer had not delivered. A lane that a peer opened is told from gRPC by its first byte (doorman)
-// and has one goroutine, which reads and
-// delivers, and, when it has read what was there, does for paxosgroup what the frames ask for
-// (shift). In that it may wait for the disk; if it does so for long another goroutine reads on, and
+// and has one goroutine, which reads and delivers, and, when it has read what was there, does for
+// paxosgroup what the frames ask for (shift). In that it may wait for the disk; if it does so for long another goroutine reads on, and
 // the first ends when it is done. The lane ends with the connection, with a later lane of the same
 // peer, which waits for none of this, or with Close, which waits for all of them.
 //

@@ -107,5 +107,6 @@
 // only queues, and what one session is told must be queued in the order in which it was noted as told. A
 // clock and the group's lease may be asked under leader.mu: both are leaves, as are the mutexes
 // of Streams' queues. A waiter is told its outcome (waiter.then, and so the answer of a begun call)
-// with leader.mu, and possibly Cell.mu, held: what it calls only queues.
+// with leader.mu, and possibly Cell.mu, held: what it calls queues, or writes the answer to a socket as far as
+// that takes it at once (lockservice/server's lanes): the one I/O under them, which never waits.
 package cell

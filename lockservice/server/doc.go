@@ -31,8 +31,9 @@
 // handler returns. An Acquire or Release on a Do stream is begun by the one that receives and as a
 // rule needs no other (Cell.Begin): whoever knows its outcome puts the answer into the outbox, but for one
 // that sends the client elsewhere. Every other call, and one that the cell does not begin, has a goroutine while it is under way, and some of
-// these stay for the next calls until the stream ends. A lane has its reader, who called ServeLane, one that
-// sends what is in the outbox, one that writes what the kernel would not take at once, and one that parts from the client at a shutdown. A handler waits for its calls and their
+// these stay for the next calls until the stream ends. A lane has its reader, who called ServeLane, one
+// that sends what is in the outbox, one that writes what the kernel would not take at once, and one that
+// parts from the client at a shutdown. A handler waits for its calls and their
 // goroutines. Shutdown ends all streams and calls that wait.
 //
 // # Locks

@@ -28,7 +28,7 @@ type Cell interface {
 	Do(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64)) *lockpb.DoResponse
 	// Begin carries out a call as Do does, without blocking: begun, and answer is called
 	// once, from any goroutine, possibly before Begin returns, or not begun, and the
-	// call is one for Do. answer and waiting do not block. giveUp is called when the caller goes:
+	// call is one for Do. answer, ordered and waiting do not block. giveUp is called when the caller goes:
 	// an answer that is still due comes then.
 	Begin(ctx context.Context, principal string, req *lockpb.DoRequest, waiting func(ticket int64), ordered func(), answer func(*lockpb.DoResponse)) (giveUp func(), begun bool)
 	// OpenStream begins to answer beats, ErrNotLeader where the replica does not lead. send
