@@ -153,25 +153,10 @@ func (d *fakeDoor) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInf
 		return nil, nil, err
 	}
 	if d.n.c.plain || string(hello) != lane.CallsHello {
-		return d.TransportCredentials.ServerHandshake(&begunConn{conn, hello})
+		return d.TransportCredentials.ServerHandshake(lane.Unread(conn, hello))
 	}
 	go d.n.serveLane(conn)
 	return nil, nil, credentials.ErrConnDispatched
-}
-
-// begunConn is a connection of which something has been read.
-type begunConn struct {
-	net.Conn
-	read []byte
-}
-
-func (c *begunConn) Read(b []byte) (int, error) {
-	if len(c.read) > 0 {
-		n := copy(b, c.read)
-		c.read = c.read[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
 }
 
 func (n *fakeNode) serveLane(conn net.Conn) {
@@ -189,7 +174,7 @@ func (n *fakeNode) serveLane(conn net.Conn) {
 	ctx, cancel := context.WithCancel(n.c.t.Context())
 	defer cancel()
 	l := &fakeLane{ctx: ctx, conn: conn, in: bufio.NewReader(conn)}
-	if hello, err := lane.Read(l.in, 100, nil); err != nil || string(hello) != lockpb.LockService_Do_FullMethodName {
+	if hello, err := lane.Read(l.in, 100, nil); err != nil || string(hello) != lane.CallsMethod {
 		return
 	}
 	conn.Write(lane.Append(nil, nil))

@@ -94,7 +94,7 @@ func openLane(ctx context.Context, dial dialer, addr string) (*laneCalls, error)
 func (l *laneCalls) hello() error {
 	late := time.AfterFunc(welcomeWithin, func() { l.conn.Close() })
 	defer late.Stop()
-	if _, err := l.conn.Write(lane.Append([]byte(lane.CallsHello), []byte(lockpb.LockService_Do_FullMethodName))); err != nil {
+	if _, err := l.conn.Write(lane.Append([]byte(lane.CallsHello), []byte(lane.CallsMethod))); err != nil {
 		return err
 	}
 	why, err := lane.Read(l.in, laneReads, nil)

@@ -14,7 +14,11 @@ const (
 	CallsHello = "\x00spandC1" // a lock client's: calls of the lock service
 )
 
-// HelloBytes is the length of either.
+// CallsMethod is the frame that follows CallsHello: what is spoken. It is long enough that who knows
+// of HTTP/2 alone refuses it without waiting for more.
+const CallsMethod = "/spand.lock.v1.LockService/Do"
+
+// HelloBytes is the length of either hello.
 const HelloBytes = len(RaftHello)
 
 // lengthBytes of a frame's length, big endian.

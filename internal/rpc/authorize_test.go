@@ -119,7 +119,7 @@ func TestLaneFromBeyondLoopbackNeedsInsecure(t *testing.T) {
 // A client's lane is given to who serves clients, if it may speak to this node at all, says what it is
 // for, and the node has somebody for it; it ends with the network.
 func TestClientLane(t *testing.T) {
-	said := lane.Append([]byte(lane.CallsHello), []byte(clientHello))
+	said := lane.Append([]byte(lane.CallsHello), []byte(lane.CallsMethod))
 	for _, tc := range []struct {
 		name    string
 		far     bool // beyond loopback
@@ -130,7 +130,7 @@ func TestClientLane(t *testing.T) {
 		{"welcome", false, true, said, ""},
 		{"beyond loopback", true, true, said, "only loopback is trusted"},
 		{"nobody serves", false, false, said, errNotReady.Error()},
-		{"of another service", false, true, bytes.Replace(said, []byte("lock"), []byte("luck"), 1), "this lane is for " + clientHello},
+		{"of another service", false, true, bytes.Replace(said, []byte("lock"), []byte("luck"), 1), "this lane is for " + lane.CallsMethod},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ln, addr := listen(t)

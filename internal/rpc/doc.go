@@ -20,7 +20,7 @@
 // the first ends when it is done. The lane ends with the connection, with a later lane of the same
 // peer, which waits for none of this, or with Close, which waits for all of them.
 //
-// Lock clients open lanes too, and say what for (clientHello); whoever HandleClients names has them, on a
+// Lock clients open lanes too, and say what for (lane.CallsMethod); whoever HandleClients names has them, on a
 // goroutine of the network's, until he returns.
 //
 // Every stream and lane states format version, cluster, sender and intended receiver, the

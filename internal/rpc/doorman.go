@@ -43,7 +43,7 @@ func (d *doorman) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 		if !silent() {
 			return nil, nil, io.EOF
 		}
-		return d.TransportCredentials.ServerHandshake(&begunConn{conn, hello[:1]})
+		return d.TransportCredentials.ServerHandshake(lane.Unread(conn, hello[:1]))
 	}
 	if _, err := io.ReadFull(conn, hello[1:]); err != nil || !silent() || !d.admit(string(hello), conn) {
 		conn.Close()
@@ -61,21 +61,6 @@ func (d *doorman) admit(hello string, conn net.Conn) bool {
 	return false
 }
 
-// begunConn is a connection of which something has been read.
-type begunConn struct {
-	net.Conn
-	read []byte
-}
-
-func (c *begunConn) Read(b []byte) (int, error) {
-	if len(c.read) > 0 {
-		n := copy(b, c.read)
-		c.read = c.read[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
 // admit has a lane served, which closes it at its end, until Close at the latest; false after Close.
 func (n *Network) admit(conn net.Conn, serve func()) bool {
 	n.mu.Lock()
@@ -89,10 +74,6 @@ func (n *Network) admit(conn net.Conn, serve func()) bool {
 	})
 	return true
 }
-
-// clientHello is what a client's lane says first: what is spoken on it. It is long enough that who knows
-// of HTTP/2 alone refuses it without waiting for more.
-const clientHello = "/spand.lock.v1.LockService/Do"
 
 // serveClient welcomes a client's lane, with an empty frame, or says why not, and lets who serves
 // clients have it.
@@ -121,12 +102,12 @@ func (n *Network) serveClient(conn net.Conn, trustAll bool) {
 func heardHello(conn net.Conn) error {
 	late := time.AfterFunc(helloTimeout, func() { conn.Close() }) // see welcome
 	defer late.Stop()
-	said := make([]byte, len(lane.Append(nil, []byte(clientHello))))
+	said := make([]byte, len(lane.Append(nil, []byte(lane.CallsMethod))))
 	if _, err := io.ReadFull(conn, said); err != nil {
 		return err
 	}
-	if !bytes.Equal(said, lane.Append(nil, []byte(clientHello))) {
-		return fmt.Errorf("this lane is for %s", clientHello)
+	if !bytes.Equal(said, lane.Append(nil, []byte(lane.CallsMethod))) {
+		return fmt.Errorf("this lane is for %s", lane.CallsMethod)
 	}
 	return nil
 }
